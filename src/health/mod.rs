@@ -1,0 +1,1 @@
+//! Ping schedule, failure detector, interval counters.

@@ -1,0 +1,252 @@
+//! What can be asked of the replicated machine, and what it answers.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
+
+use super::policy::Policy;
+use super::records::{Checkpoint, MemberKind};
+
+/// Longest key of the shared dictionary, in bytes.
+pub const KV_KEY_BYTES_MAX: usize = 512;
+/// Longest value of the shared dictionary, in bytes of JSON text.
+pub const KV_VALUE_BYTES_MAX: usize = 1 << 20;
+/// Most operations in one [`Command::KvBatch`].
+pub const KV_BATCH_MAX: usize = 1_000;
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+/// Most rows in one [`Command::Report`]; a larger report goes in several parts.
+pub const REPORT_ROWS_MAX: usize = 2_000;
+
+/// A command as its author made it, before a leader accepts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// A retry with the same key and the same command returns the first answer.
+    pub idempotency_key: Option<String>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A command as it stands in the log: stamped by the leader that accepted it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The leader's wall clock. The machine never lets its time go back: it uses the largest seen.
+    pub at: UnixMillis,
+    /// The leader's term when it *decided*. A decision ([`Command::Cut`], [`Command::Report`], [`Command::Settle`]) whose
+    /// term is not that of its log entry is stale and rejected.
+    pub term: Term,
+    /// The leader.
+    pub leader: NodeId,
+    /// What was asked.
+    pub request: Request,
+}
+
+/// What can be asked. Variants may only be appended (the position is the wire format).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster: its identity, the initial policy, its first super-nodes. Applies once.
+    Genesis {
+        /// The configured name of the cluster.
+        cluster: String,
+        /// A random identity, 32 hexadecimal digits.
+        identity: String,
+        /// The policy of the first intervals.
+        policy: Policy,
+        /// The super-nodes and their peer addresses.
+        nodes: Vec<(NodeId, String)>,
+    },
+    /// Sets a key of the shared dictionary.
+    KvPut {
+        /// 1 to [`KV_KEY_BYTES_MAX`] bytes.
+        key: String,
+        /// JSON text, at most [`KV_VALUE_BYTES_MAX`] bytes.
+        value: String,
+        /// Only if the key has this revision (0: only if absent).
+        if_revision: Option<u64>,
+    },
+    /// Removes a key of the shared dictionary.
+    KvDelete {
+        /// The key.
+        key: String,
+        /// Only if the key has this revision.
+        if_revision: Option<u64>,
+    },
+    /// Up to [`KV_BATCH_MAX`] puts and deletes, all or nothing.
+    KvBatch {
+        /// In order.
+        operations: Vec<KvOperation>,
+    },
+    /// The replicated addition.
+    Add {
+        /// The first summand.
+        a: i64,
+        /// The second summand.
+        b: i64,
+    },
+    /// A member joins the fleet, or comes back with another address.
+    MemberJoin {
+        /// Its name.
+        member: MemberId,
+        /// What it is.
+        kind: MemberKind,
+        /// Where it answers pings: `host:port`.
+        address: String,
+    },
+    /// A member leaves the fleet; its account stays.
+    MemberLeave {
+        /// Its name.
+        member: MemberId,
+    },
+    /// Ends the open interval and opens the next.
+    Cut {
+        /// Must be the open interval.
+        interval: IntervalId,
+    },
+    /// What one super-node saw during a cut interval.
+    Report(Report),
+    /// Judges and pays a cut interval.
+    Settle {
+        /// Must be the next to settle.
+        interval: IntervalId,
+    },
+    /// A won election, recorded by the winner.
+    Election {
+        /// The term it won.
+        term: Term,
+        /// The leader before, if known.
+        previous: Option<NodeId>,
+        /// Which detector fired; see `raft::ElectionReason`.
+        reason: String,
+        /// Who voted for it.
+        votes: BTreeSet<NodeId>,
+        /// For how long nobody led, in milliseconds.
+        leaderless_ms: u64,
+    },
+    /// MongoDB holds everything up to here.
+    Projected(Checkpoint),
+}
+
+/// One operation of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KvOperation {
+    /// See [`Command::KvPut`].
+    Put {
+        /// The key.
+        key: String,
+        /// JSON text.
+        value: String,
+    },
+    /// See [`Command::KvDelete`]; an absent key is no error here.
+    Delete {
+        /// The key.
+        key: String,
+    },
+}
+
+/// What one super-node saw during a cut interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The interval.
+    pub interval: IntervalId,
+    /// Who saw it.
+    pub observer: NodeId,
+    /// This part's number, from 0.
+    pub part: u32,
+    /// How many parts the report has.
+    pub parts: u32,
+    /// How well the observer itself was.
+    pub health: ObserverHealth,
+    /// One row per member that it pinged, itself excluded, ordered by member.
+    pub rows: Vec<Row>,
+}
+
+/// How well an observer itself was during an interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObserverHealth {
+    /// Whether it was up for the whole interval.
+    pub whole_interval: bool,
+    /// The longest stall of its own scheduler, in milliseconds.
+    pub longest_stall_ms: u32,
+    /// Its own health score; 0 is well.
+    pub score: u32,
+}
+
+/// The evidence of one observer about one member in one interval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The member.
+    pub member: MemberId,
+    /// Pings whose outcome became known during the interval.
+    pub sent: u32,
+    /// Answered in time (perhaps at the second try).
+    pub answered: u32,
+    /// Answers that came after both tries had been given up.
+    pub late: u32,
+    /// Both tries failed.
+    pub missed: u32,
+    /// Answers that were not what was asked for.
+    pub bad: u32,
+    /// Messages that nobody had asked for.
+    pub unsolicited: u32,
+    /// Shortest round trip, in microseconds; 0 when nothing was answered. So are the next three.
+    pub min_us: u32,
+    /// Median round trip.
+    pub p50_us: u32,
+    /// 90th percentile of round trips.
+    pub p90_us: u32,
+    /// Longest round trip.
+    pub max_us: u32,
+    /// The version the member stated last.
+    pub version: Option<Version>,
+}
+
+/// What the machine answers to one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done, nothing to tell.
+    Done,
+    /// A key was written or removed.
+    Kv {
+        /// The revision of the dictionary after it.
+        revision: u64,
+    },
+    /// The sum.
+    Sum {
+        /// `a + b`.
+        result: i64,
+    },
+    /// Not done; the state is as before, except for what the rejection itself records.
+    Rejected(Rejection),
+}
+
+/// An answer together with where it came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The answer.
+    pub answer: Answer,
+    /// The position of the log entry (of the first execution, for a retry).
+    pub index: Index,
+    /// Its term.
+    pub term: Term,
+    /// The leader that accepted it.
+    pub leader: NodeId,
+}
+
+/// Why the machine did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// A precondition did not hold.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The thing does not exist.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// The command itself is wrong.
+    #[error("bad request: {0}")]
+    BadRequest(String),
+    /// The proposer no longer leads, or the decision was already taken. Harmless.
+    #[error("stale: {0}")]
+    Stale(String),
+}

@@ -1,0 +1,9 @@
+//! super-node
+
+pub mod codec;
+pub mod health;
+pub mod ledger;
+pub mod metrics;
+pub mod node;
+pub mod raft;
+pub mod types;

@@ -1,0 +1,2 @@
+//! super-node
+fn main() {}

@@ -1,0 +1,89 @@
+//! The ports of a node: what the shell must provide, for real (`storage`, `network`) or simulated (`sim`).
+
+use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
+use crate::raft::{Persist, Recovered};
+use crate::types::{MemberId, NodeId};
+
+use super::frame::Frame;
+
+/// The disk failed or holds something it should not. All but `Full` end the process.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("{action} {path}: {source}")]
+    Io {
+        /// What was tried, as a verb: `write`, `sync`, ….
+        action: &'static str,
+        /// The file.
+        path: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Acknowledged data cannot be read back (exit code 9).
+    #[error("{path} is damaged at byte {offset}: {why}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// Where the damage begins.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The directory belongs to somebody else, or to a newer version; the text holds the remedy (exit code 2).
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The durable Raft log. Lives on the disk thread.
+pub trait LogStore: Send + 'static {
+    /// Writes batches in order and syncs once. When it returns, all of them are durable. An error is final: the
+    /// caller stops and never retries (a failed sync may have dropped the pages: safety rule 3).
+    fn append(&mut self, batches: &[Persist]) -> Result<(), StorageError>;
+
+    /// Bytes on disk.
+    fn bytes(&self) -> u64;
+}
+
+/// What opening a log gives.
+pub struct OpenedLog<L> {
+    /// The log, ready to append.
+    pub log: L,
+    /// What it holds.
+    pub recovered: Recovered,
+    /// Lines for the operator, such as a torn tail that was cut.
+    pub notes: Vec<String>,
+}
+
+/// The applied state.
+pub trait StateStore: Send + Sync + 'static {
+    /// A consistent view that later updates do not change.
+    fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError>;
+
+    /// Runs `work` in one transaction: all of it becomes visible, or nothing if it fails. Not durable before
+    /// [`StateStore::flush`]; after a crash the store holds some earlier whole transaction.
+    fn update(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
+    ) -> Result<(), KeyspaceError>;
+
+    /// Makes everything durable.
+    fn flush(&self) -> Result<(), KeyspaceError>;
+
+    /// Replaces everything by `rows`, durably, all or nothing.
+    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError>;
+
+    /// Bytes on disk.
+    fn bytes(&self) -> u64;
+}
+
+/// The way to the other super-nodes. Never blocks: a full queue drops the frame, as a network may.
+pub trait Network: Send + Sync + 'static {
+    /// Sends a frame.
+    fn send(&self, to: &NodeId, frame: Frame);
+}
+
+/// The way to the agents. Never blocks.
+pub trait Pinger: Send + Sync + 'static {
+    /// Sends one ping to an agent at `address` (`host:port`). An answer comes back through the inbox.
+    fn ping(&self, member: &MemberId, address: &str, seq: u64);
+}

@@ -1,0 +1,120 @@
+//! What a node says about itself: the body of `GET /v1/status`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Index, IntervalId, NodeId, Term};
+
+/// The role of a node in consensus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleName {
+    /// Orders the log.
+    Leader,
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks for votes (or pre-votes).
+    Candidate,
+    /// Receives the log without a vote.
+    Learner,
+}
+
+/// The body of `GET /v1/status`, from local state alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The configured name of the cluster.
+    pub cluster: String,
+    /// This node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// The leader it knows of.
+    pub leader: Option<NodeId>,
+    /// Its commit index.
+    pub commit: Index,
+    /// Its applied index.
+    pub applied: Index,
+    /// The voters.
+    pub voters: Vec<NodeId>,
+    /// Every super-node as seen from here.
+    pub nodes: Vec<PeerStatus>,
+    /// Counts of members.
+    pub members: MemberCounts,
+    /// The interval counters.
+    pub interval: IntervalCounts,
+    /// The ledger.
+    pub ledger: LedgerHead,
+    /// The projection into MongoDB.
+    pub projection: ProjectionStatus,
+    /// Software version.
+    pub version: String,
+    /// This node's client URL.
+    pub url: String,
+}
+
+/// A super-node as seen from another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The node.
+    pub id: NodeId,
+    /// Its peer address.
+    pub address: String,
+    /// What is known of its role.
+    pub role: RoleName,
+    /// Highest entry known to be on it; only the leader knows, others say `None`.
+    #[serde(rename = "match")]
+    pub matched: Option<Index>,
+    /// Entries it lacks; only the leader knows.
+    pub lag: Option<u64>,
+    /// Milliseconds since it was last heard; `None` if never.
+    pub contact_ms: Option<u64>,
+    /// Whether the detector holds it up.
+    pub up: bool,
+}
+
+/// Counts of members by what the detector and the ledger say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberCounts {
+    /// All that have not left.
+    pub total: u64,
+    /// Answering.
+    pub up: u64,
+    /// Missing the first answers.
+    pub suspect: u64,
+    /// Silent.
+    pub down: u64,
+    /// Suspended by the ledger.
+    pub suspended: u64,
+}
+
+/// The interval counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntervalCounts {
+    /// Being observed.
+    pub open: IntervalId,
+    /// Next to be settled.
+    pub next_settle: IntervalId,
+}
+
+/// The head of the ledger.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerHead {
+    /// Movements so far.
+    pub records: u64,
+    /// Hash of the last, hexadecimal.
+    pub head_hash: String,
+}
+
+/// How far the projection has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectionStatus {
+    /// Whether a MongoDB is configured on this node.
+    pub enabled: bool,
+    /// Last projected ledger sequence.
+    pub checkpoint: u64,
+    /// Movements, intervals and elections not yet projected.
+    pub lag_records: u64,
+    /// What keeps it from going on, if anything.
+    pub error: Option<String>,
+}
