@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Every check of the project, in one command. Ends with a summary; exits 1 if any step failed.
+#
+#   scripts/test.sh                 all steps
+#   scripts/test.sh format lint     only these steps
+#
+# Steps: format lint docs test demo demo-mongodb simulate compose
+#
+# Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. A MongoDB for the steps
+# that want one comes from MONGODB_URI if that is set, else scripts/with-mongod.sh finds or fetches a mongod.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly ALL=(format lint docs test demo demo-mongodb simulate compose)
+readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-200}"
+summary=()
+failed=0
+
+# The binary that the tests built too: built in full before a step runs it.
+super_node() {
+  cargo build --quiet --bin super-node
+  "${CARGO_TARGET_DIR:-target}/debug/super-node" "$@"
+}
+
+step_format() { cargo fmt --check; }
+
+step_lint() { cargo clippy --all-targets -- -D warnings; }
+
+step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items; }
+
+step_test() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    scripts/with-mongod.sh cargo nextest run --all-targets --no-fail-fast
+  else
+    echo "cargo-nextest is not installed: cargo test runs the same tests, one binary after the other"
+    # One test at a time within a binary: process tests start whole clusters.
+    scripts/with-mongod.sh cargo test --all-targets --no-fail-fast -- --test-threads=2
+  fi
+  cargo test --doc --quiet
+}
+
+step_demo() { super_node demo --fast; }
+
+step_demo-mongodb() {
+  cargo build --quiet --bin super-node
+  # The variable is for the command that the script starts, not for this shell.
+  # shellcheck disable=SC2016
+  scripts/with-mongod.sh sh -c \
+    'exec "${CARGO_TARGET_DIR:-target}/debug/super-node" demo --fast --mongodb "$MONGODB_URI"'
+}
+
+step_simulate() { super_node sim --seeds "$SIMULATED_HISTORIES"; }
+
+step_compose() {
+  if docker compose version >/dev/null 2>&1; then
+    docker compose -f docker-compose.yml config --quiet
+  elif command -v docker-compose >/dev/null 2>&1; then
+    docker-compose -f docker-compose.yml config --quiet
+  else
+    echo "neither 'docker compose' nor 'docker-compose' is installed"
+    return 77
+  fi
+}
+
+# Runs one step and notes what became of it. A step that lacks an optional tool says so with code 77.
+run_step() {
+  local name=$1 began=$SECONDS code=0
+  printf '\n==> %s\n' "$name"
+  # A subshell with its own -e: the first command of a step that fails ends the step.
+  set +e
+  (set -e; "step_$name")
+  code=$?
+  set -e
+  local took="$((SECONDS - began)) s"
+  case $code in
+    0) summary+=("passed   $name ($took)") ;;
+    77) summary+=("skipped  $name (a tool is missing, see above)") ;;
+    130 | 143) printf 'interrupted\n' >&2; exit "$code" ;;
+    *) summary+=("FAILED   $name ($took, exit code $code)"); failed=1 ;;
+  esac
+}
+
+known() {
+  local step
+  for step in "${ALL[@]}"; do [ "$step" = "$1" ] && return 0; done
+  return 1
+}
+
+main() {
+  local step steps=("$@")
+  [ "$#" -gt 0 ] || steps=("${ALL[@]}")
+  for step in "${steps[@]}"; do
+    known "$step" || { echo "unknown step '$step': one of ${ALL[*]}" >&2; exit 2; }
+  done
+  for step in "${steps[@]}"; do run_step "$step"; done
+
+  printf '\n==> summary\n'
+  printf '%s\n' "${summary[@]}"
+  if [ "$failed" -ne 0 ]; then
+    printf 'some checks FAILED\n'
+    exit 1
+  fi
+  printf 'all checks passed\n'
+}
+
+main "$@"
