@@ -6,8 +6,9 @@
 #
 # Steps: format lint docs test demo demo-mongodb simulate compose
 #
-# Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. A MongoDB for the steps
-# that want one comes from MONGODB_URI if that is set, else scripts/with-mongod.sh finds or fetches a mongod.
+# Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. Tests start a mongod of
+# their own: the one on PATH, else a cached one, else one that is fetched once. The demo uses MONGODB_URI if that is
+# set, else such a mongod too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,14 +30,17 @@ step_lint() { cargo clippy --all-targets -- -D warnings; }
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items; }
 
 step_test() {
+  # Tests start servers of their own, which they kill: have the binary ready before their clocks run.
+  echo "mongod: $(scripts/fetch-mongod.sh)"
+  # A URI of the caller's is for the demo below; clusters that tests start must not find it by accident.
+  unset MONGODB_URI
   if cargo nextest --version >/dev/null 2>&1; then
-    scripts/with-mongod.sh cargo nextest run --all-targets --no-fail-fast
+    cargo nextest run --no-fail-fast
   else
     echo "cargo-nextest is not installed: cargo test runs the same tests, one binary after the other"
-    # One test at a time within a binary: process tests start whole clusters.
-    scripts/with-mongod.sh cargo test --all-targets --no-fail-fast -- --test-threads=2
+    # Few at a time: process tests start whole clusters.
+    cargo test --lib --bins --tests --no-fail-fast -- --test-threads=2
   fi
-  cargo test --doc --quiet
 }
 
 step_demo() { super_node demo --fast; }

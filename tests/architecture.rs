@@ -48,6 +48,12 @@ const IMPURE_SEGMENTS: &[&str] =
 const IMPURE_PREFIXES: &[[&str; 2]] =
     &[["std", "fs"], ["std", "net"], ["std", "thread"], ["std", "env"], ["std", "process"]];
 
+/// The part of `node` that is the real shell: the only file there that may read clocks and start threads.
+const NODE_SHELL: &str = "src/node/driver.rs";
+
+/// What the rest of `node`, which the simulator runs too, may not name. (Channels of tokio are no clocks.)
+const SIMULATED_SEGMENTS: &[&str] = &["Instant", "SystemTime", "HashMap", "HashSet", "RandomState", "rand"];
+
 /// Longest file, tests included. The aim is 600 without tests.
 const FILE_LINES_MAX: usize = 900;
 
@@ -392,6 +398,26 @@ fn core_reads_the_world(files: &[SourceFile]) -> Vec<String> {
     problems
 }
 
+/// The node, apart from its real shell, takes time and randomness as arguments: the simulator runs this code.
+fn node_reads_the_world(files: &[SourceFile]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let simulated = |file: &&SourceFile| file.path.starts_with("src/node/") && file.path != NODE_SHELL;
+    for file in files.iter().filter(simulated) {
+        for path in paths(&file.shipped_code()) {
+            let reads = path.segments.iter().any(|segment| SIMULATED_SEGMENTS.contains(&segment.as_str()))
+                || IMPURE_PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+            if reads {
+                let text = path.segments.join("::");
+                problems.push(format!(
+                    "{}:{}: `{text}` belongs in {NODE_SHELL}: the simulator runs this file",
+                    file.path, path.line
+                ));
+            }
+        }
+    }
+    problems
+}
+
 /// No file outgrows its subject.
 fn files_too_long(files: &[SourceFile]) -> Vec<String> {
     let lines = |file: &SourceFile| file.text.lines().count();
@@ -541,6 +567,11 @@ fn raft_ledger_and_health_are_pure() {
 }
 
 #[test]
+fn the_node_is_simulated_but_for_its_shell() {
+    assert_none(&node_reads_the_world(&repository(&["src"])));
+}
+
+#[test]
 fn files_keep_to_their_length() {
     assert_none(&files_too_long(&repository(&["src", "tests", "benches"])));
 }
@@ -616,6 +647,10 @@ fn an_impure_core_is_found() {
         ("src/storage/mod.rs", "use std::fs;", 0),
     ] {
         assert_eq!(found(core_reads_the_world, path, text), problems, "{path}: {text}");
+    }
+    for (path, problems) in [("src/node/core.rs", 1), ("src/node/driver.rs", 0), ("src/storage/log.rs", 0)] {
+        let text = "use std::time::{Duration, Instant}; use tokio::sync::mpsc;";
+        assert_eq!(found(node_reads_the_world, path, text), problems, "{path}");
     }
 }
 
