@@ -6,9 +6,9 @@
 #
 # Steps: format lint docs test demo demo-mongodb simulate compose
 #
-# Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. Tests start a mongod of
-# their own: the one on PATH, else a cached one, else one that is fetched once. The demo uses MONGODB_URI if that is
-# set, else such a mongod too.
+# Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. The demo and the tests that
+# only need a MongoDB use MONGODB_URI if that is set; tests that kill a mongod start one of their own: the one on PATH,
+# else a cached one, else one that is fetched once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,8 +32,6 @@ step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-
 step_test() {
   # Tests start servers of their own, which they kill: have the binary ready before their clocks run.
   echo "mongod: $(scripts/fetch-mongod.sh)"
-  # A URI of the caller's is for the demo below; clusters that tests start must not find it by accident.
-  unset MONGODB_URI
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --no-fail-fast
   else
