@@ -31,7 +31,9 @@ step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-
 
 step_test() {
   # Tests start servers of their own, which they kill: have the binary ready before their clocks run.
-  echo "mongod: $(scripts/fetch-mongod.sh)"
+  local mongod
+  mongod=$(scripts/fetch-mongod.sh)
+  echo "mongod: $mongod"
   if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --no-fail-fast
   else
