@@ -51,4 +51,5 @@ pub mod ledger;
 pub mod metrics;
 pub mod node;
 pub mod raft;
+pub mod storage;
 pub mod types;
