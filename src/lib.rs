@@ -49,6 +49,7 @@ pub mod codec;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
+pub mod network;
 pub mod node;
 pub mod raft;
 pub mod storage;
