@@ -276,17 +276,17 @@ impl<D: Disk> Log<D> {
 
     /// Begins the next segment, then says in the current one that there is a next, so that its loss is noticed.
     fn roll(&mut self) -> Result<(), StorageError> {
-        let (before, next) = (self.current, self.current + 1);
-        self.create_segment(next)?;
+        let (before, tail) = (self.current, self.tail);
+        self.create_segment(before + 1)?;
+        let (next, start) = (self.current, self.tail);
         let mut bytes = vec![0; record::HEADER_BYTES];
         bytes = postcard::to_extend(&next, bytes).expect("a number always serialises");
         let mut chain = self.chain;
         chain.complete(&mut bytes, Kind::Continued, 0);
-        let tail = std::mem::replace(&mut self.tail, segment::HEADER_BYTES as u64);
         self.current = before;
         self.write(tail, &bytes)?;
         self.sync()?;
-        self.current = next;
+        (self.current, self.tail) = (next, start);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable, Table,
@@ -41,7 +42,7 @@ impl Default for StateOptions {
 
 /// The applied state in a redb file.
 pub struct State {
-    database: Database,
+    database: Arc<Database>,
     path: PathBuf,
 }
 
@@ -83,7 +84,7 @@ impl State {
                 other => damaged(other.to_string()),
             }
         })?;
-        let state = State { database, path: path.to_path_buf() };
+        let state = State { database: Arc::new(database), path: path.to_path_buf() };
         match state.prepare() {
             Ok(FORMAT) => Ok(state),
             Ok(found) => Err(StorageError::Refused(format!(
@@ -122,7 +123,8 @@ impl State {
 impl StateStore for State {
     fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
         let transaction = self.database.begin_read().map_err(failure)?;
-        Ok(Box::new(View { rows: transaction.open_table(ROWS).map_err(failure)? }))
+        let rows = transaction.open_table(ROWS).map_err(failure)?;
+        Ok(Box::new(View { rows, _database: self.database.clone() }))
     }
 
     fn update(
@@ -164,9 +166,10 @@ impl StateStore for State {
     }
 }
 
-/// A read transaction on the rows; the table keeps it alive.
+/// A read transaction on the rows. The table keeps the transaction alive, but not the database, which it needs too.
 struct View {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    _database: Arc<Database>,
 }
 
 /// A write transaction on the rows.
