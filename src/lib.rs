@@ -52,5 +52,6 @@ pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod raft;
+pub mod sim;
 pub mod storage;
 pub mod types;

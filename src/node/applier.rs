@@ -109,7 +109,7 @@ impl Applier {
                 answers.insert(entry.index, (entry.term, answer));
             }
             space.put(APPLIED_KEY, &codec::encode(&next))?;
-            let members_changed = happenings.iter().any(Happening::changes_members);
+            let members_changed = happenings.iter().any(changes_membership);
             facts = Some(Facts::read(space, members_changed)?);
             Ok(())
         })?;
@@ -214,4 +214,19 @@ fn apply_entry(
             Ok(Some(outcome.applied))
         }
     }
+}
+
+/// Whether the list of members, their addresses or standings changed. (Balances change with every settlement; the node
+/// does not need them.)
+fn changes_membership(happening: &Happening) -> bool {
+    matches!(
+        happening,
+        Happening::GenesisDone { .. }
+            | Happening::MemberJoined { .. }
+            | Happening::MemberMoved { .. }
+            | Happening::MemberLeft { .. }
+            | Happening::MemberSuspended { .. }
+            | Happening::MemberProbation { .. }
+            | Happening::MemberReinstated { .. }
+    )
 }

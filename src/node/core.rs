@@ -196,7 +196,7 @@ impl Node {
     /// that was committed before, and its decisions rest on it.
     pub fn leading(&self) -> Option<Term> {
         let status = self.raft.status();
-        let ready = status.role == raft::RoleKind::Leader && self.applied.term >= status.term;
+        let ready = status.role == raft::Role::Leader && self.applied.term >= status.term;
         ready.then_some(status.term)
     }
 }

@@ -63,9 +63,10 @@ impl Facts {
         if let Some(state) = interval {
             let mut id = state.next_settle;
             while id < state.open {
-                let expected = query::observers(reader, id)?;
-                let reported = query::reported(reader, id)?;
-                waiting.push(Waiting { id, expected, reported });
+                let reports = query::reports(reader, id)?;
+                let expected = reports.iter().map(|report| report.observer.clone()).collect();
+                let complete = reports.into_iter().filter(|report| report.complete);
+                waiting.push(Waiting { id, expected, reported: complete.map(|report| report.observer).collect() });
                 id = id.next();
             }
         }
@@ -76,14 +77,14 @@ impl Facts {
         } else {
             None
         };
-        let elections = query::elections(reader, Some(checkpoint.elections), LAG_ELECTIONS_MAX)?.len() as u64;
+        let elections = query::elections(reader, checkpoint.elections, LAG_ELECTIONS_MAX)?.len() as u64;
         let settled = interval.map_or(0, |state| state.next_settle.0 - 1);
         let projection_lag = totals.records.saturating_sub(checkpoint.rewards)
             + settled.saturating_sub(checkpoint.intervals.0)
             + elections;
         Ok(Facts {
             genesis,
-            policy: query::policy(reader)?,
+            policy: query::policy(reader)?.unwrap_or_default(),
             interval,
             members,
             waiting,

@@ -22,7 +22,7 @@ use super::io::{Effect, Notice};
 use super::moment::Moment;
 use super::report;
 use super::requests::{Finished, Origin, Outcome, Started, Want, fail};
-use super::snapshot::{Next, Received, Taken, WantPart};
+use super::snapshot::{Next, Received, Taken};
 
 impl Node {
     pub(super) fn handle_frame(&mut self, moment: Moment, from: NodeId, frame: Frame) {
@@ -70,7 +70,7 @@ impl Node {
             return self.finish(fail(request, Failure::Overloaded));
         }
         let status = self.raft.status();
-        if status.role == raft::RoleKind::Leader {
+        if status.role == raft::Role::Leader {
             let id = request.id;
             let input = match &request.want {
                 Want::Write(write) => {

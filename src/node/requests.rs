@@ -76,6 +76,9 @@ pub struct Started {
     pub want: Want,
     /// When it was first asked.
     pub since: Micros,
+    /// An earlier try was lost on its way and may have happened, or may still happen: no failure of a later try says
+    /// anything about it.
+    pub doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -92,7 +95,7 @@ pub struct Requests {
     in_core: BTreeMap<RequestId, Started>,
     /// In the log, by position and term; the answer comes when that position is applied. Two terms of one position
     /// may wait side by side: this node led, lost its entries, and leads again.
-    in_log: BTreeMap<(Index, Term), (Origin, Micros)>,
+    in_log: BTreeMap<(Index, Term), Started>,
     /// With another node.
     forwarded: BTreeMap<RequestId, Forwarded>,
     /// Reads that know their index and wait for it to be applied.
@@ -105,7 +108,7 @@ impl Requests {
     /// Takes in a new request.
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros) -> Started {
         self.last_id += 1;
-        Started { id: self.last_id, origin, want, since: now }
+        Started { id: self.last_id, origin, want, since: now, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -145,7 +148,7 @@ impl Requests {
     /// The core put a write into the log.
     pub fn placed(&mut self, id: RequestId, index: Index, term: Term) {
         if let Some(request) = self.in_core.remove(&id) {
-            let replaced = self.in_log.insert((index, term), (request.origin, request.since));
+            let replaced = self.in_log.insert((index, term), request);
             assert!(replaced.is_none(), "a leader places one entry at a position in a term");
         }
     }
@@ -186,7 +189,8 @@ impl Requests {
             Outcome::Write(Err(Failure::NotLeader { .. } | Failure::NoLeader))
             | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(request),
             Outcome::Read(Ok(index)) => Ok(self.wait_for_apply(request, index, applied)),
-            outcome => Ok(Some(Finished { origin: request.origin, outcome })),
+            Outcome::Write(Err(failure)) | Outcome::Read(Err(failure)) => Ok(Some(fail(request, failure))),
+            outcome @ Outcome::Write(Ok(_)) => Ok(Some(Finished { origin: request.origin, outcome })),
         }
     }
 
@@ -197,7 +201,8 @@ impl Requests {
             self.forwarded.iter().filter(|(_, f)| Some(&f.to) != leader).map(|(id, _)| *id).collect();
         let (mut finished, mut again) = (Vec::new(), Vec::new());
         for id in orphaned {
-            let Some(Forwarded { request, to }) = self.forwarded.remove(&id) else { continue };
+            let Some(Forwarded { mut request, to }) = self.forwarded.remove(&id) else { continue };
+            request.doubtful = true;
             match &request.want {
                 Want::Write(write) if write.idempotency_key.is_none() && request.origin != Origin::Duty => {
                     let why = format!("the leader {to} was lost before it answered");
@@ -219,17 +224,19 @@ impl Requests {
     ) -> (Vec<Finished>, Vec<Duration>) {
         let (mut finished, mut waits) = (Vec::new(), Vec::new());
         let later = self.in_log.split_off(&(applied.next(), Term(0)));
-        for ((index, term), (origin, since)) in std::mem::replace(&mut self.in_log, later) {
-            let result = match answers.get(&index) {
-                Some((applied_term, Some(answer))) if *applied_term == term => Ok(answer.clone()),
-                Some(_) => Err(Failure::Superseded),
+        for ((index, term), request) in std::mem::replace(&mut self.in_log, later) {
+            let failure = match answers.get(&index) {
+                Some((applied_term, Some(answer))) if *applied_term == term => {
+                    waits.push(now.since(request.since));
+                    let outcome = Outcome::Write(Ok(answer.clone()));
+                    finished.push(Finished { origin: request.origin, outcome });
+                    continue;
+                }
+                Some(_) => Failure::Superseded,
                 // The position was covered by a snapshot: nobody here knows which entry stood there.
-                None => Err(Failure::Unknown("the log position was replaced by a snapshot".to_string())),
+                None => Failure::Unknown("the log position was replaced by a snapshot".to_string()),
             };
-            if result.is_ok() {
-                waits.push(now.since(since));
-            }
-            finished.push(Finished { origin, outcome: Outcome::Write(result) });
+            finished.push(fail(request, failure));
         }
         let later = self.reading.split_off(&(applied.next(), 0));
         for ((index, _), origin) in std::mem::replace(&mut self.reading, later) {
@@ -264,13 +271,15 @@ impl Requests {
 
 /// The failed end of a request.
 pub fn fail(request: Started, failure: Failure) -> Finished {
-    let outcome = match request.want {
-        Want::Write(_) => Outcome::Write(Err(failure)),
-        Want::Read => match failure {
-            // A read changes nothing: its outcome is never in doubt.
-            Failure::Unknown(_) => Outcome::Read(Err(Failure::Timeout)),
-            failure => Outcome::Read(Err(failure)),
-        },
+    let outcome = match (request.want, failure) {
+        (Want::Write(_), failure @ Failure::Unknown(_)) => Outcome::Write(Err(failure)),
+        (Want::Write(_), failure) if request.doubtful => {
+            Outcome::Write(Err(Failure::Unknown(format!("a leader was lost on the way, and then: {failure}"))))
+        }
+        (Want::Write(_), failure) => Outcome::Write(Err(failure)),
+        // A read changes nothing: its outcome is never in doubt.
+        (Want::Read, Failure::Unknown(_)) => Outcome::Read(Err(Failure::Timeout)),
+        (Want::Read, failure) => Outcome::Read(Err(failure)),
     };
     Finished { origin: request.origin, outcome }
 }

@@ -2,7 +2,7 @@
 
 use crate::health::Level;
 use crate::ledger::records::MemberStatus;
-use crate::raft::RoleKind;
+use crate::raft::Role;
 use crate::types::{MemberId, Micros, NodeId};
 
 use super::core::Node;
@@ -53,7 +53,7 @@ impl Node {
     fn peer_status(&self, id: &NodeId, address: &str, now: Micros) -> PeerStatus {
         let raft = self.raft.status();
         let me = &self.settings.id;
-        let leads = raft.role == RoleKind::Leader;
+        let leads = raft.role == Role::Leader;
         let progress = raft.peers.get(id).filter(|_| leads);
         let matched = if id == me { Some(raft.durable) } else { progress.map(|progress| progress.matched) };
         let role = if id == me {
@@ -96,11 +96,11 @@ impl Node {
     }
 }
 
-fn role_name(role: RoleKind) -> RoleName {
+fn role_name(role: Role) -> RoleName {
     match role {
-        RoleKind::Leader => RoleName::Leader,
-        RoleKind::Follower => RoleName::Follower,
-        RoleKind::PreCandidate | RoleKind::Candidate => RoleName::Candidate,
-        RoleKind::Learner => RoleName::Learner,
+        Role::Leader => RoleName::Leader,
+        Role::Follower => RoleName::Follower,
+        Role::PreCandidate | Role::Candidate => RoleName::Candidate,
+        Role::Learner => RoleName::Learner,
     }
 }

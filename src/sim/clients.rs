@@ -83,6 +83,7 @@ impl Clients {
             (Want::Write(write(key, self.last_value)), Action::Write(self.last_value))
         };
         let invoked = world.now;
+        world.note(&format!("client {client} asks {} on key{key}: {action:?}", world.hosts[host].id));
         let ask = world.ask(host, want)?;
         self.pending[client] = Some(Pending { ask, key, invoked, action });
         Ok(())
@@ -95,6 +96,7 @@ impl Clients {
             let Some(client) = self.pending.iter().position(waits) else { continue };
             let Some(mut pending) = self.pending[client].take() else { continue };
             let now = world.now;
+            world.note(&format!("client {client} on key{} hears {:?}", pending.key, answered.outcome));
             match answered.outcome {
                 Outcome::Write(Ok(applied)) => match applied.answer {
                     Answer::Kv { .. } => {

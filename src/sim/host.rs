@@ -10,7 +10,7 @@ use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
 use crate::raft::Persist;
 use crate::storage::disk_memory::MemoryDisk;
-use crate::storage::log::{self, Log};
+use crate::storage::log::{Log, LogOptions};
 use crate::types::{Index, Micros, NodeId, Term};
 
 use super::state::SimState;
@@ -80,8 +80,8 @@ impl Host {
 
     /// Starts it from what its disk holds. `Err`: it refuses to start, which after clean crashes is a violation.
     pub fn start(&mut self, moment: Moment) -> Result<(), String> {
-        let options = log::Options { segment_bytes: SEGMENT_BYTES, ..log::Options::default() };
-        let opened = log::open(self.disk.clone(), options).map_err(|error| format!("log: {error}"))?;
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, create: self.life == 0, ..LogOptions::default() };
+        let opened = Log::open(self.disk.clone(), options).map_err(|error| format!("log: {error}"))?;
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let applier = Applier::new(store).map_err(|error| format!("state: {error}"))?;
         let facts = applier.facts().map_err(|error| format!("state: {error}"))?;
@@ -112,13 +112,12 @@ impl Host {
         if let Some(mut alive) = self.alive.take() {
             let batches: Vec<Persist> = alive.writing.drain(..).collect();
             if !batches.is_empty() && entropy & 1 == 1 {
-                self.disk.hold_syncs(true);
-                // The write was under way: whatever of it reached the disk is up to `crash`.
+                // The write was under way, and stops after so many calls to the disk.
+                self.disk.fail_after((entropy >> 1) & 3);
                 let _interrupted = alive.log.append(&batches);
-                self.disk.hold_syncs(false);
             }
         }
-        self.disk.crash(entropy >> 1);
+        self.disk.crash(entropy >> 3);
         self.state.crash();
     }
 

@@ -30,7 +30,12 @@ pub enum Event {
     /// A node asked to be woken.
     Wake,
     /// A frame arrives.
-    Deliver { from: usize, bytes: Vec<u8> },
+    Deliver {
+        /// The sending host.
+        from: usize,
+        /// The encoded frame.
+        bytes: Vec<u8>,
+    },
     /// The disk has finished.
     DiskDone,
     /// A worker has finished.
@@ -38,16 +43,31 @@ pub enum Event {
     /// The state is to be flushed.
     Flush,
     /// An agent's answer arrives.
-    Pong { member: MemberId, seq: u64 },
+    Pong {
+        /// Of whom.
+        member: MemberId,
+        /// The number of the ping.
+        seq: u64,
+    },
     /// A connection was reset and the new one refused.
-    Gone { node: NodeId },
+    Gone {
+        /// Whose.
+        node: NodeId,
+    },
 }
 
 /// Something that is due.
 #[derive(Debug)]
 pub enum Due {
     /// At a host, in one of its lives.
-    Host { host: usize, life: u64, event: Event },
+    Host {
+        /// Which.
+        host: usize,
+        /// In which life.
+        life: u64,
+        /// What.
+        event: Event,
+    },
     /// A client does its next operation.
     Client(usize),
     /// The fault plan goes on.

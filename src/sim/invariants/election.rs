@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::io::Notice;
-use crate::raft::{Event, RoleKind};
+use crate::raft::{Event, Role};
 use crate::types::{Index, NodeId, Term};
 
 use crate::sim::host::Host;
@@ -21,7 +21,7 @@ impl Watch {
     pub fn after_step(&mut self, host: &Host, committed: Index) -> Result<(), String> {
         let Some(alive) = &host.alive else { return Ok(()) };
         let status = alive.node.raft_status();
-        if status.role != RoleKind::Leader {
+        if status.role != Role::Leader {
             return Ok(());
         }
         match self.leaders.get(&status.term) {
