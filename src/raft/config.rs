@@ -92,9 +92,8 @@ pub enum RecoveryError {
         /// Where the log begins.
         base: Index,
     },
-    /// The state holds more than the log: the log lost entries, or a crash hit between the installation of a snapshot
-    /// and its record in the log. In the second case the shell knows the snapshot's base: it starts the core with that
-    /// base and no entries, and repeats [`super::Input::SnapshotInstalled`] to have the base recorded.
+    /// The state holds more than the log: the log lost entries; or a crash hit between the installation of a snapshot
+    /// and its record in the log, and the shell did not call [`super::Recovered::agree_with`].
     #[error("the state is applied to {applied}, but the log ends at {last}")]
     AppliedBeyondLog {
         /// The state's applied index.

@@ -145,8 +145,9 @@ impl Node<Follower> {
         self.role.round = self.role.round.max(round);
         self.learn_commit(commit);
         let (round, verified) = (self.role.round, self.role.verified);
+        let matched = verified.min(self.core.log.durable());
         if let Some(leader) = self.role.leader.clone() {
-            self.core.send(&leader, Body::HeartbeatResponse { round, verified });
+            self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched });
         }
     }
 

@@ -146,7 +146,7 @@ impl Node<Leader> {
             }
             Body::AppendAccepted { matched: index, round }
             | Body::AppendRejected { previous: index, round, .. }
-            | Body::HeartbeatResponse { round, verified: index }
+            | Body::HeartbeatResponse { round, verified: index, .. }
                 if index > last || round > self.role.round =>
             {
                 // It answers what was never said.
@@ -163,10 +163,14 @@ impl Node<Leader> {
             Body::AppendRejected { previous, hint, round } => {
                 self.handle_append_rejected(from, previous, hint, round);
             }
-            Body::HeartbeatResponse { round, verified } => {
+            Body::HeartbeatResponse { round, verified, matched } => {
                 if let Some(peer) = self.role.peers.get_mut(from) {
                     peer.heard(now, round);
+                    let news = matched > peer.matched && peer.accepted(matched);
                     peer.heartbeat_answered(round, verified);
+                    if news {
+                        return self.maybe_commit();
+                    }
                 }
             }
             Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => {}

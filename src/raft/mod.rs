@@ -101,7 +101,8 @@
 //!   there. The log is kept from the start of the transfer on, as long as the receiver answers.
 //!
 //! A lost request is noticed in two ways: a later request does not fit and is rejected; or a heartbeat's answer names a
-//! place before what had been sent by then. Either way the peer is probed again from where it stands.
+//! place before what had been sent by then. Either way the peer is probed again from where it stands. The
+//! heartbeat's answer repeats the acknowledgement too, in case that was lost.
 //!
 //! Commit indexes travel with appends and heartbeats, not in messages of their own: a follower on an idle cluster learns
 //! of the last commitment with the next heartbeat, or with the round of the next read.
@@ -154,8 +155,8 @@
 //! before the base is cut: what is compacted was committed, hence equal.
 //!
 //! The shell must never replace its state by one older than what it was handed by [`Effect::Apply`]; the core asserts
-//! it. After a crash between the replacement and the [`Persist`] that records it, the state is ahead of the log: see
-//! [`RecoveryError::AppliedBeyondLog`].
+//! it. After a crash between the replacement and the [`Persist`] that records it, state and log differ:
+//! [`Recovered::agree_with`], called before [`Raft::new`], settles that.
 //!
 //! # Trust
 //!
@@ -178,6 +179,7 @@
 //! | `core` | what a node is in every role |
 //! | `follower`, `candidate`, `leader` | the roles |
 //! | `progress`, `reads` | a leader's peers; its reads |
+//! | `recovered` | what batches mean, as a value: the reference for log stores |
 //! | `state` | the role of the moment, and the rules about terms |
 
 mod candidate;
@@ -191,6 +193,7 @@ mod outbox;
 mod progress;
 mod quorum;
 mod reads;
+mod recovered;
 mod state;
 pub mod wire;
 

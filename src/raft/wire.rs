@@ -118,6 +118,8 @@ pub enum Body {
         round: u64,
         /// The follower's log equals the leader's up to here, durable or not. What the leader sent beyond it was lost.
         verified: Index,
+        /// As in [`Body::AppendAccepted`], which may have been lost.
+        matched: Index,
     },
     /// "Your term is over": the answer to any request of an older term. The news is the message's own term.
     NewerTerm,
@@ -149,7 +151,9 @@ impl Message {
                     && hint.index <= *previous
             }
             Body::Heartbeat { commit, round } => bounded(*commit, *round),
-            Body::HeartbeatResponse { round, verified } => bounded(*verified, *round),
+            Body::HeartbeatResponse { round, verified, matched } => {
+                bounded(*verified, *round) && matched <= verified
+            }
         }
     }
 
