@@ -1,5 +1,6 @@
 //! super-node
 
+pub mod agent;
 pub mod codec;
 pub mod health;
 pub mod ledger;
