@@ -257,7 +257,7 @@ impl PeerNetwork {
         }
     }
 
-    /// Forgets a peer: its connections end, and it is refused from now on.
+    /// Forgets a peer: its connections end without an event, and it is refused from now on.
     pub fn remove_peer(&self, id: &NodeId) {
         let removed = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(peer) = removed {
