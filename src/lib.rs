@@ -45,6 +45,7 @@
 
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod agent;
 pub mod codec;
 pub mod health;
 pub mod ledger;

@@ -64,7 +64,7 @@ pub enum Level {
 /// What happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// Time has passed; due whenever [`Health::deadline`] is reached, harmless at any other time.
+    /// Time has passed; due whenever [`super::Health::deadline`] is reached, harmless at any other time.
     Tick,
     /// The whole new set of members. The observer itself may be among them and is left out.
     Members(Vec<(MemberId, Target)>),

@@ -68,8 +68,8 @@ async fn incoming(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, p
         () = ended.cancelled() => return,
         error = read_frames(&shared, &peer, &mut reader) => error,
     };
-    // Closed before the dialler looks: a peer must not take our end for a sign of life.
     drop((reader, writer));
+    peer.dismiss(&ended);
     if error.is_malformed() {
         shared.counts.malformed.inc();
         if let Some(held) = peer.refusals.pass() {

@@ -91,7 +91,7 @@ async fn attempt_failed(shared: &Shared, peer: &Peer, error: DialError) {
     match error {
         DialError::NobodyListens => {
             tracing::debug!(peer = %id, %address, "nobody listens");
-            if peer.was_there.swap(false, Ordering::AcqRel) {
+            if peer.has_gone() {
                 tracing::info!(peer = %id, %address, "the peer's process is gone: its connection broke and a new one was refused");
                 shared.tell(PeerEvent::Gone { node: id.clone() }).await;
             }

@@ -25,7 +25,8 @@
 //!
 //! # Who is gone
 //! When a connection in either direction ends, the dialler tries at once to connect anew. If that is *refused*,
-//! a machine answered that nobody listens: the process is dead, and [`peers::PeerEvent::Gone`] says so once. Silence
+//! a machine answered that nobody listens; and if no connection from the peer stands either, its process is dead, and
+//! [`peers::PeerEvent::Gone`] says so once, after the last frame that it sent. Silence
 //! (a cut cable, a stopped process) is never called gone; the ping task and the election timeout notice it.
 //!
 //! # Half-open connections

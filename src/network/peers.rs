@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -97,15 +97,34 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    fn lock_incoming(&self) -> MutexGuard<'_, Option<CancellationToken>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes room for a new incoming connection: ends the one before, and returns what ends the new one.
     pub(super) fn admit(&self) -> CancellationToken {
         let token = self.stop.child_token();
-        let before = self.incoming.lock().unwrap_or_else(PoisonError::into_inner).replace(token.clone());
-        if let Some(before) = before {
+        let mut incoming = self.lock_incoming();
+        if let Some(before) = incoming.replace(token.clone()) {
             before.cancel();
         }
         self.was_there.store(true, Ordering::Release);
         token
+    }
+
+    /// The incoming connection that `ended` belongs to is over.
+    pub(super) fn dismiss(&self, ended: &CancellationToken) {
+        let mut incoming = self.lock_incoming();
+        // Cancelled under the lock: then a newer one has taken its place.
+        if !ended.is_cancelled() {
+            *incoming = None;
+        }
+    }
+
+    /// Whether the peer was there and is not any more, as far as a refused connection can tell; once per death. As
+    /// long as a connection from the peer stands, it is its address that is wrong, or the end is just coming in.
+    pub(super) fn has_gone(&self) -> bool {
+        self.lock_incoming().is_none() && self.was_there.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -257,7 +276,7 @@ impl PeerNetwork {
         }
     }
 
-    /// Forgets a peer: its connections end, and it is refused from now on.
+    /// Forgets a peer: its connections end without an event, and it is refused from now on.
     pub fn remove_peer(&self, id: &NodeId) {
         let removed = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Some(peer) = removed {
