@@ -1,8 +1,8 @@
 //! `requirements.md` is held to its word: ids are contiguous, and every test that it names exists.
 //!
 //! A row is `| R-S1-01 | promise | proof |`. The proof is the word `open`, or a list of names in back quotes:
-//! `tests/process.rs::name` (a test function in that file), `src/raft/::name` (anywhere below that folder), or
-//! the path of a transcript. The documents are held to naming only files that exist.
+//! `tests/process.rs::name` (a test function in that file), `src/raft/::name` (anywhere below that folder),
+//! `scripts/test.sh::step_name` (a step of the checks), or the path of a transcript. The documents are held to naming only files that exist.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -81,7 +81,7 @@ fn proof_problems(rows: &[Requirement], read: &dyn Fn(&str) -> Option<String>) -
             };
             match (read(path), test) {
                 (None, _) => problems.push(format!("{place}: {path} does not exist")),
-                (Some(text), Some(test)) if !is_test(&text, test) => {
+                (Some(text), Some(test)) if !is_test(&text, test) && !is_step(path, &text, test) => {
                     problems.push(format!("{place}: there is no test `{test}` in {path}"));
                 }
                 (Some(_), _) => {}
@@ -108,6 +108,11 @@ fn is_test(text: &str, name: &str) -> bool {
         }
     }
     false
+}
+
+/// Whether a shell script has a step of that name.
+fn is_step(path: &str, text: &str, name: &str) -> bool {
+    path.ends_with(".sh") && text.lines().any(|line| line.starts_with(&format!("{name}() {{")))
 }
 
 /// Paths in back quotes that point into the repository and are not there.
@@ -197,13 +202,19 @@ fn a_broken_requirement_is_found() {
     let row = |id: &str, proof: &str| requirements(&format!("| {id} | a promise | {proof} |"));
     let read = |path: &str| {
         let text = "#[test]\n#[should_panic]\nfn proven() {}\n\nfn helper() {}\n#[tokio::test]\nasync fn waits() {}\n";
-        (path == "tests/a.rs" || path == "src/raft/").then(|| text.to_string())
+        match path {
+            "tests/a.rs" | "src/raft/" => Some(text.to_string()),
+            "scripts/a.sh" => Some("step_demo() { true; }\n".to_string()),
+            _ => None,
+        }
     };
     for (proof, problems) in [
         ("open", 0),
         ("`tests/a.rs::proven`", 0),
         ("`tests/a.rs::proven`, `src/raft/::waits`", 0),
         ("`tests/a.rs`", 0),
+        ("`scripts/a.sh::step_demo`", 0),
+        ("`scripts/a.sh::step_dem`", 1),
         ("`tests/a.rs::prove`", 1),
         ("`tests/a.rs::helper`", 1),
         ("`tests/b.rs::proven`", 1),
