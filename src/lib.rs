@@ -1,6 +1,7 @@
 //! super-node
 
 pub mod codec;
+pub mod database;
 pub mod health;
 pub mod ledger;
 pub mod metrics;

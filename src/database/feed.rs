@@ -1,0 +1,299 @@
+//! Where the records come from: the port between the projector and the ledger.
+
+use std::ops::Bound;
+use std::sync::{PoisonError, RwLock};
+
+use crate::ledger::keyspace::KeyspaceError;
+use crate::ledger::records::{Checkpoint, Election, Genesis, Interval, Member, Movement, Observation};
+use crate::types::{Index, IntervalId, Term};
+
+/// Most intervals in one [`Batch`].
+pub const INTERVALS_PER_BATCH_MAX: usize = 256;
+
+/// What follows a checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Movements, contiguous and in order.
+    pub rewards: Vec<Movement>,
+    /// Settled intervals, contiguous and in order. Only those whose movements all lie at or before `upto`: somebody who
+    /// finds an interval in MongoDB finds everything that it paid.
+    pub intervals: Vec<Interval>,
+    /// All observations of `intervals`.
+    pub observations: Vec<Observation>,
+    /// Elections by term.
+    pub elections: Vec<Election>,
+    /// Members that changed, as they are now, by the index of the change.
+    pub members: Vec<Member>,
+    /// The checkpoint once all of this is in MongoDB.
+    pub upto: Checkpoint,
+}
+
+impl Batch {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.rewards.is_empty()
+            && self.intervals.is_empty()
+            && self.elections.is_empty()
+            && self.members.is_empty()
+    }
+}
+
+/// A source of records. Calls may block for as long as the state store takes to read.
+pub trait Feed: Send + Sync + 'static {
+    /// Who this cluster is; `None` before its first command.
+    fn genesis(&self) -> Result<Option<Genesis>, KeyspaceError>;
+
+    /// What follows `after`: about `limit` records of each kind, more only where a kind cannot be split.
+    fn next(&self, after: &Checkpoint, limit: usize) -> Result<Batch, KeyspaceError>;
+
+    /// How many movements, intervals and elections follow `after`.
+    fn remaining(&self, after: &Checkpoint) -> Result<u64, KeyspaceError>;
+
+    /// The checkpoint that the cluster has agreed on; it may lie behind MongoDB's.
+    fn projected(&self) -> Result<Checkpoint, KeyspaceError>;
+}
+
+/// Pages of one consistent view, from which [`assemble`] makes a batch.
+pub trait Pages {
+    /// Movements with a sequence above `after`.
+    fn rewards(&self, after: u64, limit: usize) -> Result<Vec<Movement>, KeyspaceError>;
+    /// Settled intervals above `after`.
+    fn intervals(&self, after: IntervalId, limit: usize) -> Result<Vec<Interval>, KeyspaceError>;
+    /// All observations of an interval.
+    fn observations(&self, interval: IntervalId) -> Result<Vec<Observation>, KeyspaceError>;
+    /// Elections with a term above `after`.
+    fn elections(&self, after: Term, limit: usize) -> Result<Vec<Election>, KeyspaceError>;
+    /// Members whose last change lies above `after`, ordered by that change.
+    fn members(&self, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError>;
+}
+
+/// The batch that follows `after` in one view.
+pub fn assemble(pages: &dyn Pages, after: &Checkpoint, limit: usize) -> Result<Batch, KeyspaceError> {
+    let limit = limit.max(1);
+    let mut batch = Batch { rewards: pages.rewards(after.rewards, limit)?, upto: *after, ..Batch::default() };
+    if let Some(last) = batch.rewards.last() {
+        batch.upto.rewards = last.seq;
+    }
+    for interval in pages.intervals(after.intervals, limit.min(INTERVALS_PER_BATCH_MAX))? {
+        if interval.last_seq > batch.upto.rewards {
+            break;
+        }
+        let observations = pages.observations(interval.id)?;
+        if !batch.intervals.is_empty() && batch.observations.len() + observations.len() > limit {
+            break;
+        }
+        batch.observations.extend(observations);
+        batch.upto.intervals = interval.id;
+        batch.intervals.push(interval);
+    }
+    batch.elections = pages.elections(after.elections, limit)?;
+    if let Some(last) = batch.elections.last() {
+        batch.upto.elections = last.term;
+    }
+    batch.members = whole_changes(pages, after.members, limit)?;
+    if let Some(last) = batch.members.last() {
+        batch.upto.members = last.index;
+    }
+    Ok(batch)
+}
+
+/// Members that changed after an index, never splitting those that changed at the same one: a settlement changes
+/// many members at once, and the cursor is that index alone.
+fn whole_changes(pages: &dyn Pages, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
+    let mut limit = limit;
+    loop {
+        let mut page = pages.members(after, limit)?;
+        let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(page) };
+        if page.len() < limit {
+            return Ok(page);
+        }
+        if first.index < last.index {
+            let cut_at = last.index;
+            page.retain(|member| member.index < cut_at);
+            return Ok(page);
+        }
+        limit = limit.saturating_mul(2);
+    }
+}
+
+/// Records in lists, for tests and for comparing MongoDB with an export.
+#[derive(Debug, Default)]
+pub struct MemoryFeed {
+    /// The lists; each ordered as in [`Batch`].
+    pub records: RwLock<MemoryRecords>,
+}
+
+/// The lists of a [`MemoryFeed`].
+#[derive(Debug, Clone, Default)]
+pub struct MemoryRecords {
+    /// Who the cluster is.
+    pub genesis: Option<Genesis>,
+    /// By sequence.
+    pub rewards: Vec<Movement>,
+    /// By id.
+    pub intervals: Vec<Interval>,
+    /// By interval, then member.
+    pub observations: std::collections::BTreeMap<IntervalId, Vec<Observation>>,
+    /// By term.
+    pub elections: Vec<Election>,
+    /// By the index of the last change.
+    pub members: std::collections::BTreeMap<(Index, crate::types::MemberId), Member>,
+    /// What the cluster has agreed on.
+    pub projected: Checkpoint,
+}
+
+impl MemoryRecords {
+    /// Sets a member's present state, in place of an older one.
+    pub fn set_member(&mut self, member: Member) {
+        self.members.retain(|_, old| old.id != member.id);
+        self.members.insert((member.index, member.id.clone()), member);
+    }
+}
+
+/// Items after the first `skip` of a list ordered by the given key.
+fn after<T: Clone, K: Ord>(list: &[T], key: impl Fn(&T) -> K, above: &K, limit: usize) -> Vec<T> {
+    let start = list.partition_point(|item| key(item) <= *above);
+    list[start..].iter().take(limit).cloned().collect()
+}
+
+impl Pages for MemoryRecords {
+    fn rewards(&self, above: u64, limit: usize) -> Result<Vec<Movement>, KeyspaceError> {
+        Ok(after(&self.rewards, |record| record.seq, &above, limit))
+    }
+
+    fn intervals(&self, above: IntervalId, limit: usize) -> Result<Vec<Interval>, KeyspaceError> {
+        Ok(after(&self.intervals, |record| record.id, &above, limit))
+    }
+
+    fn observations(&self, interval: IntervalId) -> Result<Vec<Observation>, KeyspaceError> {
+        Ok(self.observations.get(&interval).cloned().unwrap_or_default())
+    }
+
+    fn elections(&self, above: Term, limit: usize) -> Result<Vec<Election>, KeyspaceError> {
+        Ok(after(&self.elections, |record| record.term, &above, limit))
+    }
+
+    fn members(&self, above: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
+        let start = self.members.keys().find(|(index, _)| *index > above).cloned();
+        let Some(start) = start else { return Ok(Vec::new()) };
+        let range = self.members.range((Bound::Included(start), Bound::Unbounded));
+        Ok(range.take(limit).map(|(_, member)| member.clone()).collect())
+    }
+}
+
+impl Feed for MemoryFeed {
+    fn genesis(&self) -> Result<Option<Genesis>, KeyspaceError> {
+        Ok(self.records.read().unwrap_or_else(PoisonError::into_inner).genesis.clone())
+    }
+
+    fn next(&self, after: &Checkpoint, limit: usize) -> Result<Batch, KeyspaceError> {
+        assemble(&*self.records.read().unwrap_or_else(PoisonError::into_inner), after, limit)
+    }
+
+    fn remaining(&self, after: &Checkpoint) -> Result<u64, KeyspaceError> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let rewards = records.rewards.iter().filter(|record| record.seq > after.rewards).count();
+        let intervals = records.intervals.iter().filter(|record| record.id > after.intervals).count();
+        let elections = records.elections.iter().filter(|record| record.term > after.elections).count();
+        Ok((rewards + intervals + elections) as u64)
+    }
+
+    fn projected(&self) -> Result<Checkpoint, KeyspaceError> {
+        Ok(self.records.read().unwrap_or_else(PoisonError::into_inner).projected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Hash;
+    use crate::ledger::records::{MemberKind, MemberStatus, MovementKind, Verdict};
+    use crate::types::{Amount, UnixMillis};
+
+    fn movement(seq: u64) -> Movement {
+        Movement {
+            seq,
+            member: "m".parse().expect("name"),
+            kind: MovementKind::Reward,
+            amount: Amount(1),
+            balance: Amount(1),
+            interval: None,
+            reason: String::new(),
+            index: Index(seq),
+            term: Term(1),
+            at: UnixMillis(0),
+            prev_hash: Hash::ZERO,
+            hash: Hash::ZERO,
+        }
+    }
+
+    fn interval(id: u64, last_seq: u64) -> Interval {
+        Interval {
+            id: IntervalId(id),
+            opened_at: UnixMillis(0),
+            cut_at: UnixMillis(0),
+            settled_at: UnixMillis(0),
+            leader: "n1".parse().expect("name"),
+            term: Term(1),
+            index: Index(1),
+            policy: 1,
+            verdict: Verdict::Settled,
+            observers: Vec::new(),
+            members: 0,
+            rewarded: Amount(0),
+            penalised: Amount(0),
+            last_seq,
+            evidence_hash: Hash::ZERO,
+            prev_hash: Hash::ZERO,
+            hash: Hash::ZERO,
+        }
+    }
+
+    fn member(id: &str, index: u64) -> Member {
+        Member {
+            id: id.parse().expect("name"),
+            kind: MemberKind::Agent,
+            address: String::new(),
+            status: MemberStatus::Active,
+            balance: Amount(0),
+            strikes: 0,
+            suspensions: 0,
+            remaining: 0,
+            joined_at: UnixMillis(0),
+            as_of: 0,
+            index: Index(index),
+        }
+    }
+
+    /// Claim: an interval waits until all its movements go with it or before it.
+    #[test]
+    fn an_interval_never_overtakes_its_movements() {
+        let records = MemoryRecords {
+            rewards: (1..=5).map(movement).collect(),
+            intervals: vec![interval(1, 2), interval(2, 5)],
+            ..MemoryRecords::default()
+        };
+        let first = assemble(&records, &Checkpoint::default(), 4).expect("memory");
+        assert_eq!(
+            (first.rewards.len(), first.intervals.len(), first.upto.intervals),
+            (4, 1, IntervalId(1))
+        );
+        let second = assemble(&records, &first.upto, 4).expect("memory");
+        assert_eq!((second.rewards.len(), second.upto.intervals), (1, IntervalId(2)));
+        assert!(assemble(&records, &second.upto, 4).expect("memory").is_empty());
+    }
+
+    /// Claim: members that changed at one index are never split between two batches, however many they are.
+    #[test]
+    fn members_of_one_change_stay_together() {
+        let mut records = MemoryRecords::default();
+        records.set_member(member("a", 1));
+        for id in ["b", "c", "d", "e", "f"] {
+            records.set_member(member(id, 2));
+        }
+        let first = assemble(&records, &Checkpoint::default(), 2).expect("memory");
+        assert_eq!((first.members.len(), first.upto.members), (1, Index(1)));
+        let second = assemble(&records, &first.upto, 2).expect("memory");
+        assert_eq!((second.members.len(), second.upto.members), (5, Index(2)));
+    }
+}
