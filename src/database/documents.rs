@@ -262,8 +262,7 @@ impl<'a> Reading<'a> {
     }
 
     fn hash(&self, field: &str) -> Result<Hash, DocumentError> {
-        Hash::from_hex(self.text(field)?)
-            .ok_or_else(|| Self::wrong(field, "expected 64 hexadecimal digits"))
+        Hash::from_hex(self.text(field)?).ok_or_else(|| Self::wrong(field, "expected 64 hexadecimal digits"))
     }
 
     fn time(&self, field: &str) -> Result<UnixMillis, DocumentError> {

@@ -136,8 +136,8 @@ pub fn classify_code(code: i32) -> Class {
         8 | 11 | 13 | 18 | 59 | 72 | 79 | 85 | 86 | 100 | 121 | 166 | 8000 | 14031 => Class::Operator,
         // Unreachable host, timeouts, interrupted or moved operations, a primary that steps down, a failed
         // write concern, a busy or closing server, snapshots and locks that were not to be had.
-        6 | 7 | 24 | 46 | 50 | 64 | 89 | 91 | 112 | 133 | 134 | 189 | 202 | 246 | 251 | 262 | 290 | 384 | 462
-        | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 => Class::Retry,
+        6 | 7 | 24 | 46 | 50 | 64 | 89 | 91 | 112 | 133 | 134 | 189 | 202 | 246 | 251 | 262 | 290 | 384
+        | 462 | 9001 | 10058 | 10107 | 11600 | 11601 | 11602 | 13388 | 13435 | 13436 => Class::Retry,
         _ => Class::Bug,
     }
 }
@@ -212,7 +212,11 @@ pub fn driver_text(error: &Error) -> String {
         ErrorKind::Write(WriteFailure::WriteConcernError(concern)) => {
             format!("write concern not met: {} (code {})", concern.message, concern.code)
         }
-        ErrorKind::Command(command) => format!("{} (code {})", command.message, command.code),
+        ErrorKind::Command(command) => {
+            // A refused command is repeated in the message, with session ids that differ at every try.
+            let message = command.message.split(" to execute command").next().unwrap_or_default();
+            format!("{message} (code {})", command.code)
+        }
         kind => kind.to_string(),
     }
 }

@@ -1,11 +1,11 @@
 //! Where the records come from: the port between the projector and the ledger.
 
-use std::ops::Bound;
+use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
 use crate::ledger::keyspace::KeyspaceError;
 use crate::ledger::records::{Checkpoint, Election, Genesis, Interval, Member, Movement, Observation};
-use crate::types::{Index, IntervalId, Term};
+use crate::types::{Index, IntervalId, MemberId, Term};
 
 /// Most intervals in one [`Batch`].
 pub const INTERVALS_PER_BATCH_MAX: usize = 256;
@@ -133,24 +133,16 @@ pub struct MemoryRecords {
     /// By id.
     pub intervals: Vec<Interval>,
     /// By interval, then member.
-    pub observations: std::collections::BTreeMap<IntervalId, Vec<Observation>>,
+    pub observations: BTreeMap<IntervalId, Vec<Observation>>,
     /// By term.
     pub elections: Vec<Election>,
-    /// By the index of the last change.
-    pub members: std::collections::BTreeMap<(Index, crate::types::MemberId), Member>,
+    /// By name, as they are now.
+    pub members: BTreeMap<MemberId, Member>,
     /// What the cluster has agreed on.
     pub projected: Checkpoint,
 }
 
-impl MemoryRecords {
-    /// Sets a member's present state, in place of an older one.
-    pub fn set_member(&mut self, member: Member) {
-        self.members.retain(|_, old| old.id != member.id);
-        self.members.insert((member.index, member.id.clone()), member);
-    }
-}
-
-/// Items after the first `skip` of a list ordered by the given key.
+/// The items of a list, ordered by `key`, whose key is above `above`.
 fn after<T: Clone, K: Ord>(list: &[T], key: impl Fn(&T) -> K, above: &K, limit: usize) -> Vec<T> {
     let start = list.partition_point(|item| key(item) <= *above);
     list[start..].iter().take(limit).cloned().collect()
@@ -174,10 +166,9 @@ impl Pages for MemoryRecords {
     }
 
     fn members(&self, above: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
-        let start = self.members.keys().find(|(index, _)| *index > above).cloned();
-        let Some(start) = start else { return Ok(Vec::new()) };
-        let range = self.members.range((Bound::Included(start), Bound::Unbounded));
-        Ok(range.take(limit).map(|(_, member)| member.clone()).collect())
+        let mut changed: Vec<&Member> = self.members.values().filter(|member| member.index > above).collect();
+        changed.sort_by_key(|member| member.index);
+        Ok(changed.into_iter().take(limit).cloned().collect())
     }
 }
 
@@ -249,9 +240,13 @@ mod tests {
         }
     }
 
+    fn name(id: &str) -> MemberId {
+        id.parse().expect("name")
+    }
+
     fn member(id: &str, index: u64) -> Member {
         Member {
-            id: id.parse().expect("name"),
+            id: name(id),
             kind: MemberKind::Agent,
             address: String::new(),
             status: MemberStatus::Active,
@@ -274,10 +269,7 @@ mod tests {
             ..MemoryRecords::default()
         };
         let first = assemble(&records, &Checkpoint::default(), 4).expect("memory");
-        assert_eq!(
-            (first.rewards.len(), first.intervals.len(), first.upto.intervals),
-            (4, 1, IntervalId(1))
-        );
+        assert_eq!((first.rewards.len(), first.intervals.len(), first.upto.intervals), (4, 1, IntervalId(1)));
         let second = assemble(&records, &first.upto, 4).expect("memory");
         assert_eq!((second.rewards.len(), second.upto.intervals), (1, IntervalId(2)));
         assert!(assemble(&records, &second.upto, 4).expect("memory").is_empty());
@@ -287,9 +279,9 @@ mod tests {
     #[test]
     fn members_of_one_change_stay_together() {
         let mut records = MemoryRecords::default();
-        records.set_member(member("a", 1));
+        records.members.insert(name("a"), member("a", 1));
         for id in ["b", "c", "d", "e", "f"] {
-            records.set_member(member(id, 2));
+            records.members.insert(name(id), member(id, 2));
         }
         let first = assemble(&records, &Checkpoint::default(), 2).expect("memory");
         assert_eq!((first.members.len(), first.upto.members), (1, Index(1)));

@@ -20,6 +20,7 @@
 //! | [`schema`] | validators and indexes from the top-level `database/` |
 //! | [`target`] | one MongoDB database: claim it, write a batch, move the checkpoint |
 //! | [`projector`] | the loop that follows the ledger while this node leads |
+//! | [`verify`] | is MongoDB unbroken by itself, and equal to the ledger? |
 
 // This layer talks to a real server: it reads clocks and opens sockets, which the layers below must not.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -30,3 +31,4 @@ pub mod feed;
 pub mod projector;
 pub mod schema;
 pub mod target;
+pub mod verify;

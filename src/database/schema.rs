@@ -32,7 +32,8 @@ fn validator_text(collection: &str) -> Option<&'static str> {
 
 /// The validator of a collection; `None` for a collection that is not ours.
 pub fn validator(collection: &str) -> Option<Document> {
-    validator_text(collection).map(|text| serde_json::from_str(text).expect("the embedded file is a document"))
+    validator_text(collection)
+        .map(|text| serde_json::from_str(text).expect("the embedded file is a document"))
 }
 
 /// The index specifications per collection, as `createIndexes` takes them.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bson::raw::{RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
 use bson::{Bson, DateTime, Document, RawBsonRef, doc};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
+use futures_util::future::try_join_all;
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, WriteConcern};
 use mongodb::{Client, Collection, Database};
@@ -189,7 +190,8 @@ impl Target {
             }
         };
         let projection = self.raw(PROJECTION);
-        let claiming = async { Ok(projection.update_one(doc! { "_id": cluster }, first).upsert(true).await?) };
+        let claiming =
+            async { Ok(projection.update_one(doc! { "_id": cluster }, first).upsert(true).await?) };
         let made = bounded("claim the database", claiming).await?.upserted_id.is_some();
         // Two clusters may have claimed at once: whoever then sees the other gives way and comes back later.
         if let Some(other) = self.find_projection(of_another).await? {
@@ -260,10 +262,13 @@ impl Target {
         collection: &'static str,
         documents: Vec<RawDocumentBuf>,
     ) -> Result<u64, ProjectionError> {
-        let chunks = stream::iter(documents.chunks(CHUNK_DOCUMENTS));
-        let inserts = chunks.map(|chunk| self.insert_chunk(collection, chunk));
-        let counts: Vec<u64> = inserts.buffer_unordered(CHUNKS_IN_FLIGHT).try_collect().await?;
-        Ok(counts.iter().sum())
+        let mut inserted = 0;
+        for group in documents.chunks(CHUNK_DOCUMENTS * CHUNKS_IN_FLIGHT) {
+            let inserts: Vec<_> =
+                group.chunks(CHUNK_DOCUMENTS).map(|chunk| self.insert_chunk(collection, chunk)).collect();
+            inserted += try_join_all(inserts).await?.iter().sum::<u64>();
+        }
+        Ok(inserted)
     }
 
     async fn insert_chunk(
