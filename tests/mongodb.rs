@@ -2,6 +2,8 @@
 
 #[path = "support/history.rs"]
 mod history;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/mongod.rs"]
 mod mongod;
 #[path = "support/node.rs"]
@@ -17,8 +19,8 @@ use mongodb::Client;
 use node::FakeNode;
 use super_node::database::documents::COLLECTIONS;
 use super_node::database::errors::{Class, ProjectionError};
-use super_node::database::feed::{Feed as _, MemoryFeed};
-use super_node::database::projector::run_with_feed;
+use super_node::database::feed::{Feed as _, LedgerFeed, MemoryFeed};
+use super_node::database::projector::{run, run_with_feed};
 use super_node::database::schema;
 use super_node::database::target::{MongoSettings, Target};
 use super_node::database::verify::{ComparisonReport, check_alone, compare};
@@ -185,6 +187,38 @@ async fn a_killed_mongod_ends_equal() {
         assert!(events.iter().any(|event| event.kind == "projection_recovered"));
         projecting.stop().await;
     }
+}
+
+/// Claim: what the replicated machine itself records arrives, and passes the machine's own rules in MongoDB.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_ledger_arrives_whole() {
+    let server = AnyServer::get().await;
+    let settings = settings(server.uri(), &server.database_name("machine"));
+    let node = FakeNode::new("n1");
+    let mut machine = machine::Machine::new(node.handle.state.clone());
+    let metrics = Arc::new(Metrics::new());
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(run(settings.clone(), node.handle.clone(), metrics, shutdown.clone()));
+    // It leads before the cluster's first command has been applied.
+    node.lead(1);
+    machine.form(&["n1", "n2", "n3"], &["worker-1", "worker-2"]);
+    for missed in [0, 3, 12, 0] {
+        machine.elect();
+        machine.interval(missed);
+        node.news();
+    }
+    let movements = machine.records();
+    assert!(movements >= 12, "{movements}");
+    node.projection_where("drained", |status| status.checkpoint == movements && status.lag_records == 0)
+        .await;
+    let feed = Arc::new(LedgerFeed::new(node.handle.clone()));
+    let report = compare(&settings.uri, &settings.database, "test", feed).await.expect("readable");
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!((report.rewards, report.intervals, report.observations), (movements, 4, 20));
+    assert_eq!((report.elections, report.members), (4, 5));
+    shutdown.cancel();
+    task.await.expect("the projector does not panic");
+    mongod::connect(server.uri()).await.database(&settings.database).drop().await.expect("drop");
 }
 
 /// Claim: an old and a new leader that project at once make nothing double, lose nothing and leave no member behind.
@@ -455,17 +489,29 @@ async fn tampering_is_found() {
     let observed = || doc! { "_id": { "i": 2_i64, "m": "m-00004" } };
     // Collection, filter, what is done to it, whether MongoDB alone shows it, and a word of the finding.
     let cases: [(&str, Document, Option<Document>, bool, &str); 7] = [
-        ("rewards", second(), Some(doc! { "amount": 5_i64 }), true, "its fields give"),
-        ("rewards", second(), None, true, "some are missing"),
-        ("intervals", doc! { "_id": 2_i64 }, Some(doc! { "members": 9_i64 }), true, "its fields give"),
-        ("observations", observed(), Some(doc! { "missed": 0_i64, "answered": 99_i64 }), true, "hash to"),
-        ("observations", observed(), None, true, "hash to"),
+        ("rewards", second(), Some(doc! { "amount": 5_i64 }), true, "its hash is not that of its fields"),
+        ("rewards", second(), None, true, "movement 31: it follows 29"),
+        (
+            "intervals",
+            doc! { "_id": 2_i64 },
+            Some(doc! { "members": 9_i64 }),
+            true,
+            "its hash is not that of its fields",
+        ),
+        (
+            "observations",
+            observed(),
+            Some(doc! { "missed": 0_i64, "answered": 99_i64 }),
+            true,
+            "evidence hash",
+        ),
+        ("observations", observed(), None, true, "evidence hash"),
         ("elections", doc! { "_id": 2_i64 }, Some(doc! { "leader": "n9" }), false, "elections 2: differs"),
         (
             "members",
             doc! { "_id": "m-00004" },
             Some(doc! { "balance": 5_i64 }),
-            false,
+            true,
             "members m-00004: differs",
         ),
     ];
@@ -537,4 +583,24 @@ async fn only_the_leader_writes() {
     assert_eq!(feed.remaining(&Checkpoint::default()), Ok(20 + 2 + 2));
     projecting.stop().await;
     client.database(&settings.database).drop().await.expect("drop");
+}
+
+/// Claim: when somebody removes the projection document or a whole collection, everything is written again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_checkpoint_is_made_again() {
+    let server = AnyServer::get().await;
+    let settings = settings(server.uri(), &server.database_name("lost"));
+    let database = mongod::connect(server.uri()).await.database(&settings.database);
+    let feed = scripted(2, 10);
+    let projecting = Projecting::start("n1", &settings, &feed);
+    projecting.node.lead(1);
+    projecting.drained(&feed).await;
+    database.collection::<Document>("projection").delete_many(doc! {}).await.expect("delete");
+    database.collection::<Document>("rewards").drop().await.expect("drop");
+    append_interval(&feed, 10);
+    projecting.node.news();
+    projecting.drained(&feed).await;
+    assert_eq!(equal(&settings, &feed).await.problems, Vec::<String>::new());
+    projecting.stop().await;
+    database.drop().await.expect("drop");
 }

@@ -1,10 +1,14 @@
 //! Where the records come from: the port between the projector and the ledger.
+//!
+//! [`LedgerFeed`] reads what a running node has applied; [`MemoryFeed`] holds lists.
 
 use std::collections::BTreeMap;
 use std::sync::{PoisonError, RwLock};
 
-use crate::ledger::keyspace::KeyspaceError;
+use crate::ledger::keyspace::{KeyspaceError, Reader};
+use crate::ledger::query::{self, IntervalFilter, RewardFilter};
 use crate::ledger::records::{Checkpoint, Election, Genesis, Interval, Member, Movement, Observation};
+use crate::node::handle::Handle;
 use crate::types::{Index, IntervalId, MemberId, Term};
 
 /// Most intervals in one [`Batch`].
@@ -63,7 +67,8 @@ pub trait Pages {
     fn observations(&self, interval: IntervalId) -> Result<Vec<Observation>, KeyspaceError>;
     /// Elections with a term above `after`.
     fn elections(&self, after: Term, limit: usize) -> Result<Vec<Election>, KeyspaceError>;
-    /// Members whose last change lies above `after`, ordered by that change.
+    /// Members whose last change lies above `after`, ordered by that change. All that changed at one index come
+    /// together, even beyond `limit`: a settlement changes many at once, and the cursor is that index alone.
     fn members(&self, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError>;
 }
 
@@ -90,29 +95,74 @@ pub fn assemble(pages: &dyn Pages, after: &Checkpoint, limit: usize) -> Result<B
     if let Some(last) = batch.elections.last() {
         batch.upto.elections = last.term;
     }
-    batch.members = whole_changes(pages, after.members, limit)?;
+    batch.members = pages.members(after.members, limit)?;
     if let Some(last) = batch.members.last() {
         batch.upto.members = last.index;
     }
     Ok(batch)
 }
 
-/// Members that changed after an index, never splitting those that changed at the same one: a settlement changes
-/// many members at once, and the cursor is that index alone.
-fn whole_changes(pages: &dyn Pages, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
-    let mut limit = limit;
-    loop {
-        let mut page = pages.members(after, limit)?;
-        let (Some(first), Some(last)) = (page.first(), page.last()) else { return Ok(page) };
-        if page.len() < limit {
-            return Ok(page);
-        }
-        if first.index < last.index {
-            let cut_at = last.index;
-            page.retain(|member| member.index < cut_at);
-            return Ok(page);
-        }
-        limit = limit.saturating_mul(2);
+/// What a running node has applied.
+#[derive(Clone)]
+pub struct LedgerFeed {
+    handle: Handle,
+}
+
+impl LedgerFeed {
+    /// The feed of a node.
+    pub fn new(handle: Handle) -> Self {
+        LedgerFeed { handle }
+    }
+}
+
+/// Elections that [`Feed::remaining`] counts one by one; more are reported as this many.
+const ELECTIONS_COUNTED_MAX: usize = 1_000;
+
+impl Feed for LedgerFeed {
+    fn genesis(&self) -> Result<Option<Genesis>, KeyspaceError> {
+        query::genesis(&*self.handle.view()?)
+    }
+
+    fn next(&self, after: &Checkpoint, limit: usize) -> Result<Batch, KeyspaceError> {
+        assemble(&View(&*self.handle.view()?), after, limit)
+    }
+
+    fn remaining(&self, after: &Checkpoint) -> Result<u64, KeyspaceError> {
+        let view = self.handle.view()?;
+        let rewards = query::totals(&*view)?.records.saturating_sub(after.rewards);
+        // Settled are all before the next to settle.
+        let settled = query::interval_state(&*view)?.map_or(0, |state| state.next_settle.0.saturating_sub(1));
+        let elections = query::elections(&*view, after.elections, ELECTIONS_COUNTED_MAX)?.len() as u64;
+        Ok(rewards + settled.saturating_sub(after.intervals.0) + elections)
+    }
+
+    fn projected(&self) -> Result<Checkpoint, KeyspaceError> {
+        query::checkpoint(&*self.handle.view()?)
+    }
+}
+
+/// Pages of one consistent view of the applied state.
+struct View<'a>(&'a dyn Reader);
+
+impl Pages for View<'_> {
+    fn rewards(&self, after: u64, limit: usize) -> Result<Vec<Movement>, KeyspaceError> {
+        query::rewards(self.0, &RewardFilter { after, limit, ..RewardFilter::default() })
+    }
+
+    fn intervals(&self, after: IntervalId, limit: usize) -> Result<Vec<Interval>, KeyspaceError> {
+        query::intervals(self.0, after, limit, &IntervalFilter::default())
+    }
+
+    fn observations(&self, interval: IntervalId) -> Result<Vec<Observation>, KeyspaceError> {
+        query::observations(self.0, interval)
+    }
+
+    fn elections(&self, after: Term, limit: usize) -> Result<Vec<Election>, KeyspaceError> {
+        query::elections(self.0, after, limit)
+    }
+
+    fn members(&self, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
+        query::members_changed_after(self.0, after, limit)
     }
 }
 
@@ -168,7 +218,10 @@ impl Pages for MemoryRecords {
     fn members(&self, above: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
         let mut changed: Vec<&Member> = self.members.values().filter(|member| member.index > above).collect();
         changed.sort_by_key(|member| member.index);
-        Ok(changed.into_iter().take(limit).cloned().collect())
+        if let Some(last) = changed.get(limit.saturating_sub(1)).map(|member| member.index) {
+            changed.retain(|member| member.index <= last);
+        }
+        Ok(changed.into_iter().cloned().collect())
     }
 }
 
@@ -283,9 +336,10 @@ mod tests {
         for id in ["b", "c", "d", "e", "f"] {
             records.members.insert(name(id), member(id, 2));
         }
+        records.members.insert(name("g"), member("g", 3));
         let first = assemble(&records, &Checkpoint::default(), 2).expect("memory");
-        assert_eq!((first.members.len(), first.upto.members), (1, Index(1)));
+        assert_eq!((first.members.len(), first.upto.members), (6, Index(2)));
         let second = assemble(&records, &first.upto, 2).expect("memory");
-        assert_eq!((second.members.len(), second.upto.members), (5, Index(2)));
+        assert_eq!((second.members.len(), second.upto.members), (1, Index(3)));
     }
 }

@@ -19,7 +19,7 @@ use crate::node::status::ProjectionStatus;
 use crate::types::{Term, UnixMillis};
 
 use super::errors::{Class, ProjectionError, Redactor};
-use super::feed::{Batch, Feed};
+use super::feed::{Batch, Feed, LedgerFeed};
 use super::target::{MongoSettings, Target, Written};
 
 /// Movements per batch.
@@ -38,6 +38,17 @@ pub const RETRY_MIN: Duration = Duration::from_millis(100);
 pub const RETRY_MAX: Duration = Duration::from_secs(3);
 /// The pause after a failure that somebody must repair.
 pub const OPERATOR_RETRY: Duration = Duration::from_secs(5);
+
+/// Projects what the node applies; see [`run_with_feed`].
+pub async fn run(
+    settings: MongoSettings,
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    let feed = Arc::new(LedgerFeed::new(handle.clone()));
+    run_with_feed(settings, feed, handle, metrics, shutdown).await;
+}
 
 /// Projects `feed` into MongoDB whenever this node leads, until `shutdown` or the end of the node.
 ///

@@ -3,7 +3,7 @@
 //! Two passes over the documents up to MongoDB's own checkpoint, each in bounded memory:
 //!
 //! * *alone*: sequences are contiguous, every hash is recomputed from the document, every document names the hash
-//!   before it, every interval's evidence hash follows from its observations. Anybody can do this without a cluster;
+//!   before it, every interval follows from its observations and its movements, balances add up. Anybody can do this without a cluster;
 //! * *against the ledger*: immutable documents are equal byte for byte, nothing is missing and nothing is there that
 //!   the ledger does not know; members are equal, or newer than the view that they are compared with.
 
@@ -16,10 +16,9 @@ use futures_util::TryStreamExt as _;
 use mongodb::{Collection, Cursor, Database};
 use serde::Serialize;
 
-use crate::codec::Hash;
-use crate::ledger::chain;
 use crate::ledger::keyspace::KeyspaceError;
-use crate::ledger::records::{Checkpoint, Interval, Movement};
+use crate::ledger::records::{Checkpoint, Observation};
+use crate::ledger::verify::{self as ledger, ChainChecker};
 use crate::types::IntervalId;
 
 use super::documents::{
@@ -125,6 +124,12 @@ impl Check {
         }
     }
 
+    fn note(&mut self, result: Result<(), String>) {
+        if let Err(problem) = result {
+            self.problem(problem);
+        }
+    }
+
     async fn identity(&mut self, feed: &Arc<dyn Feed>) -> Result<(), ProjectionError> {
         let genesis = read(feed, |feed| feed.genesis()).await?;
         match genesis {
@@ -153,67 +158,84 @@ impl Check {
 
     async fn alone(&mut self) -> Result<(), ProjectionError> {
         let upto = self.report.checkpoint;
+        let mut checker = ChainChecker::new();
         let filter = doc! { "_id": { "$lte": signed(upto.rewards) } };
         let mut cursor = self.find(REWARDS, filter, doc! { "_id": 1 }).await?;
-        let mut link = Link::default();
+        // The interval that the last movement belongs to.
+        let mut paid = None;
         while let Some(document) = next(&mut cursor).await? {
             self.report.rewards += 1;
             match read_movement(&document) {
                 Ok(movement) => {
-                    for problem in link.movement(&movement) {
-                        self.problem(problem);
-                    }
+                    paid = movement.interval.max(paid);
+                    self.note(checker.movement(&movement));
                 }
                 Err(error) => self.problem(format!("rewards {}: {error}", id_text(&document))),
             }
         }
-        if link.position != upto.rewards {
-            self.problem(format!("rewards end at {}, the checkpoint says {}", link.position, upto.rewards));
+        let last = checker.totals().records;
+        if last != upto.rewards {
+            self.problem(format!("rewards end at {last}, the checkpoint says {}", upto.rewards));
         }
-        self.intervals_alone(upto.intervals).await
+        self.intervals_alone(&mut checker, upto.intervals).await?;
+        // While a settlement is half projected, its movements have no interval yet.
+        if paid.is_none_or(|paid| paid <= upto.intervals) {
+            self.note(checker.finish());
+        }
+        self.balances_alone(&checker).await
     }
 
-    async fn intervals_alone(&mut self, upto: IntervalId) -> Result<(), ProjectionError> {
+    async fn intervals_alone(
+        &mut self,
+        checker: &mut ChainChecker,
+        upto: IntervalId,
+    ) -> Result<(), ProjectionError> {
         let filter = doc! { "_id": { "$lte": signed(upto.0) } };
         let mut intervals = self.find(INTERVALS, filter, doc! { "_id": 1 }).await?;
         let filter = doc! { "_id.i": { "$lte": signed(upto.0) } };
         let by_interval = doc! { "_id.i": 1, "_id.m": 1 };
-        let mut evidence =
-            Evidence { cursor: self.find(OBSERVATIONS, filter, by_interval).await?, ahead: None, read: 0 };
-        let mut link = Link::default();
+        let cursor = self.find(OBSERVATIONS, filter, by_interval).await?;
+        let mut evidence = Evidence { cursor, ahead: None, read: 0 };
         while let Some(document) = next(&mut intervals).await? {
             self.report.intervals += 1;
-            let interval = match read_interval(&document) {
-                Ok(interval) => interval,
-                Err(error) => {
-                    self.problem(format!("intervals {}: {error}", id_text(&document)));
-                    continue;
+            match read_interval(&document) {
+                Ok(interval) => {
+                    self.note(checker.interval(&interval));
+                    let (observations, problems) = evidence.of(interval.id).await?;
+                    self.note(ledger::check_observations(&interval, &observations));
+                    problems.into_iter().for_each(|problem| self.problem(problem));
                 }
-            };
-            for problem in link.interval(&interval) {
-                self.problem(problem);
-            }
-            let (hash, problems) = evidence.hash_of(interval.id).await?;
-            for problem in problems {
-                self.problem(problem);
-            }
-            if hash != interval.evidence_hash {
-                self.problem(format!(
-                    "interval {}: its observations hash to {}, the interval says {}",
-                    interval.id,
-                    hash.to_hex(),
-                    interval.evidence_hash.to_hex()
-                ));
+                Err(error) => self.problem(format!("intervals {}: {error}", id_text(&document))),
             }
         }
-        if link.position != upto.0 {
-            self.problem(format!("intervals end at {}, the checkpoint says {upto}", link.position));
+        let last = checker.last_interval();
+        if last != upto {
+            self.problem(format!("intervals end at {last}, the checkpoint says {upto}"));
         }
-        let (_, leftover) = evidence.hash_of(IntervalId(u64::MAX)).await?;
-        for problem in leftover {
-            self.problem(problem);
-        }
+        let (_, leftover) = evidence.of(IntervalId(u64::MAX)).await?;
+        leftover.into_iter().for_each(|problem| self.problem(problem));
         self.report.observations = evidence.read;
+        Ok(())
+    }
+
+    /// A member whose last movement is the last that the chain knows of must have the balance that it left.
+    async fn balances_alone(&mut self, checker: &ChainChecker) -> Result<(), ProjectionError> {
+        let mut cursor = self.find(MEMBERS, doc! {}, doc! {}).await?;
+        while let Some(document) = next(&mut cursor).await? {
+            match read_member(&document) {
+                Ok(member) => {
+                    let (balance, seq) = checker.account(&member.id);
+                    if member.as_of == seq && member.balance != balance {
+                        let (stated, balance) = (member.balance.0, balance.0);
+                        self.problem(format!(
+                            "members {}: balance is {stated}, movement {seq} left {balance}",
+                            member.id
+                        ));
+                    }
+                }
+                Err(error) => self.problem(format!("members {}: {error}", id_text(&document))),
+            }
+        }
         Ok(())
     }
 
@@ -293,7 +315,7 @@ impl Check {
         expected: Vec<(RawDocumentBuf, bool)>,
         range: Document,
     ) -> Result<u64, ProjectionError> {
-        let mut cursor = self.find(collection, range, doc! { "_id": 1 }).await?;
+        let mut cursor = self.find(collection, range, doc! {}).await?;
         let mut found = BTreeMap::new();
         while let Some(document) = next(&mut cursor).await? {
             found.insert(id_key(&document), document);
@@ -323,7 +345,7 @@ impl Check {
         unknown: &mut BTreeSet<String>,
     ) -> Result<(), ProjectionError> {
         let ids: Vec<&str> = batch.members.iter().map(|member| member.id.as_str()).collect();
-        let mut cursor = self.find(MEMBERS, doc! { "_id": { "$in": ids } }, doc! { "_id": 1 }).await?;
+        let mut cursor = self.find(MEMBERS, doc! { "_id": { "$in": ids } }, doc! {}).await?;
         let mut found = BTreeMap::new();
         while let Some(document) = next(&mut cursor).await? {
             found.insert(id_key(&document), document);
@@ -379,15 +401,15 @@ impl Check {
 /// Observations in the order of their intervals, read one ahead.
 struct Evidence {
     cursor: Cursor<RawDocumentBuf>,
-    ahead: Option<crate::ledger::records::Observation>,
+    ahead: Option<Observation>,
     read: u64,
 }
 
 impl Evidence {
-    /// The evidence hash of an interval's observations, and what was wrong on the way: unreadable observations, and
-    /// those of earlier intervals, which no interval claims.
-    async fn hash_of(&mut self, interval: IntervalId) -> Result<(Hash, Vec<String>), ProjectionError> {
-        let (mut hashes, mut problems) = (Vec::new(), Vec::new());
+    /// An interval's observations, and what was wrong on the way: unreadable observations, and those of earlier
+    /// intervals, which no interval claims.
+    async fn of(&mut self, interval: IntervalId) -> Result<(Vec<Observation>, Vec<String>), ProjectionError> {
+        let (mut observations, mut problems) = (Vec::new(), Vec::new());
         loop {
             let observation = match self.ahead.take() {
                 Some(observation) => observation,
@@ -408,58 +430,13 @@ impl Evidence {
                 break;
             }
             if observation.interval == interval {
-                hashes.push(chain::observation_hash(&observation));
+                observations.push(observation);
             } else {
                 let (interval, member) = (observation.interval, observation.member);
                 problems.push(format!("observation of {member} in interval {interval}: no such interval"));
             }
         }
-        Ok((chain::evidence_hash_of(&hashes), problems))
-    }
-}
-
-/// The end of a chain so far.
-#[derive(Debug, Default)]
-struct Link {
-    position: u64,
-    hash: Hash,
-}
-
-impl Link {
-    fn movement(&mut self, record: &Movement) -> Vec<String> {
-        let computed = chain::movement_bytes(record).digest();
-        self.follow("rewards", record.seq, record.prev_hash, record.hash, computed)
-    }
-
-    fn interval(&mut self, record: &Interval) -> Vec<String> {
-        let computed = chain::interval_bytes(record).digest();
-        self.follow("intervals", record.id.0, record.prev_hash, record.hash, computed)
-    }
-
-    fn follow(
-        &mut self,
-        what: &str,
-        position: u64,
-        previous: Hash,
-        stated: Hash,
-        computed: Hash,
-    ) -> Vec<String> {
-        let mut problems = Vec::new();
-        if position != self.position.saturating_add(1) {
-            problems.push(format!("{what} {position}: follows {}, some are missing", self.position));
-        } else if previous != self.hash {
-            problems.push(format!("{what} {position}: does not name the hash of the one before it"));
-        }
-        if stated != computed {
-            problems.push(format!(
-                "{what} {position}: hash is {}, its fields give {}",
-                stated.to_hex(),
-                computed.to_hex()
-            ));
-        }
-        self.position = position;
-        self.hash = stated;
-        problems
+        Ok((observations, problems))
     }
 }
 
