@@ -47,6 +47,7 @@
 
 pub mod agent;
 pub mod codec;
+pub mod database;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
