@@ -30,6 +30,8 @@ struct Inner {
     /// Bytes that all files together may hold; `None`: no bound.
     capacity: Option<u64>,
     syncs: u64,
+    /// Changing calls so far.
+    calls: u64,
 }
 
 #[derive(Debug, Default)]
@@ -93,27 +95,25 @@ impl Content {
     }
 
     /// Each unsynced write, in order, is lost, kept, cut at a byte, or torn by sectors of the file.
-    fn crash(&mut self, decisions: &mut Decisions) {
-        let mut survived = std::mem::take(&mut self.durable);
+    fn settle(&mut self, decisions: &mut Decisions) {
+        let survived = &mut self.durable;
         for (offset, bytes) in self.pending.drain(..) {
             match decisions.below(4) {
                 0 => {}
-                1 => Content::put(&mut survived, offset, &bytes),
-                2 => Content::put(&mut survived, offset, &bytes[..decisions.below(bytes.len() + 1)]),
+                1 => Content::put(survived, offset, &bytes),
+                2 => Content::put(survived, offset, &bytes[..decisions.below(bytes.len() + 1)]),
                 _ => {
                     let mut from = 0;
                     while from < bytes.len() {
                         let to = (from + SECTOR_BYTES - (offset + from) % SECTOR_BYTES).min(bytes.len());
                         if decisions.below(2) == 0 {
-                            Content::put(&mut survived, offset + from, &bytes[from..to]);
+                            Content::put(survived, offset + from, &bytes[from..to]);
                         }
                         from = to;
                     }
                 }
             }
         }
-        self.current = survived.clone();
-        self.durable = survived;
     }
 }
 
@@ -130,6 +130,7 @@ impl Inner {
 
     /// Counts a changing call; an error once the planned failure is reached.
     fn change(&mut self) -> io::Result<()> {
+        self.calls += 1;
         match &mut self.calls_left {
             None => Ok(()),
             Some(0) => Err(io::Error::other("planned failure")),
@@ -181,14 +182,16 @@ impl MemoryDisk {
         inner.names = names;
         inner.collect();
         for content in inner.files.values_mut() {
-            content.crash(&mut decisions);
+            content.settle(&mut decisions);
+            content.current = content.durable.clone();
         }
         inner.calls_left = None;
     }
 
     /// Lets `calls` more changing calls (create, write, sync, rename, remove, directory sync) succeed, and fails all
     /// after them until the next [`MemoryDisk::crash`]. The write that fails still leaves unsynced bytes, as a
-    /// real one may; the sync that fails makes nothing durable.
+    /// real one may; the sync that fails writes some of them and forgets the rest, which still read as if they were
+    /// there, and which no later sync makes durable.
     pub fn fail_after(&mut self, calls: u64) {
         self.lock().calls_left = Some(calls);
     }
@@ -280,8 +283,13 @@ impl Disk for MemoryDisk {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         let mut inner = self.lock();
-        inner.change()?;
+        let outcome = inner.change();
+        let mut decisions = Decisions(inner.calls);
         let content = inner.content_mut(name)?;
+        if outcome.is_err() {
+            content.settle(&mut decisions);
+            return outcome;
+        }
         for (offset, bytes) in content.pending.drain(..) {
             Content::put(&mut content.durable, offset, &bytes);
         }

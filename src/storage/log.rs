@@ -115,18 +115,8 @@ impl<D: Disk> Log<D> {
         let Some(scan) = recovery::scan(&disk, options.salt)? else {
             return Log::create(disk, options);
         };
-        let Scan {
-            recovered,
-            positions,
-            chain,
-            segments,
-            current,
-            tail,
-            last_record,
-            torn_end,
-            unfinished,
-            notes,
-        } = scan;
+        let Scan { recovered, positions, chain, segments, current, tail, last_record, unfinished, notes } =
+            scan;
         let written =
             Written { hard_state: recovered.hard_state.clone(), base: recovered.base, last: positions.last };
         let hard_state = recovered.hard_state.clone();
@@ -136,14 +126,12 @@ impl<D: Disk> Log<D> {
         for name in unfinished {
             log.remove(&name)?;
         }
-        if let Some(end) = torn_end {
-            log.cut(end)?;
-        } else if let Some((offset, bytes)) = last_record {
+        if let Some((offset, bytes)) = last_record {
             // A sync that failed in an earlier run may have left this record in the system's memory, marked as
             // written. Writing it again makes the sync below mean something.
             log.write(offset, &bytes)?;
         }
-        log.sync()?;
+        log.clear_tail()?;
         log.sync_directory()?;
         log.remove_unneeded()?;
         Ok(OpenedLog { log, recovered, notes })
@@ -184,15 +172,21 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Zeroes the remains of a torn write, from `tail` to `end`. The header goes last: as long as anything is left,
-    /// what is left still looks torn, so that a crash in here is no different from the crash before.
-    fn cut(&mut self, end: u64) -> Result<(), StorageError> {
-        let body = self.tail + record::HEADER_BYTES as u64;
+    /// Zeroes and syncs everything behind the last record, even if it reads as zeros: an earlier run may have failed
+    /// to sync such zeros. A torn record's header goes last: as long as anything of it is left, what is left still
+    /// looks torn, so that a crash in here is no different from the crash before.
+    fn clear_tail(&mut self) -> Result<(), StorageError> {
+        let (tail, end) = (self.tail, self.segments[&self.current]);
+        let body = tail + record::HEADER_BYTES as u64;
         if end > body {
             self.write(body, &zeros(end - body))?;
+        }
+        self.sync()?;
+        if end > tail {
+            self.write(tail, &zeros(end.min(body) - tail))?;
             self.sync()?;
         }
-        self.write(self.tail, &zeros(end.min(body) - self.tail))
+        Ok(())
     }
 
     fn try_append(&mut self, batches: &[Persist]) -> Result<(), StorageError> {

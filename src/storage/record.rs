@@ -260,6 +260,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_another_past_is_not_read_even_if_its_number_fits() {
+        let (mut reader, mut stale) = (chain(), chain());
+        reader.take(&record(&mut chain(), b"one")).expect("readable");
+        record(&mut stale, b"uno");
+        let second = record(&mut stale, b"due");
+        assert_eq!(reader.header(&second).map(|header| header.number), Some(reader.next));
+        assert_eq!(reader.take(&second), None);
+        assert!(matches!(reader.judge(&second, 0), Tail::Damaged(_)));
+    }
+
+    #[test]
     fn tears_are_told_from_changes() {
         let bytes = record(&mut chain(), &[7; 1500]);
         let mut room = bytes.clone();

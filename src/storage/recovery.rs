@@ -25,8 +25,6 @@ pub(super) struct Scan {
     pub tail: u64,
     /// Offset and bytes of the last record in the newest segment, if it has any.
     pub last_record: Option<(u64, Vec<u8>)>,
-    /// First byte after the remains of a torn write, which begin at `tail`.
-    pub torn_end: Option<u64>,
     /// Segments that were never finished, by file name.
     pub unfinished: Vec<String>,
     pub notes: Vec<String>,
@@ -229,8 +227,8 @@ fn finish<D: Disk>(disk: &D, found: Found) -> Result<Scan, StorageError> {
     }
     let mut notes = Vec::new();
     let rest = newest.get(walk.tail..).unwrap_or_default();
-    let torn_end = match chain.judge(rest, walk.tail) {
-        Tail::Clean => None,
+    match chain.judge(rest, walk.tail) {
+        Tail::Clean => {}
         Tail::Damaged(why) => return Err(damaged(disk, current, walk.tail, why)),
         Tail::Torn { end } => {
             let path = disk.locate(&segment::name(current));
@@ -238,9 +236,8 @@ fn finish<D: Disk>(disk: &D, found: Found) -> Result<Scan, StorageError> {
                 "{path}: cut {end} bytes at {} that a crash left unfinished; nothing acknowledged is lost",
                 walk.tail
             ));
-            Some((walk.tail + end) as u64)
         }
-    };
+    }
     let Replay { hard_state, positions, entries } = replay;
     let entries = Vec::from(entries);
     assert_eq!(
@@ -256,7 +253,6 @@ fn finish<D: Disk>(disk: &D, found: Found) -> Result<Scan, StorageError> {
         current,
         tail: walk.tail as u64,
         last_record: walk.last_record.map(|(from, to)| (from as u64, newest[from..to].to_vec())),
-        torn_end,
         unfinished,
         notes,
     })

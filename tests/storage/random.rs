@@ -39,12 +39,17 @@ fn batch(model: &Model, random: &mut Random) -> Persist {
     batch
 }
 
+/// Ends the process: with the system in a power cut, or alone, so that the system's memory keeps what was not synced.
+fn end_process(disk: &mut MemoryDisk, random: &mut Random) {
+    if random.below(3) == 0 { disk.fail_after(u64::MAX) } else { disk.crash(random.next()) }
+}
+
 /// Opens, crashing some openings halfway; the last one succeeds and must hold one of `allowed`.
 fn reopen(disk: &mut MemoryDisk, random: &mut Random, allowed: &[Model], context: &str) -> Model {
     while random.below(3) == 0 {
         disk.fail_after(random.below(6));
         drop(try_open(disk));
-        disk.crash(random.next());
+        end_process(disk, random);
     }
     let opened = try_open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
     let found = Model(opened.recovered);
@@ -81,7 +86,7 @@ fn acknowledged_batches_survive_crashes_at_any_call() {
             }
             model = stages.last().expect("not empty").clone();
             if crashes_here {
-                disk.crash(random.next());
+                end_process(&mut disk, &mut random);
                 crashes += 1;
                 let found = reopen(&mut disk, &mut random, &stages, &context);
                 if !acknowledged {
