@@ -45,15 +45,20 @@
 
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod agent;
 pub mod codec;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod database;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod network;
 pub mod node;
 pub mod raft;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sim;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod storage;
 pub mod types;
