@@ -1,6 +1,7 @@
 //! super-node
 
 pub mod codec;
+pub mod config;
 pub mod health;
 pub mod ledger;
 pub mod metrics;
