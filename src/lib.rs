@@ -1,5 +1,7 @@
 //! super-node
 
+pub mod api;
+pub mod client;
 pub mod codec;
 pub mod config;
 pub mod health;
