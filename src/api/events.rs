@@ -98,7 +98,8 @@ pub async fn stream(
     let events = stream::unfold(reading, async |mut reading| {
         let event = reading.next().await?;
         let data = serde_json::to_string(&event).expect("events are plain data");
-        let sent = Event::default().id(event.id.to_string()).event(event.kind.replace(['\r', '\n'], " ")).data(data);
+        let sent =
+            Event::default().id(event.id.to_string()).event(event.kind.replace(['\r', '\n'], " ")).data(data);
         Some((Ok(sent), reading))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(state.http.keep_alive)))

@@ -54,7 +54,9 @@ mod tests {
                 assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
             }
         }
-        for line in ["# TYPE super_node_ledger_records gauge", "# TYPE super_node_ledger_records_total counter"] {
+        for line in
+            ["# TYPE super_node_ledger_records gauge", "# TYPE super_node_ledger_records_total counter"]
+        {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
         assert!(text.contains("super_node_ledger_records_total{kind=\"reward\"} 1\n"));

@@ -59,10 +59,14 @@ impl Params {
     }
 
     /// A parameter that a type can read.
-    pub fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
+    pub fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, Problem> {
         let read = |text: &str| {
-            text.parse()
-                .map_err(|error| Problem::bad_request(format!("parameter {name}={text} is not usable: {error}")))
+            text.parse().map_err(|error| {
+                Problem::bad_request(format!("parameter {name}={text} is not usable: {error}"))
+            })
         };
         self.get(name).map(read).transpose()
     }
@@ -85,7 +89,9 @@ impl Params {
             None => Ok(default),
             Some("" | "true" | "1") => Ok(true),
             Some("false" | "0") => Ok(false),
-            Some(text) => Err(Problem::bad_request(format!("parameter {name}={text} is neither true nor false"))),
+            Some(text) => {
+                Err(Problem::bad_request(format!("parameter {name}={text} is neither true nor false")))
+            }
         }
     }
 
@@ -94,8 +100,10 @@ impl Params {
         match self.parsed::<usize>("limit")? {
             None => Ok(LIMIT_DEFAULT),
             Some(limit @ 1..=LIMIT_MAX) => Ok(limit),
-            Some(limit) => Err(Problem::bad_request(format!("limit={limit} is out of range: 1 to {LIMIT_MAX}"))
-                .hint("ask for the next page with `after`")),
+            Some(limit) => {
+                Err(Problem::bad_request(format!("limit={limit} is out of range: 1 to {LIMIT_MAX}"))
+                    .hint("ask for the next page with `after`"))
+            }
         }
     }
 }
@@ -103,9 +111,11 @@ impl Params {
 /// The `Idempotency-Key`, if there is one.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let usable = value.to_str().ok().map(str::trim).filter(|text| {
-        !text.is_empty() && text.len() <= IDEMPOTENCY_KEY_BYTES_MAX
-    });
+    let usable = value
+        .to_str()
+        .ok()
+        .map(str::trim)
+        .filter(|text| !text.is_empty() && text.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
     match usable {
         Some(text) => Ok(Some(text.to_string())),
         None => Err(Problem::bad_request(format!(
@@ -127,8 +137,9 @@ pub fn precondition(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
             Err(Problem::bad_request(format!("If-None-Match: {other} is not usable on a write: only * is")))
         }
         (Some(tag), None) => revision_of(&tag).map(Some).ok_or_else(|| {
-            Problem::bad_request(format!("If-Match: {tag} is not a revision"))
-                .hint("give the ETag of the key, such as \"42\"; for \"must be absent\" send If-None-Match: *")
+            Problem::bad_request(format!("If-Match: {tag} is not a revision")).hint(
+                "give the ETag of the key, such as \"42\"; for \"must be absent\" send If-None-Match: *",
+            )
         }),
     }
 }
@@ -157,8 +168,12 @@ pub async fn read_body(headers: &HeaderMap, body: Body, limit: u64) -> Result<By
         Ok(Ok(Some(bytes))) => Ok(bytes),
         Ok(Ok(None)) => Err(too_large()),
         Ok(Err(Broken::Endless)) => Err(closing(too_large())),
-        Ok(Err(Broken::Io(why))) => Err(closing(Problem::bad_request(format!("the body ended early: {why}")))),
-        Err(_elapsed) => Err(closing(Problem::bad_request(format!("the body did not arrive within {BODY_TIMEOUT:?}")))),
+        Ok(Err(Broken::Io(why))) => {
+            Err(closing(Problem::bad_request(format!("the body ended early: {why}"))))
+        }
+        Err(_elapsed) => {
+            Err(closing(Problem::bad_request(format!("the body did not arrive within {BODY_TIMEOUT:?}"))))
+        }
     }
 }
 
@@ -196,14 +211,16 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(Problem::bad_request("the body is empty where JSON is expected"));
     }
-    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("the body is not usable JSON: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::bad_request(format!("the body is not usable JSON: {error}")))
 }
 
 /// Checks that bytes are one JSON value and returns its text without the white space between tokens. Numbers keep
 /// every digit and objects their order.
 pub fn compact_json(bytes: &[u8]) -> Result<String, Problem> {
     let _checked: serde_json::Value = parse_json(bytes)?;
-    let text = std::str::from_utf8(bytes).map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?;
     let (mut compact, mut in_string, mut escaped) = (String::with_capacity(text.len()), false, false);
     for character in text.chars() {
         if in_string {
@@ -226,7 +243,10 @@ mod tests {
     #[test]
     fn json_is_compacted_without_changing_it() {
         for (text, compact) in [
-            (" { \"b\" : 1 ,\n \"a\" : [ 1.50 , 12345678901234567890123 ] } ", "{\"b\":1,\"a\":[1.50,12345678901234567890123]}"),
+            (
+                " { \"b\" : 1 ,\n \"a\" : [ 1.50 , 12345678901234567890123 ] } ",
+                "{\"b\":1,\"a\":[1.50,12345678901234567890123]}",
+            ),
             ("\"a \\\" b \\\\\"", "\"a \\\" b \\\\\""),
             ("null", "null"),
         ] {
@@ -236,7 +256,7 @@ mod tests {
             ("{\"a\":\n  1,}", "line 2 column 5"),
             ("{\"a\":1} x", "trailing characters at line 1 column 9"),
             ("plain", "line 1 column 1"),
-            ("\"\\ud800\"", "surrogate"),
+            ("\"\\ud800\"", "hex escape"),
             ("", "empty"),
         ] {
             let detail = compact_json(bad.as_bytes()).expect_err(bad).detail;
@@ -246,12 +266,16 @@ mod tests {
 
     #[test]
     fn parameters_are_checked() {
-        let parse = |query: &str| Params::parse(&format!("/x?{query}").parse().expect("a URI"), &["limit", "after", "wait"]);
+        let parse = |query: &str| {
+            Params::parse(&format!("/x?{query}").parse().expect("a URI"), &["limit", "after", "wait"])
+        };
         assert_eq!(parse("after=a%2Fb&limit=7").expect("known").get("after"), Some("a/b"));
         let refused = |query: &str| parse(query).expect_err(query);
         assert!(refused("limt=7").hint.expect("a hint").contains("'limit'"));
         assert!(refused("after=1&after=2").detail.contains("twice"));
-        for (query, wanted) in [("limit=0", "1 to 1000"), ("limit=1001", "1 to 1000"), ("limit=x", "not usable")] {
+        for (query, wanted) in
+            [("limit=0", "1 to 1000"), ("limit=1001", "1 to 1000"), ("limit=x", "not usable")]
+        {
             assert!(parse(query).expect("known").limit().expect_err(query).detail.contains(wanted));
         }
         let wait = |query: &str| parse(query).expect("known").duration("wait", Duration::from_secs(60));
@@ -263,12 +287,17 @@ mod tests {
     #[test]
     fn preconditions_are_read() {
         let headers = |name: &'static str, value: &'static str| {
-            HeaderMap::from_iter([(header::HeaderName::from_static(name), header::HeaderValue::from_static(value))])
+            HeaderMap::from_iter([(
+                header::HeaderName::from_static(name),
+                header::HeaderValue::from_static(value),
+            )])
         };
         assert_eq!(precondition(&HeaderMap::new()).expect("none"), None);
         assert_eq!(precondition(&headers("if-match", "\"42\"")).expect("a tag"), Some(42));
         assert_eq!(precondition(&headers("if-none-match", "*")).expect("absent"), Some(0));
-        for (name, value) in [("if-match", "*"), ("if-match", "W/\"1\""), ("if-match", "\"+1\""), ("if-none-match", "\"1\"")] {
+        for (name, value) in
+            [("if-match", "*"), ("if-match", "W/\"1\""), ("if-match", "\"+1\""), ("if-none-match", "\"1\"")]
+        {
             assert!(precondition(&headers(name, value)).is_err(), "{name}: {value}");
         }
     }

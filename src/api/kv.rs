@@ -40,15 +40,20 @@ fn key_of(path: KeyPath) -> Result<String, Problem> {
 
 fn check_key(key: &str) -> Result<(), Problem> {
     if key.is_empty() || key.len() > KV_KEY_BYTES_MAX {
-        return Err(Problem::bad_request(format!("a key has 1 to {KV_KEY_BYTES_MAX} bytes, this one has {}", key.len())));
+        return Err(Problem::bad_request(format!(
+            "a key has 1 to {KV_KEY_BYTES_MAX} bytes, this one has {}",
+            key.len()
+        )));
     }
     Ok(())
 }
 
 fn check_value(key: &str, value: &str) -> Result<(), Problem> {
     if value.len() > KV_VALUE_BYTES_MAX {
-        let detail = format!("the value of '{key}' has {} bytes of JSON, more than {KV_VALUE_BYTES_MAX}", value.len());
-        return Err(Problem::new(Code::TooLarge, detail).hint("store large things elsewhere and keep their address here"));
+        let detail =
+            format!("the value of '{key}' has {} bytes of JSON, more than {KV_VALUE_BYTES_MAX}", value.len());
+        return Err(Problem::new(Code::TooLarge, detail)
+            .hint("store large things elsewhere and keep their address here"));
     }
     Ok(())
 }
@@ -96,7 +101,9 @@ pub async fn get_key(
         let wanted = key.clone();
         let entry = state.look(move |reader| Ok(query::kv_get(reader, &wanted)?)).await?;
         match &entry {
-            Some(entry) if after.is_none_or(|after| entry.revision > after) => return Ok(found(entry, &headers)),
+            Some(entry) if after.is_none_or(|after| entry.revision > after) => {
+                return Ok(found(entry, &headers));
+            }
             // A key that had a revision and is gone was deleted: that is news too.
             None if after != Some(0) => return Err(Problem::not_found(format!("no key '{key}'"))),
             _ => {}

@@ -33,7 +33,7 @@ async fn page(state: &ApiState, uri: &Uri) -> Result<Page<Member>, Problem> {
             })
         })
         .await?;
-    Ok(Page::new(members, limit, |member| member.id.to_string()))
+    Ok(Page::new(members, limit, |member| member.id.as_str().into()))
 }
 
 /// `GET /v1/members?after=&limit=`, ordered by name.
@@ -110,7 +110,9 @@ pub async fn join(
     let command = Command::MemberJoin { member: id.clone(), kind, address: address.clone() };
     let applied = state.submit(command, &headers, &uri, false).await?;
     let Answer::Done = applied.answer else { return Err(unexpected(&applied)) };
-    Ok(Json(json!({ "id": id, "kind": kind, "address": address, "index": applied.index, "term": applied.term })))
+    Ok(Json(
+        json!({ "id": id, "kind": kind, "address": address, "index": applied.index, "term": applied.term }),
+    ))
 }
 
 /// `DELETE /v1/members/{id}`: the member leaves; its account stays.

@@ -25,6 +25,7 @@ use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +90,11 @@ pub fn router(state: ApiState) -> Router {
 }
 
 /// Serves until `stopping` is cancelled, then lets open requests end for a few seconds.
-pub async fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stopping: CancellationToken,
+) -> std::io::Result<()> {
     let listener = listener.tap_io(|connection| {
         // Answers are small and whole: waiting for more to send only delays them.
         if let Err(error) = connection.set_nodelay(true) {
@@ -151,7 +156,10 @@ impl ApiState {
         let status = self.handle.status.borrow().clone();
         match staleness(&status) {
             Some(age) if age <= bound => Ok(()),
-            Some(age) => Err(Problem::new(Code::NoLeader, format!("last heard of the leader {age:?} ago, more than {bound:?}"))),
+            Some(age) => Err(Problem::new(
+                Code::NoLeader,
+                format!("last heard of the leader {age:?} ago, more than {bound:?}"),
+            )),
             None => Err(Problem::new(Code::NoLeader, "never heard of a leader")),
         }
     }
@@ -225,10 +233,9 @@ fn redirect(leader: &NodeId, url: &str, uri: &Uri) -> Problem {
 }
 
 fn without_leader(status: &NodeStatus, mut problem: Problem) -> Problem {
-    let reachable = status
-        .voters
-        .iter()
-        .filter(|voter| **voter == status.id || status.nodes.iter().any(|node| node.id == **voter && node.up));
+    let reachable = status.voters.iter().filter(|voter| {
+        **voter == status.id || status.nodes.iter().any(|node| node.id == **voter && node.up)
+    });
     problem.detail = format!(
         "{} of {} voters reachable, {} is {} in term {}",
         reachable.count(),
@@ -267,14 +274,14 @@ fn unexpected(applied: &Applied) -> Problem {
 
 /// A page of a list. `next` is passed as `after`; null at the end.
 #[derive(Debug, Serialize)]
-pub(crate) struct Page<T> {
+pub struct Page<T> {
     items: Vec<T>,
-    next: Option<String>,
+    next: Option<Value>,
 }
 
 impl<T> Page<T> {
     /// Of up to `limit + 1` items: the last one only tells that there is more.
-    pub(crate) fn new(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> String) -> Page<T> {
+    pub(crate) fn new(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> Value) -> Page<T> {
         let more = items.len() > limit;
         items.truncate(limit);
         let next = if more { items.last().map(key) } else { None };
@@ -300,7 +307,8 @@ async fn no_such_method(method: Method, uri: Uri) -> Problem {
 /// The outermost layer: problem bodies, headers about the node, metrics.
 async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next) -> Response {
     let started = Instant::now();
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_string();
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_string();
     let mut response = next.run(request).await;
     let (id, leader, term) = {
         let status = state.handle.status.borrow();
@@ -308,7 +316,8 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let kept = response.headers_mut().remove(header::ALLOW);
-        response = (problem.status, Json(problem.body(leader.as_ref().map(NodeId::as_str), term.0))).into_response();
+        response =
+            (problem.status, Json(problem.body(leader.as_ref().map(NodeId::as_str), term.0))).into_response();
         let media = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, media);
         response.headers_mut().extend(kept.map(|allow| (header::ALLOW, allow)));

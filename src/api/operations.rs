@@ -63,7 +63,8 @@ pub async fn readyz(State(state): State<ApiState>, uri: Uri) -> Result<Response,
     let mut text = String::new();
     for check in checks.iter().filter(|check| verbose || !check.good) {
         let mark = if check.good { '+' } else { '-' };
-        writeln!(text, "[{mark}] {}: {}", check.name, check.detail).expect("writing to a string does not fail");
+        writeln!(text, "[{mark}] {}: {}", check.name, check.detail)
+            .expect("writing to a string does not fail");
     }
     text.push_str(if ready { "ready\n" } else { "not ready\n" });
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -92,8 +93,10 @@ pub async fn index(State(state): State<ApiState>) -> Html<String> {
         ("/readyz?verbose", "readiness"),
         ("/metrics", "metrics (Prometheus)"),
     ];
-    let rows: String =
-        links.iter().map(|(path, about)| format!("<li><a href=\"{path}\">{path}</a> {about}</li>\n")).collect();
+    let rows: String = links
+        .iter()
+        .map(|(path, about)| format!("<li><a href=\"{path}\">{path}</a> {about}</li>\n"))
+        .collect();
     let leader = status.leader.map_or("nobody".to_string(), String::from);
     Html(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>super-node {id}</title></head>\n\

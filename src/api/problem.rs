@@ -213,11 +213,12 @@ impl Problem {
             Failure::NoLeader | Failure::NotLeader { .. } => {
                 Problem::new(Code::NoLeader, "").hint("super-node status --local")
             }
-            Failure::Overloaded => {
-                Problem::new(Code::Overloaded, "this node's queue is full").hint("send less at once, and retry")
+            Failure::Overloaded => Problem::new(Code::Overloaded, "this node's queue is full")
+                .hint("send less at once, and retry"),
+            Failure::Superseded => {
+                Problem::new(Code::NoLeader, "a new leader replaced the entry before it was committed")
+                    .hint("retry: the new leader takes it")
             }
-            Failure::Superseded => Problem::new(Code::NoLeader, "a new leader replaced the entry before it was committed")
-                .hint("retry: the new leader takes it"),
             Failure::Unknown(why) => {
                 let mut problem = Problem::new(Code::Timeout, why)
                     .hint("retry with the same Idempotency-Key, or read back whether it happened");
@@ -226,7 +227,9 @@ impl Problem {
             }
             Failure::Timeout => Problem::new(Code::Timeout, "the cluster did not confirm the read in time")
                 .hint("?level=stale reads what this node has"),
-            Failure::Draining => Problem::new(Code::Draining, "this node is stopping").hint("ask another node"),
+            Failure::Draining => {
+                Problem::new(Code::Draining, "this node is stopping").hint("ask another node")
+            }
             Failure::Damaged(why) => Problem::new(Code::Damaged, why).hint("super-node ledger verify"),
         }
     }

@@ -143,7 +143,10 @@ fn lost(error: &reqwest::Error, limit: Duration) -> Attempt {
 /// A transport error in few words.
 pub(super) fn describe(error: &reqwest::Error, limit: Duration) -> String {
     if error.is_timeout() {
-        return format!("timeout {}", show_duration(Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(0))));
+        return format!(
+            "timeout {}",
+            show_duration(Duration::from_millis(u64::try_from(limit.as_millis()).unwrap_or(0)))
+        );
     }
     let mut source = std::error::Error::source(error);
     let mut last = None;
@@ -151,7 +154,9 @@ pub(super) fn describe(error: &reqwest::Error, limit: Duration) -> String {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
             match io.kind() {
                 std::io::ErrorKind::ConnectionRefused => return "refused".to_string(),
-                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => return "reset".to_string(),
+                std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {
+                    return "reset".to_string();
+                }
                 _ => {}
             }
         }

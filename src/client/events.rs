@@ -39,7 +39,8 @@ impl Client {
         let mut tried: Vec<Tried> = Vec::new();
         let mut deadline = Instant::now() + self.options.timeout;
         loop {
-            let candidates = endpoint.clone().map_or_else(|| self.options.endpoints.clone(), |known| vec![known]);
+            let candidates =
+                endpoint.clone().map_or_else(|| self.options.endpoints.clone(), |known| vec![known]);
             for candidate in candidates {
                 match self.read_stream(&candidate, &mut wish, visit).await {
                     Ok(ControlFlow::Break(())) => return Ok(()),
@@ -91,7 +92,8 @@ impl Client {
                 Ok(None | Some(Err(_))) | Err(_) => return Ok(ControlFlow::Continue(())),
             };
             for data in parser.feed(&chunk) {
-                let event: NodeEvent = serde_json::from_str(&data).map_err(|error| format!("bad event: {error}"))?;
+                let event: NodeEvent =
+                    serde_json::from_str(&data).map_err(|error| format!("bad event: {error}"))?;
                 wish.after = event.id;
                 if visit(event).is_break() {
                     return Ok(ControlFlow::Break(()));

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use reqwest::Method;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ pub use error::{ClientError, Outcome, Tried};
 const PAUSE_MIN: Duration = Duration::from_millis(25);
 /// Longest pause between rounds.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Items asked for at once; the nodes' own limit.
+const PAGE_ITEMS: usize = 1_000;
 /// Time to connect to one endpoint.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,11 @@ impl Call {
         }
     }
 
+    fn set_query(&mut self, name: &'static str, value: String) {
+        self.query.retain(|(known, _)| *known != name);
+        self.query.push((name, value));
+    }
+
     /// Adds a header.
     pub fn header(mut self, name: &'static str, value: impl ToString) -> Call {
         self.headers.push((name, value.to_string()));
@@ -145,6 +153,13 @@ impl Answer {
     }
 }
 
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Value>,
+    next: Value,
+}
+
 /// Encodes a path segment: everything but letters, digits and `-._~` becomes `%XX`, the slash included.
 pub fn segment(text: &str) -> Result<String, ClientError> {
     // Every URL library folds these two away, however they are written.
@@ -154,7 +169,9 @@ pub fn segment(text: &str) -> Result<String, ClientError> {
     Ok(text
         .bytes()
         .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
             other => format!("%{other:02X}"),
         })
         .collect())
@@ -215,6 +232,27 @@ impl Client {
             let spread = rand::rng().random_range(0.5..1.0);
             tokio::time::sleep(pause.mul_f64(spread)).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Fetches a list page by page, up to `limit` items if there is one.
+    pub async fn pages(&self, call: Call, limit: Option<usize>) -> Result<Vec<Value>, ClientError> {
+        let mut items: Vec<Value> = Vec::new();
+        let mut call = call.query("limit", "");
+        loop {
+            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(items.len()));
+            if left == 0 {
+                return Ok(items);
+            }
+            call.set_query("limit", left.min(PAGE_ITEMS).to_string());
+            let answer = self.send(call.clone()).await?;
+            let page: Page = answer.read()?;
+            items.extend(page.items);
+            match page.next {
+                Value::Null => return Ok(items),
+                Value::String(next) => call.set_query("after", next),
+                next => call.set_query("after", next.to_string()),
+            }
         }
     }
 

@@ -37,19 +37,22 @@ pub struct Inputs {
 impl Inputs {
     /// The environment, `.env` and the file; flags are the caller's.
     pub fn gather(file: Option<&Path>) -> Result<Inputs, Errors> {
-        let text = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|error| {
-                Errors::one(
-                    format!("cannot read the configuration file {}: {error}", path.display()),
-                    "check --config; `super-node config show` prints what applies without it",
-                )
-            })
-        };
-        let file = file.map(|path| Ok((path.to_path_buf(), text(path)?))).transpose()?;
+        let file = file.map(Inputs::read_file).transpose()?;
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
         Ok(Inputs { environment, dotenv: read_dotenv()?, file, ..Inputs::default() })
+    }
+
+    /// The file and its text.
+    pub fn read_file(path: &Path) -> Result<(PathBuf, String), Errors> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Errors::one(
+                format!("cannot read the configuration file {}: {error}", path.display()),
+                "check --config; `super-node config show` prints what applies without it",
+            )
+        })?;
+        Ok((path.to_path_buf(), text))
     }
 
     fn variable(&self, name: &str) -> Option<(&str, Source)> {
