@@ -32,11 +32,14 @@ pub struct StateOptions {
     pub cache_bytes: usize,
     /// Whether a store may be made where there is none. `false`: its absence is damage.
     pub create: bool,
+    /// Whether to verify every page of a file that was closed in order. Reads the whole file. A file that was not
+    /// is always verified.
+    pub verify: bool,
 }
 
 impl Default for StateOptions {
     fn default() -> Self {
-        StateOptions { cache_bytes: 32 << 20, create: true }
+        StateOptions { cache_bytes: 32 << 20, create: true, verify: false }
     }
 }
 
@@ -54,36 +57,54 @@ fn failure(error: impl Into<redb::Error>) -> KeyspaceError {
     }
 }
 
+fn damaged(path: &Path, why: String) -> StorageError {
+    StorageError::Damaged { path: path.display().to_string(), offset: 0, why: format!("{why}; {REMEDY}") }
+}
+
+/// Opens the file; `None`: it was to be verified, and has changed.
+fn open_database(path: &Path, options: &StateOptions) -> Result<Option<Database>, DatabaseError> {
+    let mut database = Database::builder().set_cache_size(options.cache_bytes).create(path)?;
+    let sound = !options.verify || database.check_integrity()?;
+    Ok(sound.then_some(database))
+}
+
+fn refusal(path: &Path, error: DatabaseError) -> StorageError {
+    let shown = path.display();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StorageError::Refused(format!(
+            "{shown} is in use by another process: stop that one, or use another --data-dir"
+        )),
+        DatabaseError::UpgradeRequired(format) => StorageError::Refused(format!(
+            "{shown} has file format {format}, which this version cannot read: use the version that wrote it"
+        )),
+        DatabaseError::Storage(redb::StorageError::Io(source)) => match source.kind() {
+            // redb's word for a file that does not begin like one of its own, or ends too early.
+            std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
+                damaged(path, format!("not a state store: {source}"))
+            }
+            _ => StorageError::Io { action: "open", path: shown.to_string(), source },
+        },
+        other => damaged(path, other.to_string()),
+    }
+}
+
 impl State {
     /// Opens the store in a file, or makes one if [`StateOptions::create`] allows. After a crash this reads the
-    /// whole file once, to verify it.
+    /// whole file once, to verify it. A changed page of a file that was closed in order is noticed when redb stumbles
+    /// over it, or with [`StateOptions::verify`].
     pub fn open(path: &Path, options: &StateOptions) -> Result<State, StorageError> {
-        let damaged = |why: String| {
-            let why = format!("{why}; {REMEDY}");
-            StorageError::Damaged { path: path.display().to_string(), offset: 0, why }
-        };
+        let damaged = |why| damaged(path, why);
         if !options.create && !path.exists() {
             return Err(damaged("the applied state is missing".to_string()));
         }
-        let database = Database::builder().set_cache_size(options.cache_bytes).create(path).map_err(|error| {
-            let shown = path.display();
-            match error {
-                DatabaseError::DatabaseAlreadyOpen => StorageError::Refused(format!(
-                    "{shown} is in use by another process: stop that one, or use another --data-dir"
-                )),
-                DatabaseError::UpgradeRequired(format) => StorageError::Refused(format!(
-                    "{shown} has file format {format}, which this version cannot read: use the version that wrote it"
-                )),
-                DatabaseError::Storage(redb::StorageError::Io(source)) => match source.kind() {
-                    // redb's word for a file that does not begin like one of its own, or ends too early.
-                    std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof => {
-                        damaged(format!("not a state store: {source}"))
-                    }
-                    _ => StorageError::Io { action: "open", path: shown.to_string(), source },
-                },
-                other => damaged(other.to_string()),
-            }
-        })?;
+        // redb asserts what it reads of its own bookkeeping, so damage there ends in a panic.
+        let opened = std::panic::catch_unwind(|| open_database(path, options));
+        let database = match opened {
+            Ok(Ok(Some(database))) => database,
+            Ok(Ok(None)) => return Err(damaged("some of its pages have changed".to_string())),
+            Ok(Err(error)) => return Err(refusal(path, error)),
+            Err(_) => return Err(damaged("its bookkeeping contradicts itself".to_string())),
+        };
         let state = State { database: Arc::new(database), path: path.to_path_buf() };
         match state.prepare() {
             Ok(FORMAT) => Ok(state),
@@ -166,6 +187,9 @@ impl StateStore for State {
     }
 }
 
+/// What a scan hands its rows to.
+type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
+
 /// A read transaction on the rows. The table keeps the transaction alive, but not the database, which it needs too.
 struct View {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
@@ -189,7 +213,7 @@ fn scan(
     from: Bound<&[u8]>,
     to: Bound<&[u8]>,
     direction: Direction,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<(), KeyspaceError> {
     if range_is_empty(from, to) {
         return Ok(());

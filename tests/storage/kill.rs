@@ -50,10 +50,10 @@ fn a_killed_process_keeps_its_log_and_a_whole_earlier_state() {
         return write_until_killed(Path::new(&path));
     }
     let directory = tempfile::tempdir().unwrap();
-    let name = std::thread::current().name().expect("tests have names").to_string();
+    let name = "storage::kill::a_killed_process_keeps_its_log_and_a_whole_earlier_state";
     for round in 1..=2 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &name, "--nocapture"])
+            .args(["--exact", name, "--nocapture"])
             .env(CHILD, directory.path().join(round.to_string()))
             .stdout(Stdio::piped())
             .spawn()

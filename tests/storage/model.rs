@@ -81,10 +81,7 @@ pub fn small() -> LogOptions {
     LogOptions { segment_bytes: 2048, zero_fill_bytes: 512, record_bytes: 1024, salt: 7, create: true }
 }
 
-pub fn open<D: Disk>(disk: &D) -> OpenedLog<Log<D>>
-where
-    D: Clone,
-{
+pub fn open<D: Disk + Clone>(disk: &D) -> OpenedLog<Log<D>> {
     try_open(disk).expect("the log opens")
 }
 
