@@ -47,7 +47,15 @@
 
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod agent;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod api;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod cli;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod client;
 pub mod codec;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod config;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod database;
 pub mod health;
