@@ -41,6 +41,11 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote. Trailing bytes are an error.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    decode_borrowed(bytes)
+}
+
+/// As [`decode`], for values that borrow their texts from the bytes: reading many rows costs no allocation each.
+pub fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
     let what = std::any::type_name::<T>();
     let (&format, body) = bytes.split_first().ok_or(CodecError::Empty)?;
     if format != FORMAT {

@@ -1,0 +1,285 @@
+//! One log entry, applied: the dispatch, the fence, the log time, the idempotency keys.
+
+use serde::Serialize;
+
+use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
+
+use super::command::{Answer, Applied, Command, Envelope, Rejection};
+use super::idempotency::{self, Found};
+use super::keys;
+use super::keyspace::{Keyspace, KeyspaceError};
+use super::policy::Policy;
+use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
+use super::{elections, genesis, intervals, kv, members, projection, settle, table};
+
+/// What came of a log entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// For whoever asked.
+    pub applied: Applied,
+    /// For whoever watches. Empty when the command was rejected or was a retry.
+    pub happenings: Vec<Happening>,
+}
+
+/// What the log made happen, in order. Derived from the log alone, so every node sees the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Happening {
+    /// The cluster began.
+    GenesisDone {
+        /// Its configured name.
+        cluster: String,
+        /// Its random identity.
+        identity: String,
+        /// The initial policy.
+        policy: Policy,
+    },
+    /// A key of the dictionary was written or removed.
+    KvChanged {
+        /// The key.
+        key: String,
+        /// The dictionary's revision.
+        revision: u64,
+        /// Whether it was removed.
+        deleted: bool,
+    },
+    /// A member joined, or came back.
+    MemberJoined {
+        /// Who.
+        member: MemberId,
+        /// What it is.
+        kind: MemberKind,
+        /// Where it answers.
+        address: String,
+    },
+    /// A member has another address.
+    MemberMoved {
+        /// Who.
+        member: MemberId,
+        /// Where it answers now.
+        address: String,
+    },
+    /// A member left.
+    MemberLeft {
+        /// Who.
+        member: MemberId,
+    },
+    /// An interval is over; observers freeze their counters now.
+    IntervalCut {
+        /// Which.
+        interval: IntervalId,
+        /// The policy that will judge it.
+        policy: Policy,
+        /// Log time of its opening.
+        opened_at: UnixMillis,
+        /// Log time of its cut.
+        cut_at: UnixMillis,
+        /// Who is expected to report.
+        observers: Vec<NodeId>,
+    },
+    /// All parts of an observer's report are in.
+    ReportAccepted {
+        /// On which interval.
+        interval: IntervalId,
+        /// Whose.
+        observer: NodeId,
+    },
+    /// An interval was judged and paid.
+    IntervalSettled {
+        /// Which.
+        interval: IntervalId,
+        /// What became of it.
+        verdict: Verdict,
+        /// Members judged.
+        members: u64,
+        /// Sum of rewards.
+        rewarded: Amount,
+        /// Sum of penalties, positive.
+        penalised: Amount,
+    },
+    /// A member is not paid for a while.
+    MemberSuspended {
+        /// Who.
+        member: MemberId,
+        /// For how many settled intervals.
+        intervals: u32,
+    },
+    /// A member's cooldown is over; it must prove itself.
+    MemberProbation {
+        /// Who.
+        member: MemberId,
+    },
+    /// A member is paid again.
+    MemberReinstated {
+        /// Who.
+        member: MemberId,
+    },
+    /// Money moved.
+    Movement {
+        /// Why.
+        kind: MovementKind,
+        /// Whose account.
+        member: MemberId,
+        /// Signed.
+        amount: Amount,
+        /// Ledger sequence.
+        seq: u64,
+    },
+    /// Money did not move because the amount, the balance or a sum would not fit into 64 bits.
+    MovementRefused {
+        /// Why it should have.
+        kind: MovementKind,
+        /// Whose account.
+        member: MemberId,
+        /// Signed.
+        amount: Amount,
+    },
+    /// A won election is on record.
+    ElectionRecorded(Election),
+    /// The projection has come further.
+    Projected(Checkpoint),
+}
+
+impl Happening {
+    /// A movement, as a happening.
+    pub(super) fn moved(movement: &Movement) -> Happening {
+        Happening::Movement {
+            kind: movement.kind,
+            member: movement.member.clone(),
+            amount: movement.amount,
+            seq: movement.seq,
+        }
+    }
+}
+
+/// The log entry that is being applied.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'a> {
+    pub index: Index,
+    pub term: Term,
+    /// Log time, not the leader's clock.
+    pub at: UnixMillis,
+    pub leader: &'a NodeId,
+}
+
+/// Why a command ended early. A rejection comes before the first write; a failure ends the node.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Rejected(Rejection),
+    Failed(KeyspaceError),
+}
+
+impl From<Rejection> for Stop {
+    fn from(rejection: Rejection) -> Self {
+        Stop::Rejected(rejection)
+    }
+}
+
+impl From<KeyspaceError> for Stop {
+    fn from(error: KeyspaceError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// What a command's function returns.
+pub(super) type Step = Result<Answer, Stop>;
+
+/// Applies one log entry of term `term` at `index`. An error means that the store failed or holds something that it
+/// should not: the transaction must be dropped and the node must stop. Everything else, a rejection included, is
+/// an outcome.
+pub fn apply(
+    space: &mut dyn Keyspace,
+    index: Index,
+    term: Term,
+    envelope: &Envelope,
+) -> Result<Outcome, KeyspaceError> {
+    let at = advance_clock(space, envelope.at)?;
+    let entry = Entry { index, term, at, leader: &envelope.leader };
+    let answered = |answer: Answer, happenings: Vec<Happening>| Outcome {
+        applied: Applied { answer, index, term, leader: envelope.leader.clone() },
+        happenings,
+    };
+    let rejected = |rejection: Rejection| Ok(answered(Answer::Rejected(rejection), Vec::new()));
+    let command = &envelope.request.command;
+    let key = match &envelope.request.idempotency_key {
+        None => None,
+        Some(key) => {
+            if let Err(rejection) = idempotency::check_key(key) {
+                return rejected(rejection);
+            }
+            let digest = idempotency::digest(command);
+            match idempotency::find(&*space, key, digest, at)? {
+                Found::Nothing => Some((key, digest)),
+                Found::Answer(applied) => return Ok(Outcome { applied, happenings: Vec::new() }),
+                Found::OtherCommand => {
+                    let why = format!("idempotency key '{key}' was used for another command");
+                    return rejected(Rejection::Conflict(why));
+                }
+            }
+        }
+    };
+    let mut happenings = Vec::new();
+    let step = fence(&entry, envelope)
+        .map_err(Stop::from)
+        .and_then(|()| dispatch(space, &entry, command, &mut happenings));
+    let outcome = match step {
+        Ok(answer) => answered(answer, happenings),
+        Err(Stop::Rejected(rejection)) => answered(Answer::Rejected(rejection), Vec::new()),
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    if let Some((key, digest)) = key {
+        idempotency::remember(space, key, digest, &outcome.applied, at)?;
+    }
+    Ok(outcome)
+}
+
+/// Log time: the largest stamp seen. A leader whose clock is behind its predecessor's does not turn it back.
+fn advance_clock(space: &mut dyn Keyspace, stamp: UnixMillis) -> Result<UnixMillis, KeyspaceError> {
+    let seen: UnixMillis = table::read_or_default(&*space, keys::CLOCK)?;
+    if stamp <= seen {
+        return Ok(seen);
+    }
+    table::write(space, keys::CLOCK, &stamp)?;
+    Ok(stamp)
+}
+
+/// A decision counts only in the term in which it was taken: a leader that was paused, deposed and woken up must not
+/// cut or settle anything (safety rule 9; etcd issue 15247).
+fn fence(entry: &Entry<'_>, envelope: &Envelope) -> Result<(), Rejection> {
+    let is_decision =
+        matches!(envelope.request.command, Command::Cut { .. } | Command::Report(_) | Command::Settle { .. });
+    if is_decision && envelope.term != entry.term {
+        let why = format!("decided in term {}, but the log is in term {}", envelope.term, entry.term);
+        return Err(Rejection::Stale(why));
+    }
+    Ok(())
+}
+
+fn dispatch(
+    space: &mut dyn Keyspace,
+    entry: &Entry<'_>,
+    command: &Command,
+    happenings: &mut Vec<Happening>,
+) -> Step {
+    match command {
+        Command::Genesis { cluster, identity, policy, nodes } => {
+            genesis::genesis(space, entry, (cluster, identity), policy, nodes, happenings)
+        }
+        Command::KvPut { key, value, if_revision } => kv::put(space, key, value, *if_revision, happenings),
+        Command::KvDelete { key, if_revision } => kv::delete(space, key, *if_revision, happenings),
+        Command::KvBatch { operations } => kv::batch(space, operations, happenings),
+        Command::Add { a, b } => kv::add(*a, *b),
+        Command::MemberJoin { member, kind, address } => {
+            members::join(space, entry, (member, *kind, address), happenings)
+        }
+        Command::MemberLeave { member } => members::leave(space, entry, member, happenings),
+        Command::Cut { interval } => intervals::cut(space, entry, *interval, happenings),
+        Command::Report(report) => intervals::report(space, report, happenings),
+        Command::Settle { interval } => settle::settle(space, entry, *interval, happenings),
+        Command::Election { term, previous, reason, votes, leaderless_ms } => {
+            let about = (reason.as_str(), *leaderless_ms);
+            elections::election(space, entry, *term, previous.as_ref(), about, votes, happenings)
+        }
+        Command::Projected(checkpoint) => projection::projected(space, entry, checkpoint, happenings),
+    }
+}

@@ -1,0 +1,113 @@
+//! The hash chains: canonical bytes of movements and intervals, and the hash over an interval's observations.
+//!
+//! Everything that is hashed stands in the MongoDB document too, so anybody can recompute it from there. The table
+//! of bytes is in `docs/ledger.md`; it and this file change together or not at all, because recorded hashes stay.
+
+use crate::codec::{Canonical, Hash};
+
+use super::records::{Interval, Movement, Observation};
+
+/// Domain text of a movement.
+pub const MOVEMENT_DOMAIN: &str = "super-node/movement/1";
+/// Domain text of an interval.
+pub const INTERVAL_DOMAIN: &str = "super-node/interval/1";
+/// Domain text of one observation.
+pub const OBSERVATION_DOMAIN: &str = "super-node/observation/1";
+/// Domain text of the list of an interval's observations.
+pub const EVIDENCE_DOMAIN: &str = "super-node/evidence/1";
+
+/// What a movement's hash is computed over: everything but the hash itself, the previous hash first.
+pub fn movement_bytes(movement: &Movement) -> Canonical {
+    let mut bytes = Canonical::new(MOVEMENT_DOMAIN);
+    bytes
+        .hash(movement.prev_hash)
+        .u64(movement.seq)
+        .text(movement.member.as_str())
+        .text(movement.kind.as_str())
+        .i64(movement.amount.0)
+        .i64(movement.balance.0)
+        .option_u64(movement.interval.map(|interval| interval.0))
+        .text(&movement.reason)
+        .u64(movement.index.0)
+        .u64(movement.term.0)
+        .i64(movement.at.0);
+    bytes
+}
+
+/// What an interval's hash is computed over: everything but the hash itself, the previous hash first.
+pub fn interval_bytes(interval: &Interval) -> Canonical {
+    let mut bytes = Canonical::new(INTERVAL_DOMAIN);
+    bytes
+        .hash(interval.prev_hash)
+        .u64(interval.id.0)
+        .i64(interval.opened_at.0)
+        .i64(interval.cut_at.0)
+        .i64(interval.settled_at.0)
+        .text(interval.leader.as_str())
+        .u64(interval.term.0)
+        .u64(interval.index.0)
+        .u64(interval.policy)
+        .text(interval.verdict.as_str())
+        .length(interval.observers.len());
+    for observer in &interval.observers {
+        bytes.text(observer.id.as_str()).bool(observer.used).text(&observer.why);
+    }
+    bytes
+        .u64(interval.members)
+        .i64(interval.rewarded.0)
+        .i64(interval.penalised.0)
+        .u64(interval.last_seq)
+        .hash(interval.evidence_hash);
+    bytes
+}
+
+/// What an observation's hash is computed over.
+pub fn observation_bytes(observation: &Observation) -> Canonical {
+    let mut bytes = Canonical::new(OBSERVATION_DOMAIN);
+    bytes
+        .u64(observation.interval.0)
+        .text(observation.member.as_str())
+        .u64(observation.sent)
+        .u64(observation.answered)
+        .u64(observation.missed)
+        .u64(observation.availability_ppm.into())
+        .u64(observation.p50_us.into())
+        .u64(observation.p90_us.into())
+        .u64(observation.max_us.into())
+        .u64(observation.score_ppm.into())
+        .i64(observation.reward.0)
+        .i64(observation.penalty.0)
+        .u64(observation.strikes.into())
+        .text(observation.status.as_str())
+        .length(observation.by.len());
+    for (observer, counts) in &observation.by {
+        bytes
+            .text(observer.as_str())
+            .u64(counts.sent.into())
+            .u64(counts.answered.into())
+            .u64(counts.missed.into())
+            .u64(counts.p90_us.into());
+    }
+    bytes
+}
+
+/// The hash of one observation. It is not stored; the interval's [`Interval::evidence_hash`] covers it.
+pub fn observation_hash(observation: &Observation) -> Hash {
+    observation_bytes(observation).digest()
+}
+
+/// The hash over an interval's observations, which must be ordered by member (in byte order).
+pub fn evidence_hash(observations: &[Observation]) -> Hash {
+    let hashes: Vec<Hash> = observations.iter().map(observation_hash).collect();
+    evidence_hash_of(&hashes)
+}
+
+/// [`evidence_hash`] from the hashes of the observations, for whoever does not hold all of them at once.
+pub fn evidence_hash_of(hashes: &[Hash]) -> Hash {
+    let mut bytes = Canonical::new(EVIDENCE_DOMAIN);
+    bytes.length(hashes.len());
+    for hash in hashes {
+        bytes.hash(*hash);
+    }
+    bytes.digest()
+}

@@ -1,0 +1,130 @@
+//! Idempotency keys: a retry gets the first answer instead of a second execution.
+//!
+//! Keys are forgotten by log time and by number, so that every node forgets the same ones. A forgotten key is a new one.
+
+use std::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::codec::{self, Hash};
+use crate::types::{Index, UnixMillis};
+
+use super::command::{Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX, Rejection};
+use super::keys;
+use super::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
+use super::table;
+
+/// How long an answer is remembered, in milliseconds of log time.
+pub const REMEMBERED_MS: i64 = 3_600_000;
+/// How many answers are remembered; the oldest goes first.
+pub const REMEMBERED_MAX: u64 = 100_000;
+/// How many old answers one new key clears away at most, so that no single command pays for an hour of others.
+const CLEARED_AT_ONCE_MAX: usize = 256;
+
+/// A remembered answer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Remembered {
+    /// Digest of the command that was answered.
+    command: Hash,
+    /// The answer.
+    applied: Applied,
+    /// Log time of the answer.
+    at: UnixMillis,
+    /// Where the key was first used; its place in the order of age. Not that of `applied` for our own sake: the
+    /// two are equal, and this one is the index's.
+    index: Index,
+}
+
+impl Remembered {
+    fn is_expired(&self, now: UnixMillis) -> bool {
+        is_expired(self.at, now)
+    }
+}
+
+fn is_expired(at: UnixMillis, now: UnixMillis) -> bool {
+    now.0.saturating_sub(at.0) >= REMEMBERED_MS
+}
+
+/// What is known about a key.
+pub(super) enum Found {
+    /// Nothing: execute.
+    Nothing,
+    /// The same command was executed before.
+    Answer(Applied),
+    /// Another command was.
+    OtherCommand,
+}
+
+/// Digest of a command.
+pub(super) fn digest(command: &Command) -> Hash {
+    Hash(Sha256::digest(codec::encode(command)).into())
+}
+
+/// Whether a key may be used at all.
+pub(super) fn check_key(key: &str) -> Result<(), Rejection> {
+    let printable = key.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX || !printable {
+        let why = format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable characters");
+        return Err(Rejection::BadRequest(why));
+    }
+    Ok(())
+}
+
+/// Looks a key up.
+pub(super) fn find(
+    reader: &dyn Reader,
+    key: &str,
+    command: Hash,
+    now: UnixMillis,
+) -> Result<Found, KeyspaceError> {
+    match table::read::<Remembered>(reader, &keys::answer(key))? {
+        Some(found) if found.is_expired(now) => Ok(Found::Nothing),
+        Some(found) if found.command != command => Ok(Found::OtherCommand),
+        Some(found) => Ok(Found::Answer(found.applied)),
+        None => Ok(Found::Nothing),
+    }
+}
+
+/// Remembers an answer and forgets what is too old or too much.
+pub(super) fn remember(
+    space: &mut dyn Keyspace,
+    key: &str,
+    command: Hash,
+    applied: &Applied,
+    now: UnixMillis,
+) -> Result<(), KeyspaceError> {
+    let mut count: u64 = table::read_or_default(&*space, keys::IDEMPOTENT_COUNT)?;
+    // An expired answer under the same key that has not been cleared away yet.
+    if let Some(old) = table::read::<Remembered>(&*space, &keys::answer(key))? {
+        space.delete(&keys::answer_age(old.index))?;
+        count = count.saturating_sub(1);
+    }
+    for (age_key, old_key) in oldest(&*space, count, now)? {
+        space.delete(&age_key)?;
+        space.delete(&keys::answer(&old_key))?;
+        count = count.saturating_sub(1);
+    }
+    let index = applied.index;
+    let remembered = Remembered { command, applied: applied.clone(), at: now, index };
+    table::write(space, &keys::answer(key), &remembered)?;
+    table::write(space, &keys::answer_age(index), &(now, key))?;
+    table::write(space, keys::IDEMPOTENT_COUNT, &(count + 1))
+}
+
+/// The oldest answers that must go to make room for one more: the expired, and those above the bound.
+fn oldest(reader: &dyn Reader, count: u64, now: UnixMillis) -> Result<Vec<(Vec<u8>, String)>, KeyspaceError> {
+    let prefix = [keys::ANSWER_AGE_TABLE];
+    let excess = (count + 1).saturating_sub(REMEMBERED_MAX);
+    let mut going = Vec::new();
+    let end = keys::prefix_end(&prefix);
+    table::visit(reader, Bound::Included(&prefix), &end, Direction::Forward, &mut |age_key, value| {
+        let (at, key): (UnixMillis, String) = table::parse(age_key, value)?;
+        if (going.len() as u64) >= excess && !is_expired(at, now) {
+            return Ok(false);
+        }
+        going.push((age_key.to_vec(), key));
+        Ok(going.len() < CLEARED_AT_ONCE_MAX)
+    })?;
+    Ok(going)
+}

@@ -1,0 +1,223 @@
+//! Where everything stands in the keyspace.
+//!
+//! One byte names the table; numbers follow as 8 (or 4) bytes big-endian, so that byte order is number order; names
+//! that are not the last part end with a zero byte, which no name contains. Keys whose first byte is 0 belong to the
+//! node (its applied index) and are never touched here. Values are [`crate::codec::encode`]d; index tables have
+//! empty values.
+//!
+//! | key | value |
+//! |---|---|
+//! | `aclock` | log time, the largest seen ([`crate::types::UnixMillis`]) |
+//! | `acheckpoint` | how far the projection is ([`super::records::Checkpoint`]) |
+//! | `agenesis` | who this cluster is ([`super::records::Genesis`]) |
+//! | `aidempotent` | number of remembered idempotency keys (`u64`) |
+//! | `aintervals` | the interval counters ([`super::records::IntervalState`]) |
+//! | `amembers` | number of member records (`u64`) |
+//! | `anodes` | the super-nodes that have not left (set of [`crate::types::NodeId`]) |
+//! | `apolicy` | revision in force (`u64`) |
+//! | `arevision` | revision of the shared dictionary (`u64`) |
+//! | `atotals` | sums and chain heads ([`super::records::Totals`]) |
+//! | `c` interval | the cut of an interval ([`super::evidence::CutRecord`]) |
+//! | `d` idempotency key | the first answer |
+//! | `D` log index | an idempotency key, oldest first, for eviction |
+//! | `e` term | [`super::records::Election`] |
+//! | `h` interval, observer | which parts of a report are here ([`super::evidence::ReportHead`]) |
+//! | `i` interval | [`super::records::Interval`] |
+//! | `k` key | [`super::records::KvEntry`] |
+//! | `l` member | the standing that a member had when it left |
+//! | `m` member | [`super::records::Member`] |
+//! | `o` interval, member | [`super::judge::Judgement`] |
+//! | `p` revision | [`super::policy::Policy`] |
+//! | `q` interval, observer, 0, part | the rows of a report (list of [`super::command::Row`]) |
+//! | `r` sequence | [`super::records::Movement`] |
+//! | `s` member, 0, sequence | empty: the movements of one member |
+//! | `x` log index, member | empty: the last change of each member |
+
+use crate::types::{Index, IntervalId, MemberId, NodeId, Term};
+
+/// Log time.
+pub const CLOCK: &[u8] = b"aclock";
+/// How far the projection is.
+pub const CHECKPOINT: &[u8] = b"acheckpoint";
+/// Who this cluster is.
+pub const GENESIS: &[u8] = b"agenesis";
+/// Number of remembered idempotency keys.
+pub const IDEMPOTENT_COUNT: &[u8] = b"aidempotent";
+/// The interval counters.
+pub const INTERVALS: &[u8] = b"aintervals";
+/// Number of member records.
+pub const MEMBER_COUNT: &[u8] = b"amembers";
+/// The super-nodes that have not left.
+pub const NODES: &[u8] = b"anodes";
+/// Revision of the policy in force.
+pub const POLICY_REVISION: &[u8] = b"apolicy";
+/// Revision of the shared dictionary.
+pub const KV_REVISION: &[u8] = b"arevision";
+/// Sums and chain heads.
+pub const TOTALS: &[u8] = b"atotals";
+
+/// Table of remembered answers.
+pub const ANSWER_TABLE: u8 = b'd';
+/// Table of idempotency keys by age.
+pub const ANSWER_AGE_TABLE: u8 = b'D';
+/// Table of elections.
+pub const ELECTION_TABLE: u8 = b'e';
+/// Table of report heads.
+pub const HEAD_TABLE: u8 = b'h';
+/// Table of intervals.
+pub const INTERVAL_TABLE: u8 = b'i';
+/// Table of the shared dictionary.
+pub const KV_TABLE: u8 = b'k';
+/// Table of members.
+pub const MEMBER_TABLE: u8 = b'm';
+/// Table of judgements.
+pub const JUDGEMENT_TABLE: u8 = b'o';
+/// Table of report rows.
+pub const ROWS_TABLE: u8 = b'q';
+/// Table of movements.
+pub const MOVEMENT_TABLE: u8 = b'r';
+/// Table of the movements of each member.
+pub const STATEMENT_TABLE: u8 = b's';
+/// Table of the last changes of members.
+pub const CHANGE_TABLE: u8 = b'x';
+
+/// A table, then parts.
+fn build(table: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|part| part.len()).sum::<usize>());
+    key.push(table);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// A table keyed by one number: movements, intervals, elections, ….
+pub fn numbered(table: u8, number: u64) -> Vec<u8> {
+    build(table, &[&number.to_be_bytes()])
+}
+
+/// A table keyed by one text: members, the shared dictionary, ….
+pub fn named(table: u8, name: &str) -> Vec<u8> {
+    build(table, &[name.as_bytes()])
+}
+
+/// The number that ends `key`, if it is long enough.
+pub fn last_number(key: &[u8]) -> Option<u64> {
+    key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The cut of an interval.
+pub fn cut(interval: IntervalId) -> Vec<u8> {
+    numbered(b'c', interval.0)
+}
+
+/// The first answer to an idempotency key.
+pub fn answer(key: &str) -> Vec<u8> {
+    named(ANSWER_TABLE, key)
+}
+
+/// The idempotency key that was first used at a log index.
+pub fn answer_age(index: Index) -> Vec<u8> {
+    numbered(ANSWER_AGE_TABLE, index.0)
+}
+
+/// The election of a term.
+pub fn election(term: Term) -> Vec<u8> {
+    numbered(ELECTION_TABLE, term.0)
+}
+
+/// Which parts of an observer's report are here.
+pub fn head(interval: IntervalId, observer: &NodeId) -> Vec<u8> {
+    build(HEAD_TABLE, &[&interval.0.to_be_bytes(), observer.as_str().as_bytes()])
+}
+
+/// A settled interval.
+pub fn interval(id: IntervalId) -> Vec<u8> {
+    numbered(INTERVAL_TABLE, id.0)
+}
+
+/// A key of the shared dictionary.
+pub fn kv(key: &str) -> Vec<u8> {
+    named(KV_TABLE, key)
+}
+
+/// The standing that a member had when it left.
+pub fn left_standing(member: &MemberId) -> Vec<u8> {
+    named(b'l', member.as_str())
+}
+
+/// A member.
+pub fn member(member: &MemberId) -> Vec<u8> {
+    named(MEMBER_TABLE, member.as_str())
+}
+
+/// The judgement of a member in an interval.
+pub fn judgement(interval: IntervalId, member: &MemberId) -> Vec<u8> {
+    build(JUDGEMENT_TABLE, &[&interval.0.to_be_bytes(), member.as_str().as_bytes()])
+}
+
+/// A revision of the policy.
+pub fn policy(revision: u64) -> Vec<u8> {
+    numbered(b'p', revision)
+}
+
+/// Every part of an observer's report begins with this.
+pub fn report(interval: IntervalId, observer: &NodeId) -> Vec<u8> {
+    build(ROWS_TABLE, &[&interval.0.to_be_bytes(), observer.as_str().as_bytes(), &[0]])
+}
+
+/// The rows of one part of a report.
+pub fn report_part(interval: IntervalId, observer: &NodeId, part: u32) -> Vec<u8> {
+    let mut key = report(interval, observer);
+    key.extend_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// A movement.
+pub fn movement(seq: u64) -> Vec<u8> {
+    numbered(MOVEMENT_TABLE, seq)
+}
+
+/// A movement in the statement of its member.
+pub fn statement(member: &MemberId, seq: u64) -> Vec<u8> {
+    build(STATEMENT_TABLE, &[member.as_str().as_bytes(), &[0], &seq.to_be_bytes()])
+}
+
+/// The last change of a member.
+pub fn change(index: Index, member: &MemberId) -> Vec<u8> {
+    build(CHANGE_TABLE, &[&index.0.to_be_bytes(), member.as_str().as_bytes()])
+}
+
+/// The smallest key that is larger than every key beginning with `prefix`. Our prefixes begin with a table letter,
+/// so there always is one.
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            break;
+        }
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_order_is_number_order_and_prefixes_end() {
+        assert!(movement(255) < movement(256));
+        assert!(movement(u64::MAX) < prefix_end(&[MOVEMENT_TABLE]));
+        assert_eq!(last_number(&movement(77)), Some(77));
+        assert_eq!(prefix_end(b"ab"), b"ac");
+        assert_eq!(prefix_end(&[b'i', 0xff, 0xff]), b"j");
+        let (a, ab) = ("a".parse().expect("name"), "a.b".parse().expect("name"));
+        // One name beginning with another's does not mix their rows.
+        assert!(statement(&a, u64::MAX) < statement(&ab, 1));
+        assert!(
+            !report_part(IntervalId(1), &"n.1".parse().expect("name"), 0)
+                .starts_with(&report(IntervalId(1), &"n".parse().expect("name")))
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! The fleet: joining, moving, leaving.
+
+use std::collections::BTreeSet;
+
+use crate::types::{Amount, MemberId, NodeId};
+
+use super::accounts;
+use super::apply::{Entry, Happening, Step};
+use super::command::{Answer, Rejection};
+use super::keys;
+use super::keyspace::{Keyspace, KeyspaceError, Reader};
+use super::records::{Genesis, Member, MemberKind, MemberStatus};
+use super::settle;
+use super::standing::Standing;
+use super::table;
+
+/// Longest address, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Most member records of one cluster, those that left included.
+pub const MEMBERS_MAX: u64 = 1_000_000;
+/// Most super-nodes of one cluster, learners included.
+pub const NODES_MAX: usize = 64;
+
+/// An address must be short and printable. Whether it can be reached is the pinger's business.
+pub(super) fn check_address(address: &str) -> Result<(), Rejection> {
+    let printable = address.bytes().all(|byte| byte.is_ascii_graphic());
+    if address.is_empty() || address.len() > ADDRESS_BYTES_MAX || !printable {
+        let why = format!("an address has 1 to {ADDRESS_BYTES_MAX} printable characters and no spaces");
+        return Err(Rejection::BadRequest(why));
+    }
+    Ok(())
+}
+
+/// The super-nodes that have not left.
+pub(super) fn nodes(reader: &dyn Reader) -> Result<BTreeSet<NodeId>, KeyspaceError> {
+    table::read_or_default(reader, keys::NODES)
+}
+
+/// A super-node's name as a member's, back again.
+fn node_id(member: &MemberId) -> NodeId {
+    member.as_str().parse().expect("both kinds of name have one alphabet")
+}
+
+/// [`super::command::Command::MemberJoin`]. Idempotent; a second join may change the address; whoever left comes back to
+/// the account and the standing that it had.
+pub(super) fn join(
+    space: &mut dyn Keyspace,
+    entry: &Entry<'_>,
+    (id, kind, address): (&MemberId, MemberKind, &str),
+    happenings: &mut Vec<Happening>,
+) -> Step {
+    if table::read::<Genesis>(&*space, keys::GENESIS)?.is_none() {
+        return Err(Rejection::Conflict("the cluster has no genesis yet".to_string()).into());
+    }
+    check_address(address)?;
+    let Some(found) = table::read::<Member>(&*space, &keys::member(id))? else {
+        let count: u64 = table::read_or_default(&*space, keys::MEMBER_COUNT)?;
+        if count >= MEMBERS_MAX {
+            return Err(Rejection::Conflict(format!("a cluster has up to {MEMBERS_MAX} members")).into());
+        }
+        check_room_for_node(&*space, id, kind)?;
+        enrol(space, entry, id, kind, address, happenings)?;
+        return Ok(Answer::Done);
+    };
+    if found.kind != kind {
+        let (is, asked) = (found.kind.as_str(), kind.as_str());
+        return Err(
+            Rejection::Conflict(format!("{id} is the name of a member of kind {is}, not {asked}")).into()
+        );
+    }
+    let back = found.status == MemberStatus::Left;
+    if !back && found.address == address {
+        return Ok(Answer::Done);
+    }
+    let mut member = Member { address: address.to_string(), index: entry.index, ..found.clone() };
+    if back {
+        check_room_for_node(&*space, id, kind)?;
+        member.status = settle::left_standing(&*space, &found)?.status;
+        member.joined_at = entry.at;
+        space.delete(&keys::left_standing(id))?;
+        count_node(space, &member, true)?;
+        happenings.push(Happening::MemberJoined { member: id.clone(), kind, address: address.to_string() });
+    } else {
+        happenings.push(Happening::MemberMoved { member: id.clone(), address: address.to_string() });
+    }
+    accounts::store_member(space, Some(found.index), &member)?;
+    Ok(Answer::Done)
+}
+
+/// Writes a new member. The caller has checked that there is none of that name, the address, and the bounds.
+pub(super) fn enrol(
+    space: &mut dyn Keyspace,
+    entry: &Entry<'_>,
+    id: &MemberId,
+    kind: MemberKind,
+    address: &str,
+    happenings: &mut Vec<Happening>,
+) -> Result<(), KeyspaceError> {
+    let Standing { status, strikes, suspensions, remaining } = Standing::default();
+    let member = Member {
+        id: id.clone(),
+        kind,
+        address: address.to_string(),
+        status,
+        balance: Amount::ZERO,
+        strikes,
+        suspensions,
+        remaining,
+        joined_at: entry.at,
+        as_of: 0,
+        index: entry.index,
+    };
+    accounts::store_member(space, None, &member)?;
+    let count: u64 = table::read_or_default(&*space, keys::MEMBER_COUNT)?;
+    table::write(space, keys::MEMBER_COUNT, &(count + 1))?;
+    count_node(space, &member, true)?;
+    happenings.push(Happening::MemberJoined { member: id.clone(), kind, address: address.to_string() });
+    Ok(())
+}
+
+/// [`super::command::Command::MemberLeave`]. The account and the standing stay; leaving twice changes nothing.
+pub(super) fn leave(
+    space: &mut dyn Keyspace,
+    entry: &Entry<'_>,
+    id: &MemberId,
+    happenings: &mut Vec<Happening>,
+) -> Step {
+    let Some(found) = table::read::<Member>(&*space, &keys::member(id))? else {
+        return Err(Rejection::NotFound(format!("member {id}")).into());
+    };
+    if found.status == MemberStatus::Left {
+        return Ok(Answer::Done);
+    }
+    table::write(space, &keys::left_standing(id), &Standing::of(&found))?;
+    let member = Member { status: MemberStatus::Left, index: entry.index, ..found.clone() };
+    accounts::store_member(space, Some(found.index), &member)?;
+    count_node(space, &member, false)?;
+    happenings.push(Happening::MemberLeft { member: id.clone() });
+    Ok(Answer::Done)
+}
+
+fn check_room_for_node(
+    reader: &dyn Reader,
+    id: &MemberId,
+    kind: MemberKind,
+) -> Result<(), super::apply::Stop> {
+    if kind == MemberKind::Node {
+        let nodes = nodes(reader)?;
+        if nodes.len() >= NODES_MAX && !nodes.contains(&node_id(id)) {
+            return Err(Rejection::Conflict(format!("a cluster has up to {NODES_MAX} super-nodes")).into());
+        }
+    }
+    Ok(())
+}
+
+/// Keeps the set of super-nodes that observe.
+fn count_node(space: &mut dyn Keyspace, member: &Member, present: bool) -> Result<(), KeyspaceError> {
+    if member.kind != MemberKind::Node {
+        return Ok(());
+    }
+    let mut nodes = nodes(&*space)?;
+    let node = node_id(&member.id);
+    let _changed = if present { nodes.insert(node) } else { nodes.remove(&node) };
+    table::write(space, keys::NODES, &nodes)
+}
