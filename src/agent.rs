@@ -82,6 +82,19 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// The exit code of the interface.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            AgentError::Settings(_) => 2,
+            AgentError::Conflict { .. } => 5,
+            AgentError::Refused { status: 401 | 403, .. } => 7,
+            AgentError::Refused { .. } => 2,
+            AgentError::Bind { .. } => 1,
+        }
+    }
+}
+
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process uses the port: stop it, or choose another with --listen",

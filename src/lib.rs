@@ -66,6 +66,8 @@ pub mod network;
 pub mod node;
 pub mod raft;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod server;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod sim;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod storage;

@@ -69,7 +69,7 @@ pub enum ServerError {
 
 impl ServerError {
     /// Exit code of the interface: 2 for what the operator must set differently, 9 for damage, 1 otherwise.
-    pub fn exit_code(&self) -> i32 {
+    pub fn exit_code(&self) -> u8 {
         match self {
             ServerError::Listen { .. } | ServerError::Storage(StorageError::Refused(_)) => 2,
             ServerError::Storage(StorageError::Damaged { .. })

@@ -10,12 +10,12 @@ use crate::ledger::explain::{self, Explanation};
 use crate::ledger::policy::Policy;
 use crate::ledger::query::{self, IntervalFilter, RewardFilter};
 use crate::ledger::records::{Election, Interval, Movement, MovementKind, Verdict};
-use crate::ledger::verify::{self, VerifyReport};
+use crate::ledger::verify;
 use crate::types::{IntervalId, MemberId, Term};
 
 use super::extract::Params;
 use super::members::member_of;
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{ApiState, Page, READ_PARAMETERS, ReadWish};
 
 fn wish(uri: &Uri) -> Result<ReadWish, Problem> {
@@ -122,12 +122,13 @@ pub async fn explain(
     }
 }
 
+/// A record as JSON. Records are plain data, so a failure is a bug of ours; the asker is told, the node goes on.
+fn plain(value: Result<Value, serde_json::Error>) -> Result<Value, Problem> {
+    value.map_err(|error| Problem::new(Code::Damaged, format!("the record cannot be shown: {error}")))
+}
+
 /// The observation's fields first, as in the documents; in a void interval there are none.
 fn explained(id: IntervalId, explanation: &Explanation) -> Result<Value, Problem> {
-    let plain = |value: Result<Value, serde_json::Error>| {
-        value
-            .map_err(|error| Problem::new(super::problem::Code::Damaged, format!("cannot be shown: {error}")))
-    };
     let member = &explanation.member;
     let mut answer = json!({ "id": { "i": id, "m": member }, "interval": id, "member": member });
     let observation = plain(serde_json::to_value(&explanation.observation))?;
@@ -187,8 +188,17 @@ pub async fn election(
 }
 
 /// `GET /v1/ledger/verify`: recomputes hashes and sums of what this node holds.
-pub async fn verify(State(state): State<ApiState>, uri: Uri) -> Result<Json<VerifyReport>, Problem> {
-    Params::parse(&uri, &[])?;
+pub async fn verify(State(state): State<ApiState>, uri: Uri) -> Result<Json<Value>, Problem> {
+    let params = Params::parse(&uri, &["mongodb"])?;
     let report = state.look(|reader| Ok(verify::verify(reader, &mut |_, _| {}))).await?;
-    Ok(Json(report))
+    let mut answer = plain(serde_json::to_value(&report))?;
+    if params.truth("mongodb", false)? {
+        let Some(compare) = &state.compare else {
+            return Err(Problem::bad_request("this node has no MongoDB configured").hint("set MONGODB_URI"));
+        };
+        let compared = compare().await.map_err(|error| Problem::new(Code::Timeout, error.to_string()))?;
+        answer["ok"] = Value::Bool(report.ok && compared.ok);
+        answer["mongodb"] = plain(serde_json::to_value(compared))?;
+    }
+    Ok(Json(answer))
 }

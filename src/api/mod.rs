@@ -14,6 +14,7 @@ pub mod operations;
 pub mod problem;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpSettings;
+use crate::database::errors::ProjectionError;
+use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
 use crate::ledger::keyspace::Reader;
 use crate::metrics::{Metrics, RouteLabels};
@@ -43,6 +46,11 @@ use problem::{Code, Problem};
 /// How long open connections may linger once the node is stopping.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Compares MongoDB with the ledger of this node.
+pub type Compare = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<ComparisonReport, ProjectionError>> + Send>> + Send + Sync,
+>;
+
 /// What every handler needs.
 #[derive(Clone)]
 pub struct ApiState {
@@ -52,6 +60,8 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     /// The client URL of a super-node, if known: where a redirect points to.
     pub client_url: Arc<dyn Fn(&NodeId) -> Option<String> + Send + Sync>,
+    /// Compares MongoDB with the ledger, if one is configured.
+    pub compare: Option<Compare>,
     /// `[http]`
     pub http: HttpSettings,
     /// Ends event streams and long polls.

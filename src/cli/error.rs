@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::io;
 
+use crate::agent::AgentError;
 use crate::client::{ClientError, Outcome};
 use crate::config::Errors;
+use crate::server::ServerError;
 
 /// A command failed.
 #[derive(Debug)]
@@ -26,6 +28,12 @@ pub enum CliError {
     Damaged(String),
     /// Data could not be printed.
     Output(io::Error),
+    /// A super-node could not start, or had to stop.
+    Server(ServerError),
+    /// An agent could not start, or had to stop.
+    Agent(AgentError),
+    /// Checks of the demo failed; they were told.
+    Checks,
     /// Ctrl-C.
     Interrupted,
 }
@@ -58,7 +66,9 @@ impl CliError {
         match self {
             CliError::Client(error) => exit_code_of(error),
             CliError::Config(_) | CliError::Usage { .. } => 2,
-            CliError::Failed(_) => 1,
+            CliError::Failed(_) | CliError::Checks => 1,
+            CliError::Server(error) => error.exit_code(),
+            CliError::Agent(error) => error.exit_code(),
             CliError::Damaged(_) => 9,
             // Whoever closed the pipe has read enough.
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -79,11 +89,25 @@ impl CliError {
             }
             CliError::Usage { message, hint } => format!("error: {message}   [usage]\n  hint: {hint}\n"),
             CliError::Failed(message) => format!("error: {message}   [failed]\n"),
+            CliError::Server(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
+            CliError::Agent(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
+            CliError::Checks => return None,
             CliError::Damaged(message) => format!("error: {message}   [damaged]\n"),
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
             CliError::Output(error) => format!("error: cannot write the output: {error}   [failed]\n"),
             CliError::Interrupted => "interrupted\n".to_string(),
         })
+    }
+}
+
+/// The word in brackets for an exit code.
+fn code_name(code: u8) -> &'static str {
+    match code {
+        2 => "config",
+        5 => "conflict",
+        7 => "forbidden",
+        9 => "damaged",
+        _ => "failed",
     }
 }
 

@@ -39,7 +39,11 @@ pub enum LedgerCommand {
         limit: Option<usize>,
     },
     /// Recompute the hash chain and the sums of the asked node's ledger
-    Verify,
+    Verify {
+        /// Also compare MongoDB with it, document by document
+        #[arg(long)]
+        mongodb: bool,
+    },
 }
 
 /// Kinds of movements.
@@ -100,12 +104,12 @@ pub async fn run(command: LedgerCommand, client: &Client, output: &mut Output) -
             let headers = ["SEQ", "AT", "MEMBER", "KIND", "AMOUNT", "BALANCE", "INTERVAL", "REASON"];
             Ok(output.list(&headers, &rows, &items)?)
         }
-        LedgerCommand::Verify => verify(client, output).await,
+        LedgerCommand::Verify { mongodb } => verify(mongodb, client, output).await,
     }
 }
 
-async fn verify(client: &Client, output: &mut Output) -> Result<(), CliError> {
-    let answer = client.send(Call::get("/v1/ledger/verify")).await?;
+async fn verify(mongodb: bool, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let answer = client.send(Call::get("/v1/ledger/verify").query_if("mongodb", mongodb.then_some(true))).await?;
     output.record(&answer.body)?;
     match answer.body.get("ok").and_then(Value::as_bool) {
         Some(true) => Ok(()),

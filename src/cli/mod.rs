@@ -13,8 +13,11 @@ pub mod events;
 pub mod interval;
 pub mod kv;
 pub mod ledger;
+pub mod logging;
 pub mod member;
 pub mod output;
+pub mod signals;
+pub mod sim;
 pub mod start;
 pub mod status;
 
@@ -71,6 +74,12 @@ pub struct Global {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a whole cluster on this machine and let it tell its story
+    Demo(demo::DemoArgs),
+    /// Run one super-node; without flags, a one-node cluster on loopback
+    Start(start::StartArgs),
+    /// Run a fleet member that answers pings
+    Agent(agent::AgentArgs),
     /// Show nodes, roles, term, leader, lag, members, projection
     Status(status::StatusArgs),
     /// Read and write the shared dictionary
@@ -107,6 +116,8 @@ pub enum Command {
     },
     /// The event stream of a node
     Events(events::EventsArgs),
+    /// Run the deterministic simulator
+    Sim(sim::SimArgs),
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -222,6 +233,17 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
         .build()
         .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
+        // These know for themselves how to stop; the others are simply left.
+        match &cli.command {
+            Command::Start(args) => return start::run(args).await,
+            Command::Agent(args) => return agent::run(args.clone()).await,
+            Command::Demo(args) => {
+                let output = Output::stdout(cli.global.output);
+                let held = demo::run(args, output, cli.global.no_color, environment).await?;
+                return if held { Ok(()) } else { Err(CliError::Checks) };
+            }
+            _ => {}
+        }
         tokio::select! {
             result = dispatch(cli, environment, output) => result,
             interrupted = tokio::signal::ctrl_c() => {
@@ -233,9 +255,11 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
 }
 
 async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
-    // Checked first: a command that needs no cluster must not fail for its lack.
-    if let Command::Config { command } = cli.command {
-        return config::run(command, output);
+    // These need no cluster, and must not fail for its lack.
+    match cli.command {
+        Command::Config { command } => return config::run(command, output),
+        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run(&args, output)),
+        _ => {}
     }
     let client = cli.global.client(environment)?;
     match cli.command {
@@ -247,7 +271,8 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Interval { command } => interval::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
-        Command::Config { command } => config::run(command, output),
+        // Taken care of before.
+        Command::Config { .. } | Command::Sim(_) | Command::Start(_) | Command::Agent(_) | Command::Demo(_) => Ok(()),
     }
 }
 

@@ -1,9 +1,10 @@
-//! `start`: one super-node. Here: its flags, and the settings that follow from them.
+//! `start`: one super-node; its flags, and the settings that follow from them.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
+use super::CliError;
 use crate::config::{Errors, Inputs, Loaded, resolve};
 
 /// Flags that stand for keys of the configuration.
@@ -50,6 +51,21 @@ pub struct StartArgs {
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
+    /// End when standard input closes: for children of the demo
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+/// Runs a super-node until it is asked to stop.
+pub async fn run(args: &StartArgs) -> Result<(), CliError> {
+    let settings = args.settings.load().map_err(CliError::Config)?.settings;
+    if settings.cluster.join.is_some() {
+        let hint = "name all super-nodes of a new cluster with --peers; joining a running one comes later";
+        return Err(CliError::usage("--join: this version cannot add a super-node to a running cluster", hint));
+    }
+    super::logging::init(&settings.log)?;
+    let stop = super::signals::stop_token(args.exit_with_parent)?;
+    crate::server::run(settings, stop).await.map_err(CliError::Server)
 }
 
 impl SettingsArgs {

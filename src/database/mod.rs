@@ -22,8 +22,6 @@
 //! | [`projector`] | the loop that follows the ledger while this node leads |
 //! | [`verify`] | is MongoDB unbroken by itself, and equal to the ledger? |
 
-// This layer talks to a real server: it reads clocks and opens sockets, which the layers below must not.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod documents;
 pub mod errors;

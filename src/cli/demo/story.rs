@@ -142,7 +142,8 @@ impl Story<'_> {
         let explained = self.get_any(&path).await?;
         let amount = movement["amount"].as_i64().unwrap_or(0).abs();
         let kind = text(&movement["kind"]);
-        let same = explained["observation"][kind.as_str()].as_i64() == Some(amount);
+        let agrees = explained["explanation"]["agrees"] == json!(true);
+        let same = agrees && explained[kind.as_str()].as_i64() == Some(amount);
         let fact = format!(
             "{kind} of {} for {member} in interval {}: the evidence and the formula give the same",
             points(&movement["amount"]),
