@@ -294,9 +294,14 @@ impl Theatre {
         let now = Micros(self.now);
         let actor = self.actor(id)?;
         let config = actor.config.clone().ok_or("a configured node")?;
-        let (configuration, disk) = (actor.configuration.clone(), actor.disk.clone());
-        let raft = Raft::new(config, configuration, disk, actor.applied.index, now, entropy)?;
-        actor.raft = Some(raft);
+        let (configuration, base) = (actor.configuration.clone(), actor.applied);
+        let repeat = actor.disk.agree_with(base);
+        let disk = actor.disk.clone();
+        actor.raft = Some(Raft::new(config, configuration.clone(), disk, base.index, now, entropy)?);
+        if repeat {
+            self.say(format!("{id} state and log differ: the state's snapshot counts"));
+            return self.step(id, entropy, Input::SnapshotInstalled { base, configuration }, false);
+        }
         self.collect(id)
     }
 
@@ -572,6 +577,12 @@ impl Theatre {
             "crash" => {
                 let written = arguments.number("written")?.unwrap_or(0);
                 arguments.node().and_then(|id| self.crash(&id, written))
+            }
+            "wipe" => {
+                let id = arguments.node()?;
+                let actor = self.actor(&id)?;
+                (actor.disk, actor.applied) = (Recovered::default(), Base::default());
+                Ok(())
             }
             "write" => {
                 // Prepares a disk before the node starts.
