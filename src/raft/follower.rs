@@ -30,7 +30,7 @@ pub(super) struct Follower {
     round: u64,
     /// Whether the leader waits for an acknowledgement.
     owes_ack: bool,
-    /// How far the last one went.
+    /// How far the last one went, or what the leader counts on anyway: a partial acknowledgement must say more.
     acknowledged: Index,
 }
 
@@ -206,6 +206,8 @@ impl Node<Follower> {
         }
         self.role.verified = self.role.verified.max(end);
         self.role.owes_ack = true;
+        // The leader waits for these entries; that what they build on is durable is no news worth a message.
+        self.role.acknowledged = self.role.acknowledged.max(previous.index);
         self.learn_commit(commit);
     }
 
@@ -238,7 +240,7 @@ impl Node<Follower> {
         }
         if let Some(leader) = self.role.leader.clone() {
             self.role.owes_ack = !complete;
-            self.role.acknowledged = matched;
+            self.role.acknowledged = self.role.acknowledged.max(matched);
             self.core.send(&leader, Body::AppendAccepted { matched, round });
         }
     }

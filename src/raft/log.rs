@@ -245,3 +245,198 @@ impl Log {
         assert!(self.durable <= self.last().index, "durable beyond the end");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may happen to a log, with numbers that are folded into what is possible at that moment.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Append { raise_term: bool, configuration: bool },
+        Truncate(u64),
+        Compact(u64),
+        Install { ahead: u64, agrees: bool },
+        Take,
+        Written,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (any::<bool>(), proptest::bool::weighted(0.2))
+                .prop_map(|(raise_term, configuration)| Step::Append { raise_term, configuration }),
+            2 => any::<u64>().prop_map(Step::Truncate),
+            1 => any::<u64>().prop_map(Step::Compact),
+            1 => (0_u64..4, any::<bool>()).prop_map(|(ahead, agrees)| Step::Install { ahead, agrees }),
+            3 => Just(Step::Take),
+            2 => Just(Step::Written),
+        ]
+    }
+
+    /// The oracle: every entry since the log was last replaced, each with the batch that carries it, and every base
+    /// likewise; nothing is ever clipped or folded.
+    struct Oracle {
+        base: Base,
+        all: BTreeMap<Index, (Entry, Option<Seq>)>,
+        bases: Vec<(Index, Option<Seq>)>,
+    }
+
+    impl Oracle {
+        fn visible(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+            self.all.range(self.base.index.next()..).map(|(_, (entry, _))| entry)
+        }
+
+        fn last(&self) -> Index {
+            self.visible().next_back().map_or(self.base.index, |entry| entry.index)
+        }
+
+        fn durable(&self, written: Seq) -> Index {
+            let on_disk = |seq: &Option<Seq>| seq.is_some_and(|seq| seq <= written);
+            let bases = self.bases.iter().filter(|(_, seq)| on_disk(seq)).map(|(index, _)| *index);
+            let mut durable = bases.max().unwrap_or(Index(0));
+            while self.all.get(&durable.next()).is_some_and(|(_, seq)| on_disk(seq)) {
+                durable = durable.next();
+            }
+            durable
+        }
+    }
+
+    fn configuration(number: u64) -> Configuration {
+        let name = format!("n{number}").parse().expect("a valid name");
+        Configuration { voters: [name].into(), ..Configuration::default() }
+    }
+
+    proptest! {
+        #[test]
+        fn the_log_agrees_with_a_plain_map(steps in proptest::collection::vec(step(), 0..60)) {
+            let mut log = Log::recover(Base::default(), configuration(0), Vec::new()).expect("an empty log");
+            let mut oracle =
+                Oracle { base: Base::default(), all: BTreeMap::new(), bases: vec![(Index(0), Some(0))] };
+            let (mut seq, mut written, mut commit) = (0, 0, Index(0));
+            for step in steps {
+                let last = log.last();
+                match step {
+                    Step::Append { raise_term, configuration: changes } => {
+                        let term = Term(last.term.0.max(1) + u64::from(raise_term));
+                        let index = last.index.next();
+                        let payload =
+                            if changes { Payload::Configuration(configuration(index.0)) } else { Payload::Noop };
+                        let entry = Entry { term, index, payload };
+                        log.append(entry.clone());
+                        oracle.all.insert(index, (entry, None));
+                    }
+                    Step::Truncate(number) if last.index > commit => {
+                        let from = Index(commit.0 + 1 + number % (last.index.0 - commit.0));
+                        log.truncate(from, commit);
+                        oracle.all.retain(|index, _| *index < from);
+                    }
+                    Step::Compact(number) if log.durable() > log.base().index => {
+                        let base = log.base().index.0;
+                        let to = Index(base + 1 + number % (log.durable().0 - base));
+                        commit = commit.max(to);
+                        let term = oracle.all[&to].0.term;
+                        log.compact(to);
+                        oracle.base = Base { index: to, term };
+                        oracle.bases.push((to, None));
+                    }
+                    Step::Install { ahead, agrees } => {
+                        let index = Index(commit.0 + ahead);
+                        let there = log.term_at(index);
+                        let term = if agrees { there.unwrap_or(last.term) } else { last.term.next() };
+                        let base = Base { index, term };
+                        prop_assume!(index.0 > 0);
+                        log.install(base, configuration(index.0));
+                        commit = index;
+                        if there != Some(term) {
+                            oracle.all.clear();
+                            oracle.bases.clear();
+                        }
+                        oracle.base = base;
+                        oracle.bases.push((index, None));
+                    }
+                    Step::Take if log.needs_writing() => {
+                        seq += 1;
+                        let (base, entries) = log.take_unwritten(seq);
+                        prop_assert!(base.is_none_or(|base| base == oracle.base));
+                        let expected: Vec<Entry> = oracle
+                            .visible()
+                            .filter(|entry| oracle.all[&entry.index].1.is_none())
+                            .cloned()
+                            .collect();
+                        prop_assert_eq!(&entries, &expected);
+                        for entry in entries {
+                            oracle.all.insert(entry.index, (entry, Some(seq)));
+                        }
+                        for (_, by) in oracle.bases.iter_mut().filter(|(_, by)| by.is_none()) {
+                            *by = Some(seq);
+                        }
+                    }
+                    Step::Written if written < seq => {
+                        written += 1;
+                        log.written(written);
+                    }
+                    _ => {}
+                }
+                check(&log, &oracle, written)?;
+            }
+        }
+    }
+
+    fn check(log: &Log, oracle: &Oracle, written: Seq) -> Result<(), TestCaseError> {
+        prop_assert_eq!(log.last().index, oracle.last());
+        prop_assert_eq!(log.durable(), oracle.durable(written));
+        let term = |index: Index| oracle.visible().find(|entry| entry.index == index).map(|entry| entry.term);
+        for index in (0..oracle.last().0 + 3).map(Index) {
+            let expected = if index == oracle.base.index { Some(oracle.base.term) } else { term(index) };
+            prop_assert_eq!(log.term_at(index), expected);
+            for limit in (0..log.last().term.0 + 2).map(Term) {
+                let found = (oracle.base.index.0..=index.0.min(oracle.last().0))
+                    .rev()
+                    .map(Index)
+                    .filter_map(|index| Some(Position { index, term: log.term_at(index)? }))
+                    .find(|place| place.term <= limit);
+                prop_assert_eq!(log.last_not_after(index, limit), found);
+            }
+        }
+        let changes = oracle.visible().rev().map(|entry| &entry.payload);
+        let newest = changes.into_iter().find_map(|payload| match payload {
+            Payload::Configuration(configuration) => Some(configuration),
+            Payload::Noop | Payload::Command(_) => None,
+        });
+        prop_assert!(newest.is_none_or(|newest| newest == log.configuration()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_of_entries_is_bounded_in_bytes_but_never_empty() {
+        let entries = (1..=3).map(|index| Entry {
+            term: Term(1),
+            index: Index(index),
+            payload: Payload::Command(vec![0; 100].into()),
+        });
+        let log = Log::recover(Base::default(), configuration(0), entries.collect()).expect("a good log");
+        for (bytes_max, count) in [(0, 1), (131, 1), (263, 1), (264, 2), (10_000, 3)] {
+            assert_eq!(log.entries_from(Index(1), bytes_max).0.len(), count, "{bytes_max}");
+        }
+        assert_eq!(log.entries_from(Index(4), 10_000), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn a_log_that_nobody_wrote_is_refused() {
+        let entry = |index, term| Entry { term: Term(term), index: Index(index), payload: Payload::Noop };
+        let recover = |entries| Log::recover(Base::default(), configuration(0), entries).map(|_| ());
+        assert_eq!(recover(vec![entry(1, 1), entry(2, 3)]), Ok(()));
+        assert_eq!(
+            recover(vec![entry(1, 1), entry(3, 1)]),
+            Err(RecoveryError::NotContiguous { expected: Index(2), found: Index(3) })
+        );
+        assert_eq!(
+            recover(vec![entry(1, 2), entry(2, 1)]),
+            Err(RecoveryError::TermDecreases { index: Index(2), term: Term(1), before: Term(2) })
+        );
+    }
+}

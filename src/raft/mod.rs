@@ -28,7 +28,7 @@
 //! Nothing has to wait for anything: effects are started in their order and that is all. In particular
 //! every [`Effect::Send`] may leave at once, also beside a [`Effect::Persist`] of the same batch.
 //!
-//! * Time is [`Micros`](crate::types::Micros), monotonic. The core never reads a clock; [`Raft::deadline`] says when it wants an [`Input::Tick`].
+//! * Time is [`Micros`], monotonic. The core never reads a clock; [`Raft::deadline`] says when it wants an [`Input::Tick`].
 //! * The random word is used when a timeout must be drawn, and for nothing else.
 //! * Maps are ordered. The same inputs give the same effects, on every machine and for ever.
 //!
@@ -42,7 +42,7 @@
 //! completeness*).
 //!
 //! Whoever meets a newer term adopts it and follows. Whoever gets a request of an older one answers
-//! [`Body::NewerTerm`](wire::Body::NewerTerm), which ends the sender's term for the sender too.
+//! [`Body::NewerTerm`], which ends the sender's term for the sender too.
 //!
 //! The term and the vote are the [`HardState`]. A node that forgot them in a crash could vote twice. The rule that
 //! prevents it has one place, the outbox: *while the newest hard state is not durable, no message leaves*. Every

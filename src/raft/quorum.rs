@@ -167,15 +167,15 @@ mod tests {
         #[test]
         fn any_two_quorums_of_one_configuration_meet(
             configuration in configuration(),
-            left in nodes(),
-            right in nodes(),
+            left in proptest::collection::btree_set((1_u8..10).prop_map(node), 4..10),
+            right in proptest::collection::btree_set((1_u8..10).prop_map(node), 4..10),
         ) {
             let won = |yes: &BTreeSet<NodeId>| {
                 let votes = yes.iter().map(|id| (id.clone(), true)).collect();
                 configuration.vote_result(&votes) == VoteResult::Won
             };
-            prop_assume!(won(&left) && won(&right));
-            prop_assert!(left.intersection(&right).any(|id| configuration.is_voter(id)));
+            let meet = left.intersection(&right).any(|id| configuration.is_voter(id));
+            prop_assert!(meet || !(won(&left) && won(&right)));
         }
     }
 
