@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -84,7 +84,8 @@ impl ServerError {
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
     let mut directory =
         DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
-    let listeners = Listeners::bind(&settings).await?;
+    let client_listener = listen("--listen", settings.listen.client).await?;
+    let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
     let log = directory.open_log()?;
     for note in &log.notes {
         tracing::warn!("{note}");
@@ -99,11 +100,13 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         peers: node_settings.peers.clone(),
         url: settings.client_url(),
     };
-    let network = peers::start(listeners.peer, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
+    let network = peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
         .map_err(|source| ServerError::System { what: "start the peer network", source })?;
     let (agent_inbox, agents) = mpsc::channel(AGENT_INBOX_MAX);
-    let pinger = UdpPinger::start(listeners.agents, &settings.node.cluster, agent_inbox, Arc::clone(&metrics), stop.child_token())
-        .map_err(|source| ServerError::System { what: "start the agent pinger", source })?;
+    let agents_address = settings.listen.agents;
+    let pinger =
+        UdpPinger::start(agents_address, &settings.node.cluster, agent_inbox, &metrics, stop.child_token())
+            .map_err(|error| refused("--agents-listen", agents_address, error))?;
     let running = driver::start(Parts {
         settings: node_settings,
         log,
@@ -130,7 +133,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         settings.node.id, settings.node.cluster, settings.client_url(), settings.listen.peer, settings.listen.agents
     );
     let api = api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
-    let serving = tokio::spawn(api::serve(listeners.client, api, stop.child_token()));
+    let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
     let result = wait(running.ended, serving, &stop).await;
     stop.cancel();
     if let Some(projection) = projection {
@@ -170,35 +173,19 @@ async fn wait(
     }
 }
 
-struct Listeners {
-    client: TcpListener,
-    peer: TcpListener,
-    agents: UdpSocket,
+fn refused(what: &'static str, address: SocketAddr, error: io::Error) -> ServerError {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("the port is in use; stop the program that uses it, or choose another with {what}")
+        }
+        io::ErrorKind::AddrNotAvailable => format!("this machine has no such address; choose another with {what}"),
+        _ => error.to_string(),
+    };
+    ServerError::Listen { what, address, why }
 }
 
-impl Listeners {
-    async fn bind(settings: &Settings) -> Result<Listeners, ServerError> {
-        let listen = &settings.listen;
-        let refused = |what, address| {
-            move |error: io::Error| {
-                let why = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        format!("the port is in use; stop the program that uses it, or choose another with {what}")
-                    }
-                    io::ErrorKind::AddrNotAvailable => {
-                        format!("this machine has no such address; choose another with {what}")
-                    }
-                    _ => error.to_string(),
-                };
-                ServerError::Listen { what, address, why }
-            }
-        };
-        Ok(Listeners {
-            client: TcpListener::bind(listen.client).await.map_err(refused("--listen", listen.client))?,
-            peer: TcpListener::bind(listen.peer).await.map_err(refused("--peer-listen", listen.peer))?,
-            agents: UdpSocket::bind(listen.agents).await.map_err(refused("SUPER_NODE_LISTEN__AGENTS", listen.agents))?,
-        })
-    }
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|error| refused(what, address, error))
 }
 
 fn node_settings(settings: &Settings) -> core::Settings {
@@ -293,6 +280,5 @@ fn from_agent(event: AgentEvent) -> Option<Input> {
     Some(match event {
         AgentEvent::Pong { member, seq, version } => Input::AgentPong { member, seq, version },
         AgentEvent::Bad { member } => Input::AgentBad { member },
-        AgentEvent::Unsolicited { member } => Input::AgentNoise { member },
     })
 }

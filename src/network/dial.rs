@@ -135,7 +135,10 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWr
             hello.from, peer.id
         ))),
         Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
-            Ok(()) => Ok((reader.into_inner(), writer)),
+            Ok(()) => {
+                shared.tell(PeerEvent::Introduced { node: hello.from, url: hello.url }).await;
+                Ok((reader.into_inner(), writer))
+            }
             Err(reason) => Err(DialError::Refused(reason)),
         },
         Ok(Greeting::Refused { reason }) => {

@@ -31,6 +31,8 @@ pub struct PeerSettings {
     pub cluster: String,
     /// The other super-nodes and where they listen (`host:port`). This node may be among them and is left out.
     pub peers: BTreeMap<NodeId, String>,
+    /// Where clients find this node; told to the peers.
+    pub url: String,
 }
 
 /// What the network tells the node.
@@ -42,6 +44,13 @@ pub enum PeerEvent {
         from: NodeId,
         /// What it says.
         frame: Frame,
+    },
+    /// A peer said in its hello where clients find it.
+    Introduced {
+        /// The peer.
+        node: NodeId,
+        /// Its client URL.
+        url: String,
     },
     /// Frames sent to `node` from now on go out.
     Connected {
@@ -70,6 +79,7 @@ pub struct PeerNetwork {
 pub(super) struct Shared {
     pub(super) id: NodeId,
     pub(super) cluster: String,
+    url: String,
     pub(super) inbox: mpsc::Sender<PeerEvent>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -181,6 +191,7 @@ impl Shared {
             from: self.id.clone(),
             to: to.clone(),
             version: Version::current(),
+            url: self.url.clone(),
         }
     }
 
@@ -246,6 +257,7 @@ pub fn start(
         local: listener.local_addr()?,
         id: settings.id,
         cluster: settings.cluster,
+        url: settings.url,
         inbox,
         shutdown,
         tasks: TaskTracker::new(),

@@ -135,7 +135,6 @@ impl Node {
                 self.peer_urls.insert(node, url);
             }
             Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
-            Input::AgentNoise { member } => self.step_health(moment, health::Input::Unsolicited { member }),
             Input::Ask { ask, want, forward } => {
                 let request = self.requests.begin(Origin::Ask(ask), want, moment.now);
                 self.route(moment, request, forward);

@@ -52,11 +52,6 @@ pub enum Input {
         /// The agent.
         member: MemberId,
     },
-    /// An agent sent something that was not asked for.
-    AgentNoise {
-        /// The agent.
-        member: MemberId,
-    },
     /// Somebody above wants something.
     Ask {
         /// Names the answer.
