@@ -93,6 +93,7 @@ fn status() -> NodeStatus {
         lag: None,
         contact_ms: Some(40),
         up: true,
+        url: None,
     };
     NodeStatus {
         cluster: "test".to_string(),
