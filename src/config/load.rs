@@ -159,7 +159,7 @@ impl Layers {
                 let line = line_of(text, error.span().map_or(0, |span| span.start));
                 let why = error.message().replace('\n', " ");
                 self.refuse(
-                    format!("{path}:{line} is not TOML: {why}"),
+                    format!("{path} is not TOML at line {line}: {why}"),
                     "see config/super-node.toml for every key",
                 );
                 return;

@@ -198,8 +198,9 @@ fn mistakes_in_the_file() {
         ("[log]\nlevel = \"verbose\"", "is not a log level; allowed: off, error"),
         ("[log]\nformat = \"xml\"", "is not known; allowed: text, json"),
         ("[node]\nid = \"a b\"", "node.id = \"a b\" (f.toml:2) is not a usable name"),
-        ("[node]\nid =", "f.toml:2 is not TOML"),
-        ("[node]\nid = \"a\"\nid = \"b\"", "f.toml:3 is not TOML"),
+        ("[node]\nid =", "f.toml is not TOML at line 2"),
+        ("[node]\nid = \"n1\n", "f.toml is not TOML at line 2"),
+        ("[node]\nid = \"a\"\nid = \"b\"", "f.toml is not TOML at line 3"),
     ] {
         let message = refusal(&file(text));
         assert!(message.contains(wanted), "{text}\ngave    {message}\nwanted  {wanted}");

@@ -113,7 +113,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, Problem> {
 pub fn show_duration(span: Duration) -> String {
     let micros = span.as_micros();
     for (unit, factor) in [("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)] {
-        if micros != 0 && micros % factor == 0 {
+        if micros != 0 && micros.is_multiple_of(factor) {
             return format!("{}{unit}", micros / factor);
         }
     }

@@ -71,7 +71,7 @@ impl Node {
     /// Begins with what the disk holds: `recovered` from the log, `standing` and `facts` from the state.
     pub fn new(
         settings: Settings,
-        recovered: Recovered,
+        mut recovered: Recovered,
         standing: &Standing,
         facts: Facts,
         moment: Moment,
@@ -81,19 +81,16 @@ impl Node {
         let configuration = standing.configuration.clone().unwrap_or(bootstrap);
         let applied = standing.applied;
         // A snapshot may have replaced the state just before a crash, while the log still holds what it replaced.
-        let last = recovered.entries.last().map_or(recovered.base.index, |entry| entry.index);
-        let covered = applied.index == recovered.base.index
-            || recovered.entries.iter().any(|e| e.index == applied.index && e.term == applied.term);
-        let raft_applied = if covered { applied.index } else { recovered.base.index.max(last.min(applied.index)) };
+        let snapshot_unrecorded = recovered.agree_with(applied);
         let mut raft = Raft::new(
             settings.raft.clone(),
             configuration.clone(),
             recovered,
-            raft_applied,
+            applied.index,
             moment.now,
             moment.entropy,
         )?;
-        if !covered {
+        if snapshot_unrecorded {
             let installed = raft::Input::SnapshotInstalled { base: applied, configuration };
             raft.step(moment.now, moment.entropy, installed);
         }

@@ -93,6 +93,7 @@ fn status() -> NodeStatus {
         lag: None,
         contact_ms: Some(40),
         up: true,
+        url: None,
     };
     NodeStatus {
         cluster: "test".to_string(),
@@ -195,6 +196,7 @@ impl Fake {
         let state = ApiState {
             handle: handle.clone(),
             metrics: Arc::new(Metrics::new()),
+            compare: None,
             client_url: Arc::new(|id| (id.as_str() == "n2").then(|| "http://n2:7400".to_string())),
             http: HttpSettings {
                 timeout: Duration::from_millis(300),
