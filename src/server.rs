@@ -74,7 +74,9 @@ impl ServerError {
             ServerError::Listen { .. } | ServerError::Storage(StorageError::Refused(_)) => 2,
             ServerError::Storage(StorageError::Damaged { .. })
             | ServerError::Node(NodeError::Log(StorageError::Damaged { .. }) | NodeError::Recovery(_))
-            | ServerError::Node(NodeError::State(crate::ledger::keyspace::KeyspaceError::Damaged { .. })) => 9,
+            | ServerError::Node(NodeError::State(crate::ledger::keyspace::KeyspaceError::Damaged {
+                ..
+            })) => 9,
             _ => 1,
         }
     }
@@ -100,8 +102,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         peers: node_settings.peers.clone(),
         url: settings.client_url(),
     };
-    let network = peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
-        .map_err(|source| ServerError::System { what: "start the peer network", source })?;
+    let network =
+        peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
+            .map_err(|source| ServerError::System { what: "start the peer network", source })?;
     let (agent_inbox, agents) = mpsc::channel(AGENT_INBOX_MAX);
     let agents_address = settings.listen.agents;
     let pinger =
@@ -130,9 +133,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
     });
     tracing::info!(
         "{} of cluster {} serves {} (peers {}, agents {})",
-        settings.node.id, settings.node.cluster, settings.client_url(), settings.listen.peer, settings.listen.agents
+        settings.node.id,
+        settings.node.cluster,
+        settings.client_url(),
+        settings.listen.peer,
+        settings.listen.agents
     );
-    let api = api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
+    let api =
+        api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
     let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
     let result = wait(running.ended, serving, &stop).await;
     stop.cancel();
@@ -178,7 +186,9 @@ fn refused(what: &'static str, address: SocketAddr, error: io::Error) -> ServerE
         io::ErrorKind::AddrInUse => {
             format!("the port is in use; stop the program that uses it, or choose another with {what}")
         }
-        io::ErrorKind::AddrNotAvailable => format!("this machine has no such address; choose another with {what}"),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; choose another with {what}")
+        }
         _ => error.to_string(),
     };
     ServerError::Listen { what, address, why }

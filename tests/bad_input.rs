@@ -109,7 +109,17 @@ async fn a_data_directory_of_another_node_or_cluster_is_refused() {
         let id = id.to_string();
         refused(
             2,
-            &["start", "--id", &id, "--data-dir", &directory, "--listen", &ports[0], "--peer-listen", &ports[1]],
+            &[
+                "start",
+                "--id",
+                &id,
+                "--data-dir",
+                &directory,
+                "--listen",
+                &ports[0],
+                "--peer-listen",
+                &ports[1],
+            ],
             &[("SUPER_NODE_LISTEN__AGENTS", &ports[2]), ("SUPER_NODE_NODE__CLUSTER", cluster_name)],
         )
     };

@@ -6,6 +6,7 @@ mod cluster;
 mod mongod;
 
 use cluster::{Cluster, Setup, all_items};
+use mongod::{AnyServer, Kind, Mongod};
 use serde_json::json;
 
 fn setup(uri: &str, database: &str) -> Setup {
@@ -30,9 +31,9 @@ async fn compare(cluster: &Cluster, leader: usize) {
 
 #[tokio::test]
 async fn a_leader_killed_in_the_middle_leaves_nothing_missing_and_nothing_double() {
-    let Some(mongod) = mongod::for_tests().await else { panic!("no mongod could be had") };
-    let database = mongod::fresh_database_name("killed_leader");
-    let mut cluster = Cluster::start(&setup(&mongod.uri(), &database));
+    let mongod = AnyServer::get().await;
+    let database = mongod.database_name("killed_leader");
+    let mut cluster = Cluster::start(&setup(mongod.uri(), &database));
     cluster.start_agent("worker-1");
     for _ in 0..3 {
         let (leader, term) = cluster.leader().await;
@@ -52,9 +53,10 @@ async fn a_leader_killed_in_the_middle_leaves_nothing_missing_and_nothing_double
     compare(&cluster, leader).await;
     let penalties = all_items(&cluster, leader, "/v1/rewards?kind=penalty").await;
     assert!(!penalties.is_empty(), "a killed node misses pings");
-    let client = mongodb::Client::with_uri_str(&mongod.uri()).await.expect("a client");
+    let client = mongod::connect(mongod.uri()).await;
     let rewards = client.database(&database).collection::<bson::Document>("rewards");
-    let penalty = rewards.find_one(bson::doc! {"kind": "penalty"}).await.expect("a query").expect("a penalty");
+    let penalty =
+        rewards.find_one(bson::doc! {"kind": "penalty"}).await.expect("a query").expect("a penalty");
     assert!(penalty.get_i64("amount").expect("an Int64") < 0, "{penalty}");
     let intervals = client.database(&database).collection::<bson::Document>("intervals");
     assert!(intervals.count_documents(bson::doc! {"verdict": "settled"}).await.expect("a count") > 0);
@@ -62,9 +64,8 @@ async fn a_leader_killed_in_the_middle_leaves_nothing_missing_and_nothing_double
 
 #[tokio::test]
 async fn a_backlog_drains_when_mongodb_comes_back() {
-    let mut mongod = mongod::Mongod::start().await;
-    let database = mongod::fresh_database_name("backlog");
-    let cluster = Cluster::start(&setup(&mongod.uri(), &database));
+    let mut mongod = Mongod::start(Kind::Standalone).await;
+    let cluster = Cluster::start(&setup(&mongod.uri(), "backlog"));
     let (leader, _) = cluster.leader().await;
     cluster
         .wait_for("something is projected", async || {
@@ -80,8 +81,10 @@ async fn a_backlog_drains_when_mongodb_comes_back() {
         .wait_for("movements without MongoDB, and a lag that says so", async || {
             let status = cluster.try_get(leader, "/v1/status").await?;
             let lag = status["projection"]["lag_records"].as_u64()?;
-            (status["ledger"]["records"].as_u64()? > records && lag > 0 && status["projection"]["error"].is_string())
-                .then_some(())
+            (status["ledger"]["records"].as_u64()? > records
+                && lag > 0
+                && status["projection"]["error"].is_string())
+            .then_some(())
         })
         .await;
     mongod.restart().await;

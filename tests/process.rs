@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 async fn any_node_takes_any_request() {
     let cluster = Cluster::start(&Setup::nodes(3));
     cluster.leader().await;
-    for (at, value) in [(0, json!("Hello World")), (1, json!(42)), (2, json!({"host": "localhost", "port": 8080}))] {
+    for (at, value) in
+        [(0, json!("Hello World")), (1, json!(42)), (2, json!({"host": "localhost", "port": 8080}))]
+    {
         cluster.put(at, &format!("key{at}"), &value).await;
         for other in 0..3 {
             // Linearizable: whoever is asked next sees it.
@@ -138,7 +140,8 @@ async fn a_cluster_that_was_killed_whole_resumes() {
             (settled(&page) > count).then_some(())
         })
         .await;
-    let ids: Vec<u64> = all_items(&cluster, leader, "/v1/intervals").await.iter().filter_map(|i| i["id"].as_u64()).collect();
+    let ids: Vec<u64> =
+        all_items(&cluster, leader, "/v1/intervals").await.iter().filter_map(|i| i["id"].as_u64()).collect();
     assert_eq!(ids, (1..=ids.len() as u64).collect::<Vec<_>>(), "contiguous, each once");
 }
 
@@ -229,7 +232,8 @@ async fn a_silent_leader_is_replaced_by_the_ping_task() {
     cluster
         .wait_for("the old leader follows", async || {
             let status = cluster.try_get(leader, "/v1/status").await?;
-            (status["role"] == json!("follower") && status["leader"] == json!(cluster.nodes[next].id)).then_some(())
+            (status["role"] == json!("follower") && status["leader"] == json!(cluster.nodes[next].id))
+                .then_some(())
         })
         .await;
 }
@@ -245,7 +249,9 @@ async fn the_silent_are_penalised_and_the_answering_are_paid() {
             let page = cluster.get(leader, "/v1/balances").await;
             let paid = |id: &str| {
                 let items = page["items"].as_array()?;
-                items.iter().find(|m| m["member"] == id || m["id"] == id)?["balance"].as_i64().filter(|b| *b > 0)
+                items.iter().find(|m| m["member"] == id || m["id"] == id)?["balance"]
+                    .as_i64()
+                    .filter(|b| *b > 0)
             };
             paid("worker-1").and(paid("worker-2"))
         })

@@ -41,6 +41,7 @@ transcripts! {
     leader_counts_itself_when_durable
     learner
     lost_messages
+    lost_tail
     malformed_messages
     old_answers_do_not_count
     one_way_link

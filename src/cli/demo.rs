@@ -41,7 +41,12 @@ pub struct DemoArgs {
 const DATABASE_PREFIX: &str = "super_node_demo_";
 
 /// Runs the story. `true`: every check held.
-pub async fn run(args: &DemoArgs, output: Output, no_colour: bool, environment: &Environment) -> Result<bool, CliError> {
+pub async fn run(
+    args: &DemoArgs,
+    output: Output,
+    no_colour: bool,
+    environment: &Environment,
+) -> Result<bool, CliError> {
     let begun = Instant::now();
     let temporary = match &args.keep {
         Some(_) => None,
@@ -76,15 +81,23 @@ pub async fn run(args: &DemoArgs, output: Output, no_colour: bool, environment: 
     let mut teller = Teller::new(output, no_colour);
     let mut preface = vec![
         "super-node demo: a fleet supervisor, replicated, on this machine.".to_string(),
-        format!("Everything runs in {} and on loopback; Ctrl-C ends it and leaves nothing behind.", directory.display()),
+        format!(
+            "Everything runs in {} and on loopback; Ctrl-C ends it and leaves nothing behind.",
+            directory.display()
+        ),
     ];
     if mongodb.is_some() {
         preface.push(format!("MongoDB beside it: database {database}."));
     }
     teller.preface(&preface)?;
     let told = {
-        let mut story =
-            Story { fleet: &mut fleet, teller: &mut teller, begun, agents: usize::from(args.agents), mongodb: mongodb.is_some() };
+        let mut story = Story {
+            fleet: &mut fleet,
+            teller: &mut teller,
+            begun,
+            agents: usize::from(args.agents),
+            mongodb: mongodb.is_some(),
+        };
         tokio::select! {
             told = story.tell() => told,
             interrupted = interrupted() => interrupted,

@@ -109,7 +109,8 @@ pub async fn run(command: LedgerCommand, client: &Client, output: &mut Output) -
 }
 
 async fn verify(mongodb: bool, client: &Client, output: &mut Output) -> Result<(), CliError> {
-    let answer = client.send(Call::get("/v1/ledger/verify").query_if("mongodb", mongodb.then_some(true))).await?;
+    let answer =
+        client.send(Call::get("/v1/ledger/verify").query_if("mongodb", mongodb.then_some(true))).await?;
     output.record(&answer.body)?;
     match answer.body.get("ok").and_then(Value::as_bool) {
         Some(true) => Ok(()),

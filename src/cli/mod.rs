@@ -272,7 +272,11 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
         // Taken care of before.
-        Command::Config { .. } | Command::Sim(_) | Command::Start(_) | Command::Agent(_) | Command::Demo(_) => Ok(()),
+        Command::Config { .. }
+        | Command::Sim(_)
+        | Command::Start(_)
+        | Command::Agent(_)
+        | Command::Demo(_) => Ok(()),
     }
 }
 

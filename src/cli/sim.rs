@@ -60,7 +60,10 @@ pub fn run(args: &SimArgs, output: &mut Output) -> Result<(), CliError> {
                 eprintln!("{line}");
             }
             let nodes = args.nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-            Err(CliError::failed(format!("{violation}\n  reproduce: super-node sim --seed {}{nodes}", violation.seed)))
+            Err(CliError::failed(format!(
+                "{violation}\n  reproduce: super-node sim --seed {}{nodes}",
+                violation.seed
+            )))
         }
     }
 }

@@ -61,7 +61,10 @@ pub async fn run(args: &StartArgs) -> Result<(), CliError> {
     let settings = args.settings.load().map_err(CliError::Config)?.settings;
     if settings.cluster.join.is_some() {
         let hint = "name all super-nodes of a new cluster with --peers; joining a running one comes later";
-        return Err(CliError::usage("--join: this version cannot add a super-node to a running cluster", hint));
+        return Err(CliError::usage(
+            "--join: this version cannot add a super-node to a running cluster",
+            hint,
+        ));
     }
     super::logging::init(&settings.log)?;
     let stop = super::signals::stop_token(args.exit_with_parent)?;

@@ -22,7 +22,6 @@
 //! | [`projector`] | the loop that follows the ledger while this node leads |
 //! | [`verify`] | is MongoDB unbroken by itself, and equal to the ledger? |
 
-
 pub mod documents;
 pub mod errors;
 pub mod feed;

@@ -73,7 +73,8 @@ impl Node {
     ) -> Node {
         let peers: BTreeMap<_, _> =
             peers.iter().map(|(name, address)| (id(name), address.to_string())).collect();
-        let settings = PeerSettings { id: id(name), cluster: cluster.to_string(), peers, url: format!("http://{name}") };
+        let settings =
+            PeerSettings { id: id(name), cluster: cluster.to_string(), peers, url: format!("http://{name}") };
         let (sender, inbox) = mpsc::channel(inbox);
         let (metrics, token) = (Arc::new(Metrics::new()), CancellationToken::new());
         let network = start(listener, settings, sender, metrics.clone(), token.clone()).expect("it starts");

@@ -156,7 +156,11 @@ impl Applier {
         Ok(Some(SnapshotChunk {
             transfer: want.transfer,
             base: export.standing.applied,
-            configuration: export.standing.configuration.clone().unwrap_or_else(|| want.configuration.clone()),
+            configuration: export
+                .standing
+                .configuration
+                .clone()
+                .unwrap_or_else(|| want.configuration.clone()),
             part: want.part,
             last,
             checksum: rows_checksum(&rows),
@@ -166,8 +170,15 @@ impl Applier {
 
     /// Replaces the state by received rows, durably, and gives the facts of the new state. The rows carry their
     /// own standing; `None`, and nothing changed, if that is not the announced one or not ahead of this state.
-    pub fn install(&mut self, base: Base, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Option<Facts>, KeyspaceError> {
-        let carried = rows.iter().find(|(key, _)| key == APPLIED_KEY).map(|(_, value)| codec::decode::<Standing>(value));
+    pub fn install(
+        &mut self,
+        base: Base,
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Option<Facts>, KeyspaceError> {
+        let carried = rows
+            .iter()
+            .find(|(key, _)| key == APPLIED_KEY)
+            .map(|(_, value)| codec::decode::<Standing>(value));
         let announced = matches!(carried, Some(Ok(standing)) if standing.applied == base);
         if !announced || base.index <= self.standing.applied.index {
             return Ok(None);

@@ -98,7 +98,9 @@ pub struct Running {
 }
 
 /// Starts a node. Must be called within a tokio runtime.
-pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(parts: Parts<L, P, A>) -> Result<Running, NodeError> {
+pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
+    parts: Parts<L, P, A>,
+) -> Result<Running, NodeError> {
     let mut clock = Clock::new();
     let applier = Applier::new(Arc::clone(&parts.state))?;
     let facts = applier.facts()?;
@@ -407,7 +409,11 @@ struct DiskThread {
 }
 
 impl DiskThread {
-    fn start<L: LogStore>(mut log: L, results: mpsc::UnboundedSender<FromThread>, metrics: Arc<Metrics>) -> DiskThread {
+    fn start<L: LogStore>(
+        mut log: L,
+        results: mpsc::UnboundedSender<FromThread>,
+        metrics: Arc<Metrics>,
+    ) -> DiskThread {
         let (jobs, work) = std::sync::mpsc::channel::<Persist>();
         let bytes = Arc::new(std::sync::atomic::AtomicU64::new(log.bytes()));
         let size = Arc::clone(&bytes);

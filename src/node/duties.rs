@@ -140,7 +140,10 @@ impl Duties {
             }
             return;
         };
-        let unrecorded = self.won.clone().filter(|won| won.term == term && facts.last_election.is_none_or(|last| last < term));
+        let unrecorded = self
+            .won
+            .clone()
+            .filter(|won| won.term == term && facts.last_election.is_none_or(|last| last < term));
         if let Some(won) = unrecorded
             && self.may(Duty::Election, now)
         {

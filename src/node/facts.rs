@@ -66,7 +66,11 @@ impl Facts {
                 let reports = query::reports(reader, id)?;
                 let expected = reports.iter().map(|report| report.observer.clone()).collect();
                 let complete = reports.into_iter().filter(|report| report.complete);
-                waiting.push(Waiting { id, expected, reported: complete.map(|report| report.observer).collect() });
+                waiting.push(Waiting {
+                    id,
+                    expected,
+                    reported: complete.map(|report| report.observer).collect(),
+                });
                 id = id.next();
             }
         }

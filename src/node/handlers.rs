@@ -116,11 +116,11 @@ impl Node {
             // same node again and again.
             Err(request) => {
                 if self.raft.status().leader.as_ref() == Some(from) {
-                    if let Some(finished) = self.requests.park(request, moment.now) {
+                    if let Some(finished) = self.requests.park(*request, moment.now) {
                         self.finish(finished);
                     }
                 } else {
-                    self.route(moment, request, true);
+                    self.route(moment, *request, true);
                 }
             }
         }
@@ -166,7 +166,9 @@ impl Node {
                         Refusal::Overloaded => self.finish(fail(request, Failure::Overloaded)),
                         Refusal::NotLeader { leader } => {
                             let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
-                            if asked_here && let Some(finished) = self.requests.park(request.clone(), moment.now) {
+                            if asked_here
+                                && let Some(finished) = self.requests.park(request.clone(), moment.now)
+                            {
                                 self.finish(finished);
                             } else if !asked_here {
                                 self.finish(fail(request, Failure::NotLeader { leader }));

@@ -28,7 +28,8 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
 fn measure(notice: &Notice, metrics: &Metrics) {
     match notice {
         Notice::Raft(raft::Event::ElectionStarted { reason, pre_vote: false, .. }) => {
-            let labels = ElectionLabels { reason: reason.as_str().to_string(), result: "started".to_string() };
+            let labels =
+                ElectionLabels { reason: reason.as_str().to_string(), result: "started".to_string() };
             metrics.raft_elections.get_or_create(&labels).inc();
         }
         Notice::Raft(raft::Event::BecameLeader { reason, leaderless, .. }) => {
@@ -41,7 +42,10 @@ fn measure(notice: &Notice, metrics: &Metrics) {
             metrics.raft_leader_changes.inc();
         }
         Notice::Ledger(Happening::Movement { kind, .. }) => {
-            metrics.ledger_records_by_kind.get_or_create(&KindLabel { kind: kind.as_str().to_string() }).inc();
+            metrics
+                .ledger_records_by_kind
+                .get_or_create(&KindLabel { kind: kind.as_str().to_string() })
+                .inc();
         }
         Notice::Level { member, to, .. } => {
             let label = MemberLabel { member: member.to_string() };
@@ -74,11 +78,16 @@ fn describe(notice: &Notice) -> Option<Description> {
                 Level::Down => ("member_down", format!("{member} is down: {misses} pings missed in a row")),
                 _ => ("member_up", format!("{member} answers")),
             };
-            let data = json!({"member": member, "from": level_name(*from), "to": level_name(*to), "misses": misses});
+            let data =
+                json!({"member": member, "from": level_name(*from), "to": level_name(*to), "misses": misses});
             Some((kind, words, data))
         }
         Notice::SnapshotSent { to, complete } => {
-            let words = if *complete { format!("snapshot sent to {to}") } else { format!("snapshot to {to} given up") };
+            let words = if *complete {
+                format!("snapshot sent to {to}")
+            } else {
+                format!("snapshot to {to} given up")
+            };
             Some(("snapshot_sent", words, json!({"to": to, "complete": complete})))
         }
         Notice::SnapshotInstalled { from, index } => {
@@ -104,7 +113,8 @@ fn describe_raft(event: &raft::Event) -> Description {
         raft::Event::VoteCast { term, candidate, granted, pre_vote } => {
             let word = if *granted { "grants" } else { "refuses" };
             let what = if *pre_vote { "pre-vote" } else { "vote" };
-            let data = json!({"term": term, "candidate": candidate, "granted": granted, "pre_vote": pre_vote});
+            let data =
+                json!({"term": term, "candidate": candidate, "granted": granted, "pre_vote": pre_vote});
             ("vote", format!("{word} {candidate} its {what} in term {term}"), data)
         }
         raft::Event::BecameLeader { term, reason, votes, previous, leaderless } => {
@@ -118,9 +128,11 @@ fn describe_raft(event: &raft::Event) -> Description {
                 "leaderless_ms": leaderless_ms});
             ("leader_elected", words, data)
         }
-        raft::Event::FollowsLeader { term, leader } => {
-            ("follows_leader", format!("follows {leader} in term {term}"), json!({"term": term, "leader": leader}))
-        }
+        raft::Event::FollowsLeader { term, leader } => (
+            "follows_leader",
+            format!("follows {leader} in term {term}"),
+            json!({"term": term, "leader": leader}),
+        ),
         raft::Event::SteppedDown { term, reason } => {
             let word = match reason {
                 raft::StepDown::HigherTerm => "a newer term was seen",
@@ -147,7 +159,9 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::MemberJoined { member, kind, address } => {
             ("member_joined", format!("{} {member} joins at {address}", kind.as_str()))
         }
-        Happening::MemberMoved { member, address } => ("member_moved", format!("{member} answers at {address} now")),
+        Happening::MemberMoved { member, address } => {
+            ("member_moved", format!("{member} answers at {address} now"))
+        }
         Happening::MemberLeft { member } => ("member_left", format!("{member} leaves")),
         Happening::IntervalCut { interval, .. } => ("interval_cut", format!("interval {interval} is over")),
         Happening::ReportAccepted { interval, observer } => {
@@ -168,9 +182,10 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::MovementRefused { member, kind, amount } => {
             ("movement_refused", format!("{} of {amount} for {member} does not fit", kind.as_str()))
         }
-        Happening::ElectionRecorded(election) => {
-            ("election_recorded", format!("the election of {} in term {} is on record", election.leader, election.term))
-        }
+        Happening::ElectionRecorded(election) => (
+            "election_recorded",
+            format!("the election of {} in term {} is on record", election.leader, election.term),
+        ),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };

@@ -31,8 +31,11 @@ pub fn parts(observer: &NodeId, frozen: Frozen) -> Vec<Report> {
         })
         .collect();
     rows.sort_by(|a, b| a.member.cmp(&b.member));
-    let chunks: Vec<Vec<Row>> =
-        if rows.is_empty() { vec![rows] } else { rows.chunks(REPORT_ROWS_MAX).map(<[Row]>::to_vec).collect() };
+    let chunks: Vec<Vec<Row>> = if rows.is_empty() {
+        vec![rows]
+    } else {
+        rows.chunks(REPORT_ROWS_MAX).map(<[Row]>::to_vec).collect()
+    };
     let parts = u32::try_from(chunks.len()).expect("a report of 4 billion parts cannot be");
     let numbered = (0..parts).zip(chunks);
     numbered

@@ -180,14 +180,14 @@ impl Requests {
         id: RequestId,
         outcome: Outcome,
         applied: Index,
-    ) -> Result<Option<Finished>, Started> {
+    ) -> Result<Option<Finished>, Box<Started>> {
         if self.forwarded.get(&id).is_none_or(|forwarded| &forwarded.to != from) {
             return Ok(None);
         }
         let Some(Forwarded { request, .. }) = self.forwarded.remove(&id) else { return Ok(None) };
         match outcome {
             Outcome::Write(Err(Failure::NotLeader { .. } | Failure::NoLeader))
-            | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(request),
+            | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(Box::new(request)),
             Outcome::Read(Ok(index)) => Ok(self.wait_for_apply(request, index, applied)),
             Outcome::Write(Err(failure)) | Outcome::Read(Err(failure)) => Ok(Some(fail(request, failure))),
             outcome @ Outcome::Write(Ok(_)) => Ok(Some(Finished { origin: request.origin, outcome })),
@@ -273,9 +273,9 @@ impl Requests {
 pub fn fail(request: Started, failure: Failure) -> Finished {
     let outcome = match (request.want, failure) {
         (Want::Write(_), failure @ Failure::Unknown(_)) => Outcome::Write(Err(failure)),
-        (Want::Write(_), failure) if request.doubtful => {
-            Outcome::Write(Err(Failure::Unknown(format!("a leader was lost on the way, and then: {failure}"))))
-        }
+        (Want::Write(_), failure) if request.doubtful => Outcome::Write(Err(Failure::Unknown(format!(
+            "a leader was lost on the way, and then: {failure}"
+        )))),
         (Want::Write(_), failure) => Outcome::Write(Err(failure)),
         // A read changes nothing: its outcome is never in doubt.
         (Want::Read, Failure::Unknown(_)) => Outcome::Read(Err(Failure::Timeout)),

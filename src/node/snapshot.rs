@@ -84,7 +84,13 @@ pub enum Next {
 
 impl Outgoings {
     /// Begins a transfer. `first` makes the numbers of different runs differ.
-    pub fn begin(&mut self, to: &NodeId, configuration: Configuration, entropy: u64, now: Micros) -> WantPart {
+    pub fn begin(
+        &mut self,
+        to: &NodeId,
+        configuration: Configuration,
+        entropy: u64,
+        now: Micros,
+    ) -> WantPart {
         self.last_transfer = self.last_transfer.wrapping_add(1) ^ (entropy & 0xffff_ffff_0000_0000);
         let transfer = self.last_transfer;
         let outgoing = Outgoing {
@@ -207,7 +213,9 @@ impl Incoming {
         if rows_checksum(&chunk.rows) != chunk.checksum {
             return Taken::Dropped;
         }
-        if chunk.part == 0 && self.current.as_ref().is_none_or(|r| r.transfer != chunk.transfer || &r.from != from) {
+        if chunk.part == 0
+            && self.current.as_ref().is_none_or(|r| r.transfer != chunk.transfer || &r.from != from)
+        {
             self.current = Some(Received {
                 from: from.clone(),
                 transfer: chunk.transfer,

@@ -15,7 +15,8 @@ impl Node {
     pub fn status(&self, now: Micros) -> NodeStatus {
         let raft = self.raft.status();
         let me = &self.settings.id;
-        let nodes = self.settings.peers.iter().map(|(id, address)| self.peer_status(id, address, now)).collect();
+        let nodes =
+            self.settings.peers.iter().map(|(id, address)| self.peer_status(id, address, now)).collect();
         NodeStatus {
             cluster: self.settings.cluster.clone(),
             id: me.clone(),
@@ -72,7 +73,11 @@ impl Node {
             role,
             matched: matched.filter(|_| leads || id == me),
             lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
-            contact_ms: if id == me { Some(0) } else { contact.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX)) },
+            contact_ms: if id == me {
+                Some(0)
+            } else {
+                contact.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX))
+            },
             up: id == me || self.health.level(&MemberId::from(id)) == Some(Level::Up),
             url: if id == me { Some(self.settings.url.clone()) } else { self.peer_urls.get(id).cloned() },
         }

@@ -182,9 +182,13 @@ impl Node<Leader> {
     /// rejection skips at least a term on one of the two sides.
     fn handle_append_rejected(&mut self, from: &NodeId, previous: Index, hint: Position, round: u64) {
         let Some(peer) = self.role.peers.get_mut(from) else { return };
+        let newest = round >= peer.round;
         peer.heard(self.core.now, round);
         if !peer.rejection_is_current(previous) {
             return;
+        }
+        if newest && hint.index < peer.matched {
+            peer.forget_acknowledged();
         }
         // No such place in the log: it lies before the base, where only a snapshot reaches.
         let agree =

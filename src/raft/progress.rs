@@ -31,10 +31,11 @@ struct Check {
     next: Index,
 }
 
-/// What the leader knows of one peer. Invariant: `matched < next`; `matched` never goes back.
+/// What the leader knows of one peer. Invariant: `matched < next`. `matched` goes back only when the
+/// peer turns out to have lost what it acknowledged.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// The peer's log equals ours, durably, up to here. Counts for commitment.
+    /// The peer's log equals ours, durably, up to here, as far as it has told. Counts for commitment.
     pub matched: Index,
     /// The next entry to send.
     pub next: Index,
@@ -154,6 +155,13 @@ impl Progress {
             Flow::Replicate { .. } => previous > self.matched && previous < self.next,
             Flow::Snapshot { .. } => false,
         }
+    }
+
+    /// The peer refuses to follow after a place that it once acknowledged: its disk lost the end of the log (a torn
+    /// tail is cut, and nobody can tell whether it had been acknowledged). It is fed from where it stands. To count less
+    /// than it has is always safe; what is committed stays committed.
+    pub fn forget_acknowledged(&mut self) {
+        self.matched = Index(0);
     }
 
     /// The answer to a heartbeat: the peer's log equals ours up to `verified`, durable or not.

@@ -67,13 +67,18 @@ impl Clients {
                 self.unknown(pending);
             }
         }
-        let alive: Vec<usize> = (0..world.hosts.len()).filter(|host| world.hosts[*host].alive.is_some()).collect();
+        let alive: Vec<usize> =
+            (0..world.hosts.len()).filter(|host| world.hosts[*host].alive.is_some()).collect();
         if alive.is_empty() {
             return Ok(());
         }
         let host = *world.dice.pick(&alive);
         let key = world.dice.below(KEYS);
-        if self.histories.get(&key).is_some_and(|history| history.len() + self.pending.len() >= OPERATIONS_MAX) {
+        if self
+            .histories
+            .get(&key)
+            .is_some_and(|history| history.len() + self.pending.len() >= OPERATIONS_MAX)
+        {
             return Ok(());
         }
         let (want, action) = if world.dice.chance(500_000) {
@@ -114,7 +119,8 @@ impl Clients {
                     let entry = query::kv_get(view.as_ref(), &format!("key{}", pending.key))
                         .map_err(|error| error.to_string())?;
                     let value = entry.map(|entry| entry.value.parse::<u64>()).transpose();
-                    pending.action = Action::Read(value.map_err(|error| format!("clients: odd value: {error}"))?);
+                    pending.action =
+                        Action::Read(value.map_err(|error| format!("clients: odd value: {error}"))?);
                     self.read += 1;
                     self.done(pending, Some(now));
                 }
@@ -145,7 +151,9 @@ impl Clients {
         }
         for (key, history) in &self.histories {
             if !is_linearizable(history) {
-                return Err(format!("linearizability: the operations on key{key} have no legal order: {history:?}"));
+                return Err(format!(
+                    "linearizability: the operations on key{key} have no legal order: {history:?}"
+                ));
             }
         }
         Ok(())
@@ -154,7 +162,7 @@ impl Clients {
 
 fn write(key: u64, value: u64) -> Request {
     // Half of the writes carry a key that makes them safe to pass on a second time.
-    let idempotency_key = (value % 2 == 0).then(|| format!("write-{value}"));
+    let idempotency_key = value.is_multiple_of(2).then(|| format!("write-{value}"));
     let command = Command::KvPut { key: format!("key{key}"), value: value.to_string(), if_revision: None };
     Request { idempotency_key, command }
 }

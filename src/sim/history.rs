@@ -112,7 +112,11 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
     let until = world.now.after(scenario.live_within);
     let live = play(world, &mut clients, None, until, &mut |state| healed.is_live(state))?;
     if !live {
-        return Err(format!("liveness: {} after healing: {}", seconds(scenario.live_within), healed.lacks(world)));
+        return Err(format!(
+            "liveness: {} after healing: {}",
+            seconds(scenario.live_within),
+            healed.lacks(world)
+        ));
     }
     let last = world.watch.last_committed();
     // Everybody catches up to where the first live moment was.
@@ -199,8 +203,11 @@ fn settled(world: &World) -> Result<u64, String> {
 fn enrol_agents(world: &mut World) -> Result<(), String> {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
-        let command =
-            Command::MemberJoin { member: member.clone(), kind: MemberKind::Agent, address: format!("sim:{name}") };
+        let command = Command::MemberJoin {
+            member: member.clone(),
+            kind: MemberKind::Agent,
+            address: format!("sim:{name}"),
+        };
         let request = Request { idempotency_key: Some(format!("join-{name}")), command };
         world.ask(0, Want::Write(request))?;
         if world.dice.chance(500_000) {

@@ -80,7 +80,8 @@ impl Host {
 
     /// Starts it from what its disk holds. `Err`: it refuses to start, which after clean crashes is a violation.
     pub fn start(&mut self, moment: Moment) -> Result<(), String> {
-        let options = LogOptions { segment_bytes: SEGMENT_BYTES, create: self.life == 0, ..LogOptions::default() };
+        let options =
+            LogOptions { segment_bytes: SEGMENT_BYTES, create: self.life == 0, ..LogOptions::default() };
         let opened = Log::open(self.disk.clone(), options).map_err(|error| format!("log: {error}"))?;
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let applier = Applier::new(store).map_err(|error| format!("state: {error}"))?;

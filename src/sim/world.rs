@@ -129,7 +129,8 @@ impl World {
     pub fn new(seed: u64, nodes: usize, policy: &Policy) -> World {
         let mut dice = Dice::new(seed);
         let ids: Vec<NodeId> = (1..=nodes).map(|n| format!("n{n}").parse().expect("a valid name")).collect();
-        let peers: BTreeMap<NodeId, String> = ids.iter().map(|id| (id.clone(), format!("sim:{id}"))).collect();
+        let peers: BTreeMap<NodeId, String> =
+            ids.iter().map(|id| (id.clone(), format!("sim:{id}"))).collect();
         let identity = format!("{:032x}", dice.word());
         let hosts = ids
             .iter()
@@ -349,7 +350,10 @@ impl World {
             Effect::Install(mut received) => {
                 let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
                 let rows = std::mem::take(&mut received.rows);
-                let facts = alive.applier.install(received.base, rows).map_err(|error| format!("install: {error}"))?;
+                let facts = alive
+                    .applier
+                    .install(received.base, rows)
+                    .map_err(|error| format!("install: {error}"))?;
                 self.watch.installed(&self.hosts[host], received.base)?;
                 self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
             }
@@ -357,7 +361,10 @@ impl World {
             Effect::Tell(notice) => {
                 let id = self.hosts[host].id.clone();
                 self.watch.notice(&id, &notice)?;
-                if !matches!(notice, crate::node::io::Notice::Pinged(_) | crate::node::io::Notice::Committed(_)) {
+                if !matches!(
+                    notice,
+                    crate::node::io::Notice::Pinged(_) | crate::node::io::Notice::Committed(_)
+                ) {
                     self.note(&format!("{id} {notice:?}"));
                 }
             }
@@ -398,11 +405,12 @@ impl World {
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
         let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
-        let copies = match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
-            (true, _) => 0,
-            (false, true) => 2,
-            (false, false) => 1,
-        };
+        let copies =
+            match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
+                (true, _) => 0,
+                (false, true) => 2,
+                (false, false) => 1,
+            };
         let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
         for _ in 0..if dead { 0 } else { copies } {
             let slow = self.dice.chance(self.weather.slow_ppm);

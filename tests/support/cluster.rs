@@ -119,7 +119,8 @@ impl Cluster {
                 child: None,
             })
             .collect();
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("an HTTP client");
+        let http =
+            reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("an HTTP client");
         let mut cluster = Cluster { nodes, http, directory, setup: setup.clone(), agents: Vec::new() };
         for at in 0..setup.nodes {
             cluster.start_node(at);
@@ -338,7 +339,9 @@ pub async fn all_items(cluster: &Cluster, at: usize, path: &str) -> Vec<Value> {
         items.extend(page["items"].as_array().expect("items").iter().cloned());
         match &page["next"] {
             Value::Null => return items,
-            next => after = format!("&after={}", next.as_str().map_or_else(|| next.to_string(), str::to_string)),
+            next => {
+                after = format!("&after={}", next.as_str().map_or_else(|| next.to_string(), str::to_string))
+            }
         }
     }
 }

@@ -102,7 +102,16 @@ impl Fleet {
     pub fn start_agent(&mut self, id: &str) -> io::Result<()> {
         let urls: Vec<&str> = self.nodes.iter().map(|node| node.url.as_str()).collect();
         let mut command = self.command(id)?;
-        command.args(["agent", "--exit-with-parent", "--id", id, "--join", &urls.join(","), "--listen", "127.0.0.1:0"]);
+        command.args([
+            "agent",
+            "--exit-with-parent",
+            "--id",
+            id,
+            "--join",
+            &urls.join(","),
+            "--listen",
+            "127.0.0.1:0",
+        ]);
         let child = command.spawn()?;
         self.agents.insert(id.to_string(), child);
         Ok(())
@@ -110,10 +119,13 @@ impl Fleet {
 
     /// This very binary, without the settings of whoever runs the demo, with its output in a file.
     fn command(&self, name: &str) -> io::Result<Command> {
-        let log = File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
+        let log =
+            File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
         let mut command = Command::new(std::env::current_exe()?);
         for (variable, _) in std::env::vars_os() {
-            let ours = variable.to_str().is_some_and(|name| name.starts_with("SUPER_NODE_") || name == "MONGODB_URI");
+            let ours = variable
+                .to_str()
+                .is_some_and(|name| name.starts_with("SUPER_NODE_") || name == "MONGODB_URI");
             if ours {
                 command.env_remove(variable);
             }

@@ -54,7 +54,10 @@ impl Story<'_> {
 
     async fn elect(&mut self) -> Told {
         let count = self.fleet.nodes.len();
-        self.teller.chapter("elect", &format!("{count} super-nodes start, as processes of their own, and elect a leader"))?;
+        self.teller.chapter(
+            "elect",
+            &format!("{count} super-nodes start, as processes of their own, and elect a leader"),
+        )?;
         for at in 0..count {
             self.fleet.start_node(at)?;
         }
@@ -100,7 +103,12 @@ impl Story<'_> {
         }
         let call = Call::new(Method::POST, "/v1/add").body(&json!({"a": 5, "b": 3}));
         let sum = self.fleet.client_at(nodes - 1)?.send(call).await?.body;
-        let fact = format!("5 + 3 = {}, ordered by {}, asked at {}", sum["result"], text(&sum["leader"]), text(&sum["node"]));
+        let fact = format!(
+            "5 + 3 = {}, ordered by {}, asked at {}",
+            sum["result"],
+            text(&sum["leader"]),
+            text(&sum["node"])
+        );
         self.teller.check(sum["result"] == json!(8), &fact)?;
         Ok(())
     }
@@ -160,8 +168,13 @@ impl Story<'_> {
         self.teller.chapter("kill", "The leader is killed with kill -9 while a client writes")?;
         let (leader, term) = self.leader_after(0).await?;
         let id = self.fleet.nodes[leader].id.clone();
-        let others: Vec<String> =
-            self.fleet.nodes.iter().filter(|node| node.is_running() && node.id != id).map(|node| node.url.clone()).collect();
+        let others: Vec<String> = self
+            .fleet
+            .nodes
+            .iter()
+            .filter(|node| node.is_running() && node.id != id)
+            .map(|node| node.url.clone())
+            .collect();
         let writer = Writer::start(others)?;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let killed_at = Instant::now();
@@ -196,7 +209,8 @@ impl Story<'_> {
     async fn missing(&self, at: usize, acknowledged: &[String]) -> Result<usize, CliError> {
         let client = self.fleet.client_at(at)?;
         let listed = client.pages(Call::get("/v1/kv").query("prefix", "writer/"), None).await?;
-        let there: std::collections::BTreeSet<&str> = listed.iter().filter_map(|item| item["key"].as_str()).collect();
+        let there: std::collections::BTreeSet<&str> =
+            listed.iter().filter_map(|item| item["key"].as_str()).collect();
         Ok(acknowledged.iter().filter(|key| !there.contains(key.as_str())).count())
     }
 
@@ -247,17 +261,26 @@ impl Story<'_> {
             (status["applied"].as_u64()? >= applied).then_some(())
         })
         .await?;
-        let fact = format!("{id} has applied everything up to {applied}, {} ms after its start", begun.elapsed().as_millis());
+        let fact = format!(
+            "{id} has applied everything up to {applied}, {} ms after its start",
+            begun.elapsed().as_millis()
+        );
         self.teller.check(true, &fact)?;
         let read = self.get(victim, "/v1/kv/message?level=stale").await?;
-        self.teller.check(read["value"] == json!("Hello World"), &format!("{id} knows message = {}", read["value"]))?;
+        self.teller.check(
+            read["value"] == json!("Hello World"),
+            &format!("{id} knows message = {}", read["value"]),
+        )?;
         Ok(())
     }
 
     async fn isolate(&mut self) -> Told {
         let (leader, term) = self.leader_after(0).await?;
         let id = self.fleet.nodes[leader].id.clone();
-        self.teller.chapter("isolate", &format!("The leader {id} is frozen: nobody hears it, and its connections stay open"))?;
+        self.teller.chapter(
+            "isolate",
+            &format!("The leader {id} is frozen: nobody hears it, and its connections stay open"),
+        )?;
         self.fleet.freeze(leader, true)?;
         let others: Vec<usize> = (0..self.fleet.nodes.len()).filter(|at| *at != leader).collect();
         let (next, next_term) = self
@@ -330,15 +353,18 @@ impl Story<'_> {
                 listed(&problems(&report))
             );
             self.teller.check(report["ok"] == json!(true), &fact)?;
-            let page = self.get(at, &format!("/v1/rewards?after={}&limit=1", records.saturating_sub(1))).await?;
+            let page =
+                self.get(at, &format!("/v1/rewards?after={}&limit=1", records.saturating_sub(1))).await?;
             hashes.push(page["items"][0]["hash"].clone());
         }
         self.teller.data("records", json!(records));
         let same = hashes.iter().all(|hash| hash == &hashes[0] && hash.is_string());
-        self.teller.check(same, &format!("all nodes agree on movement {records}: {:.16}…", text(&hashes[0])))?;
+        self.teller
+            .check(same, &format!("all nodes agree on movement {records}: {:.16}…", text(&hashes[0])))?;
         let intervals = self.fleet.client()?.pages(Call::get("/v1/intervals"), None).await?;
         let contiguous = intervals.iter().zip(1_u64..).all(|(interval, id)| interval["id"] == json!(id));
-        let fact = format!("intervals 1 to {} were each settled once, over every change of leader", intervals.len());
+        let fact =
+            format!("intervals 1 to {} were each settled once, over every change of leader", intervals.len());
         self.teller.check(contiguous && !intervals.is_empty(), &fact)?;
         if self.mongodb {
             self.compare(records).await?;
@@ -357,7 +383,11 @@ impl Story<'_> {
         let mongodb = &report["mongodb"];
         let fact = format!(
             "MongoDB equals the ledger: {} rewards, {} intervals, {} observations, {} elections, {} members{}",
-            mongodb["rewards"], mongodb["intervals"], mongodb["observations"], mongodb["elections"], mongodb["members"],
+            mongodb["rewards"],
+            mongodb["intervals"],
+            mongodb["observations"],
+            mongodb["elections"],
+            mongodb["members"],
             listed(&problems(mongodb))
         );
         self.teller.check(mongodb["ok"] == json!(true), &fact)?;
@@ -400,7 +430,11 @@ impl Story<'_> {
     }
 
     /// Looks again and again until there is something to see.
-    async fn wait<T>(&mut self, what: &str, look: impl AsyncFn(&Story<'_>) -> Option<T>) -> Result<T, CliError> {
+    async fn wait<T>(
+        &mut self,
+        what: &str,
+        look: impl AsyncFn(&Story<'_>) -> Option<T>,
+    ) -> Result<T, CliError> {
         let begun = Instant::now();
         loop {
             if let Some(found) = look(self).await {

@@ -151,7 +151,8 @@ impl Teller {
         let seconds = self.begun.elapsed().as_secs_f64();
         if self.is_json() {
             let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let mut summary = json!({"step": "summary", "ok": ok, "checks": held + broken, "failed": broken, "ms": millis});
+            let mut summary =
+                json!({"step": "summary", "ok": ok, "checks": held + broken, "failed": broken, "ms": millis});
             if let (Some(failure), Value::Object(fields)) = (failure, &mut summary) {
                 fields.insert("error".to_string(), json!(failure));
             }

@@ -26,7 +26,9 @@ impl Watch {
         }
         match self.leaders.get(&status.term) {
             Some(leader) if leader == &host.id => Ok(()),
-            Some(leader) => Err(format!("election safety: {leader} and {} both lead term {}", host.id, status.term)),
+            Some(leader) => {
+                Err(format!("election safety: {leader} and {} both lead term {}", host.id, status.term))
+            }
             None => {
                 self.leaders.insert(status.term, host.id.clone());
                 if status.last < committed {

@@ -46,7 +46,8 @@ pub fn is_linearizable(operations: &[Operation]) -> bool {
         }
         let open = |at: usize| placed & (1 << at) == 0;
         // Nothing may be placed that began after the earliest end of what is still open.
-        let horizon = operations.iter().enumerate().filter(|(at, _)| open(*at)).filter_map(|(_, o)| o.returned).min();
+        let horizon =
+            operations.iter().enumerate().filter(|(at, _)| open(*at)).filter_map(|(_, o)| o.returned).min();
         for (at, operation) in operations.iter().enumerate() {
             if !open(at) || horizon.is_some_and(|horizon| operation.invoked > horizon) {
                 continue;

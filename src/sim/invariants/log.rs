@@ -41,7 +41,8 @@ impl Watch {
         let Some(alive) = &host.alive else { return Ok(()) };
         let status = alive.node.raft_status();
         let applied = alive.node.applied_index();
-        let in_order = status.base.index <= applied && applied <= status.commit && status.commit <= status.last;
+        let in_order =
+            status.base.index <= applied && applied <= status.commit && status.commit <= status.last;
         if !in_order {
             return Err(format!(
                 "order of counters on {}: base {} applied {applied} commit {} last {}",
@@ -53,7 +54,10 @@ impl Watch {
             && before.0 == now.0
             && (before.1 > now.1 || before.2 > now.2 || before.3 > now.3)
         {
-            return Err(format!("counters of {} went back: (life, term, commit, applied) {before:?} to {now:?}", host.id));
+            return Err(format!(
+                "counters of {} went back: (life, term, commit, applied) {before:?} to {now:?}",
+                host.id
+            ));
         }
         Ok(())
     }
