@@ -10,7 +10,7 @@ use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::io::{Effect, Input};
 use crate::node::moment::Moment;
-use crate::node::requests::{AskId, Outcome, Want};
+use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::raft::Entry;
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
@@ -226,7 +226,7 @@ impl World {
     pub fn ask(&mut self, host: usize, want: Want) -> Result<AskId, String> {
         self.last_ask += 1;
         let ask = self.last_ask;
-        self.step(host, Input::Ask { ask, want, forward: true })?;
+        self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })?;
         Ok(ask)
     }
 

@@ -91,6 +91,11 @@ pub struct Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            for (id, _) in &self.agents {
+                let log = std::fs::read_to_string(self.directory.path().join(format!("{id}.log")))
+                    .unwrap_or_default();
+                eprintln!("--- {id}\n{log}");
+            }
             for node in &self.nodes {
                 let log = std::fs::read_to_string(node.directory.with_extension("log")).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(25).collect();
