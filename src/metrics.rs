@@ -119,6 +119,12 @@ pub struct Metrics {
     pub raft_proposals: Family<ResultLabel, Counter>,
     /// Pings by result: `answered`, `missed`.
     pub pings: Family<ResultLabel, Counter>,
+    /// Frames between super-nodes: `sent`, `received`, `dropped`.
+    pub peer_frames: Family<ResultLabel, Counter>,
+    /// Connections between super-nodes: `dialled`, `accepted`, `lost`, `refused`, `malformed`, `slow`, `too_many`.
+    pub peer_connections: Family<ResultLabel, Counter>,
+    /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `bad`, `junk`.
+    pub agent_datagrams: Family<ResultLabel, Counter>,
     /// HTTP requests.
     pub http_requests: Family<RouteLabels, Counter>,
     /// Ledger movements by kind, counted as this node applied them.
@@ -169,6 +175,9 @@ impl Metrics {
             raft_messages: Counter::default(),
             raft_proposals: Family::default(),
             pings: Family::default(),
+            peer_frames: Family::default(),
+            peer_connections: Family::default(),
+            agent_datagrams: Family::default(),
             http_requests: Family::default(),
             ledger_records_by_kind: Family::default(),
             projection_documents: Family::default(),
@@ -221,6 +230,11 @@ impl Metrics {
         r.register("raft_messages", "Consensus messages sent", self.raft_messages.clone());
         r.register("raft_proposals", "Proposals by result", self.raft_proposals.clone());
         r.register("pings", "Pings by result", self.pings.clone());
+        r.register("peer_frames", "Frames between super-nodes by result", self.peer_frames.clone());
+        let connections = self.peer_connections.clone();
+        r.register("peer_connections", "Connections between super-nodes by result", connections);
+        let datagrams = self.agent_datagrams.clone();
+        r.register("agent_datagrams", "Datagrams of the agent protocol by result", datagrams);
         r.register("http_requests", "HTTP requests", self.http_requests.clone());
         r.register("ledger_records", "Ledger movements applied by kind", self.ledger_records_by_kind.clone());
         r.register("projection_documents", "Documents written to MongoDB", self.projection_documents.clone());

@@ -28,9 +28,6 @@ pub enum Direction {
     Backward,
 }
 
-/// What a scan calls for each key and value; a break ends it.
-pub type Visitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
-
 /// A consistent view of the keys.
 pub trait Reader {
     /// The value at `key`.
@@ -42,7 +39,7 @@ pub trait Reader {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: Visitor<'_>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), KeyspaceError>;
 }
 
@@ -72,7 +69,7 @@ impl Reader for MemoryKeyspace {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         direction: Direction,
-        visit: Visitor<'_>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), KeyspaceError> {
         let empty = match (from, to) {
             (Bound::Included(a), Bound::Included(b)) => a > b,

@@ -322,6 +322,12 @@ pub fn elections(reader: &dyn Reader, after: Term, limit: usize) -> Result<Vec<E
     table::page(reader, &[keys::ELECTION_TABLE], Some(&after), limit, &mut |_| true)
 }
 
+/// The newest recorded election.
+pub fn last_election(reader: &dyn Reader) -> Result<Option<Election>, KeyspaceError> {
+    let last = table::edge(reader, &[keys::ELECTION_TABLE], Direction::Backward)?;
+    last.map(|(key, value)| table::parse(&key, &value)).transpose()
+}
+
 /// The election of a term.
 pub fn election(reader: &dyn Reader, term: Term) -> Result<Option<Election>, KeyspaceError> {
     table::read(reader, &keys::election(term))

@@ -26,6 +26,8 @@ pub struct Hello {
     pub to: NodeId,
     /// The speaker's software version.
     pub version: Version,
+    /// Where clients find the speaker, for redirects.
+    pub url: String,
 }
 
 /// One frame after the hello.

@@ -1,7 +1,35 @@
-//! A node: consensus, ledger and health composed, and the ports it stands on.
+//! A node: consensus, ledger and health composed into one machine, the ports it stands on, and the driver that
+//! runs it for real.
+//!
+//! | file | what |
+//! |---|---|
+//! | `core`, `handlers`, `io` | the machine: inputs in, effects out; no clock, no IO |
+//! | `requests` | who waits for what, and where each request is |
+//! | `duties`, `report`, `facts` | what the node proposes by itself, from the replicated state as it sees it |
+//! | `snapshot` | transfers of a whole state |
+//! | `applier` | applies entries in one transaction a batch |
+//! | `view`, `status`, `events`, `notices` | what it says about itself |
+//! | `ports`, `frame` | what it needs from below, and what nodes say to each other |
+//! | `handle` | how the layers above use it |
+//! | `driver` | the task and the two threads that run it for real |
 
+pub mod applier;
+pub mod core;
+// The driver is the shell: it reads the clock, rolls the dice and starts the threads.
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod driver;
+pub mod duties;
 pub mod events;
+pub mod facts;
 pub mod frame;
 pub mod handle;
+mod handlers;
+pub mod io;
+pub mod moment;
+pub mod notices;
 pub mod ports;
+pub mod report;
+pub mod requests;
+pub mod snapshot;
 pub mod status;
+mod view;

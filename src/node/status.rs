@@ -71,6 +71,8 @@ pub struct PeerStatus {
     pub contact_ms: Option<u64>,
     /// Whether the detector holds it up.
     pub up: bool,
+    /// Its client URL, once it has introduced itself.
+    pub url: Option<String>,
 }
 
 /// Counts of members by what the detector and the ledger say.

@@ -24,7 +24,7 @@ fn rewards_are_filtered_and_paged() {
     };
     assert_eq!(list(&all), [1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(list(&RewardFilter { after: 3, limit: 2, ..all.clone() }), [4, 5]);
-    assert_eq!(list(&RewardFilter { limit: 0, ..all.clone() }), [0_u64; 0]);
+    assert_eq!(list(&RewardFilter { limit: 0, ..all.clone() }), Vec::<u64>::new());
     let of_b = RewardFilter { member: Some(member("b")), ..all.clone() };
     assert_eq!(list(&of_b), [2, 4, 6, 8]);
     assert_eq!(list(&RewardFilter { after: 4, limit: 1, ..of_b.clone() }), [6]);
@@ -35,9 +35,9 @@ fn rewards_are_filtered_and_paged() {
     let (from, to) = (Some(time(3)), Some(time(7)));
     assert_eq!(list(&RewardFilter { from, to, ..all.clone() }), [3, 4, 5, 6]);
     assert_eq!(list(&RewardFilter { from, to, ..of_b }), [4, 6]);
-    assert_eq!(list(&RewardFilter { from: Some(UnixMillis(i64::MAX)), ..all.clone() }), [0_u64; 0]);
+    assert_eq!(list(&RewardFilter { from: Some(UnixMillis(i64::MAX)), ..all.clone() }), Vec::<u64>::new());
     assert_eq!(list(&RewardFilter { from: Some(UnixMillis(0)), ..all.clone() }).len(), 8);
-    assert_eq!(list(&RewardFilter { member: Some(member("nobody")), ..all }), [0_u64; 0]);
+    assert_eq!(list(&RewardFilter { member: Some(member("nobody")), ..all }), Vec::<u64>::new());
 }
 
 #[test]

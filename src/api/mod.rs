@@ -1,0 +1,351 @@
+//! HTTP: `/v1`, events, probes and metrics over a running node.
+//!
+//! A request is read by [`extract`], becomes a command or a read on the [`Handle`], and its answer becomes JSON. What
+//! goes wrong becomes a [`Problem`]. [`finish`] wraps every answer: headers about the node, problem bodies, metrics.
+//! Nothing here decides anything: writes go through the log, reads look at what was applied.
+
+pub mod events;
+pub mod exposition;
+pub mod extract;
+pub mod history;
+pub mod kv;
+pub mod members;
+pub mod operations;
+pub mod problem;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::{MatchedPath, Request as HttpRequest, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::HttpSettings;
+use crate::database::errors::ProjectionError;
+use crate::database::verify::ComparisonReport;
+use crate::ledger::command::{Answer, Applied, Command, Request};
+use crate::ledger::keyspace::Reader;
+use crate::metrics::{Metrics, RouteLabels};
+use crate::node::handle::{Failure, Handle, ReadLevel};
+use crate::node::status::{NodeStatus, RoleName};
+use crate::types::NodeId;
+
+use extract::{Params, idempotency_key};
+use problem::{Code, Problem};
+
+/// How long open connections may linger once the node is stopping.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Compares MongoDB with the ledger of this node.
+pub type Compare = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<ComparisonReport, ProjectionError>> + Send>> + Send + Sync,
+>;
+
+/// What every handler needs.
+#[derive(Clone)]
+pub struct ApiState {
+    /// The running node.
+    pub handle: Handle,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// The client URL of a super-node, if known: where a redirect points to.
+    pub client_url: Arc<dyn Fn(&NodeId) -> Option<String> + Send + Sync>,
+    /// Compares MongoDB with the ledger, if one is configured.
+    pub compare: Option<Compare>,
+    /// `[http]`
+    pub http: HttpSettings,
+    /// Ends event streams and long polls.
+    pub stopping: CancellationToken,
+}
+
+/// Everything under one roof.
+pub fn router(state: ApiState) -> Router {
+    Router::new()
+        .route("/", get(operations::index))
+        .route("/livez", get(operations::livez))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(operations::metrics))
+        .route("/v1/status", get(operations::status))
+        .route("/v1/events", get(events::stream))
+        .route("/v1/kv", get(kv::list))
+        .route("/v1/kv/", get(kv::no_key).put(kv::no_key).delete(kv::no_key))
+        .route("/v1/kv/{*key}", get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
+        .route("/v1/kv:batch", post(kv::batch))
+        .route("/v1/add", post(kv::add))
+        .route("/v1/members", get(members::list).post(members::join))
+        .route("/v1/members/{id}", get(members::show).delete(members::leave))
+        .route("/v1/balances", get(members::balances))
+        .route("/v1/policy", get(history::policy))
+        .route("/v1/rewards", get(history::rewards))
+        .route("/v1/intervals", get(history::intervals))
+        .route("/v1/intervals/{id}", get(history::interval))
+        .route("/v1/intervals/{id}/members/{member}", get(history::explain))
+        .route("/v1/elections", get(history::elections))
+        .route("/v1/elections/{term}", get(history::election))
+        .route("/v1/ledger/verify", get(history::verify))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(state.clone(), finish))
+        .with_state(state)
+}
+
+/// Serves until `stopping` is cancelled, then lets open requests end for a few seconds.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stopping: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener.tap_io(|connection| {
+        // Answers are small and whole: waiting for more to send only delays them.
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY refused");
+        }
+    });
+    let patience = {
+        let stopping = stopping.clone();
+        async move {
+            stopping.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        }
+    };
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::select! {
+        served = axum::serve(listener, service).with_graceful_shutdown(stopping.cancelled_owned()).into_future() => served,
+        () = patience => Ok(()),
+    }
+}
+
+/// How a read wants to be answered.
+pub(crate) struct ReadWish {
+    level: ReadLevel,
+    max_stale: Option<Duration>,
+    forward: bool,
+    uri: Uri,
+}
+
+/// The parameters that [`ReadWish::parse`] reads.
+pub(crate) const READ_PARAMETERS: [&str; 3] = ["level", "max_stale", "forward"];
+
+impl ReadWish {
+    pub(crate) fn parse(params: &Params, uri: &Uri) -> Result<ReadWish, Problem> {
+        let level = match params.get("level") {
+            // A lease would save the round trip to the followers; without one, the stronger promise is kept.
+            None | Some("linearizable" | "lease") => ReadLevel::Linearizable,
+            Some("stale") => ReadLevel::Stale,
+            Some(other) => {
+                let detail = format!("level={other} is not known: linearizable, lease or stale");
+                return Err(Problem::bad_request(detail));
+            }
+        };
+        let max_stale = params.duration("max_stale", Duration::from_secs(3_600))?;
+        if max_stale.is_some() && level == ReadLevel::Linearizable {
+            return Err(Problem::bad_request("max_stale only goes with level=stale"));
+        }
+        Ok(ReadWish { level, max_stale, forward: params.truth("forward", true)?, uri: uri.clone() })
+    }
+}
+
+impl ApiState {
+    /// Waits until this node's view is as fresh as the wish demands.
+    pub(crate) async fn fresh(&self, wish: &ReadWish) -> Result<(), Problem> {
+        if wish.level == ReadLevel::Linearizable {
+            let barrier = self.handle.read_barrier(wish.forward, self.http.timeout).await;
+            barrier.map_err(|failure| self.failed(failure, &wish.uri))?;
+        }
+        let Some(bound) = wish.max_stale else { return Ok(()) };
+        let status = self.handle.status.borrow().clone();
+        match staleness(&status) {
+            Some(age) if age <= bound => Ok(()),
+            Some(age) => Err(Problem::new(
+                Code::NoLeader,
+                format!("last heard of the leader {age:?} ago, more than {bound:?}"),
+            )),
+            None => Err(Problem::new(Code::NoLeader, "never heard of a leader")),
+        }
+    }
+
+    /// Runs `work` on a consistent view, away from the threads that serve connections.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Reader) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let handle = self.handle.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let view = handle.view()?;
+            work(&*view)
+        });
+        task.await.map_err(|error| Problem::new(Code::Damaged, format!("the read failed: {error}")))?
+    }
+
+    /// Freshness first, then [`ApiState::look`].
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        wish: &ReadWish,
+        work: impl FnOnce(&dyn Reader) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.fresh(wish).await?;
+        self.look(work).await
+    }
+
+    /// Sends a command through the log. `conditional`: the request stated a precondition.
+    pub(crate) async fn submit(
+        &self,
+        command: Command,
+        headers: &HeaderMap,
+        uri: &Uri,
+        conditional: bool,
+    ) -> Result<Applied, Problem> {
+        let forward = Params::parse(uri, &["forward"])?.truth("forward", true)?;
+        let request = Request { idempotency_key: idempotency_key(headers)?, command };
+        let applied = self.handle.submit(request, forward, self.http.timeout).await;
+        let applied = applied.map_err(|failure| self.failed(failure, uri))?;
+        match applied.answer {
+            Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
+            _ => Ok(applied),
+        }
+    }
+
+    /// The problem of a failure: says what is known of the leader, and where it is.
+    fn failed(&self, failure: Failure, uri: &Uri) -> Problem {
+        let status = self.handle.status.borrow().clone();
+        match &failure {
+            Failure::NotLeader { leader } => {
+                let leader = leader.as_ref().or(status.leader.as_ref());
+                match leader.and_then(|leader| Some((leader, (self.client_url)(leader)?))) {
+                    Some((leader, url)) => redirect(leader, &url, uri),
+                    None => without_leader(&status, Problem::failed(failure)),
+                }
+            }
+            Failure::NoLeader => without_leader(&status, Problem::failed(failure)),
+            _ => Problem::failed(failure),
+        }
+    }
+}
+
+fn redirect(leader: &NodeId, url: &str, uri: &Uri) -> Problem {
+    let mut problem = Problem::new(Code::NotLeader, format!("{leader} leads"));
+    let target = format!("{url}{}", uri.path_and_query().map_or("/", |path| path.as_str()));
+    if let Ok(location) = HeaderValue::from_str(&target) {
+        problem.headers.push((header::LOCATION, location));
+    }
+    problem.leader_url = Some(url.to_string());
+    problem
+}
+
+fn without_leader(status: &NodeStatus, mut problem: Problem) -> Problem {
+    let reachable = status.voters.iter().filter(|voter| {
+        **voter == status.id || status.nodes.iter().any(|node| node.id == **voter && node.up)
+    });
+    problem.detail = format!(
+        "{} of {} voters reachable, {} is {} in term {}",
+        reachable.count(),
+        status.voters.len(),
+        status.id,
+        role_name(status.role),
+        status.term
+    );
+    problem
+}
+
+/// The name of a role as JSON has it.
+pub fn role_name(role: RoleName) -> &'static str {
+    match role {
+        RoleName::Leader => "leader",
+        RoleName::Follower => "follower",
+        RoleName::Candidate => "candidate",
+        RoleName::Learner => "learner",
+    }
+}
+
+/// How long ago this node last heard of the leader; zero on the leader itself.
+fn staleness(status: &NodeStatus) -> Option<Duration> {
+    let leader = status.leader.as_ref()?;
+    if *leader == status.id {
+        return Some(Duration::ZERO);
+    }
+    let millis = status.nodes.iter().find(|node| node.id == *leader)?.contact_ms?;
+    Some(Duration::from_millis(millis))
+}
+
+/// An answer that the machine never gives to this command.
+fn unexpected(applied: &Applied) -> Problem {
+    Problem::new(Code::Damaged, format!("the machine answered {:?} to another command", applied.answer))
+}
+
+/// A page of a list. `next` is passed as `after`; null at the end.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    items: Vec<T>,
+    next: Option<Value>,
+}
+
+impl<T> Page<T> {
+    /// Of up to `limit + 1` items: the last one only tells that there is more.
+    pub(crate) fn new(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> Value) -> Page<T> {
+        let more = items.len() > limit;
+        items.truncate(limit);
+        let next = if more { items.last().map(key) } else { None };
+        Page { items, next }
+    }
+
+    /// The same page with other items.
+    pub(crate) fn map<U>(self, change: impl FnMut(T) -> U) -> Page<U> {
+        Page { items: self.items.into_iter().map(change).collect(), next: self.next }
+    }
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    Problem::not_found(format!("no such path: {}", uri.path())).hint("see / for the paths that exist")
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let mut problem = Problem::bad_request(format!("{method} is not a method of {}", uri.path()));
+    problem.status = StatusCode::METHOD_NOT_ALLOWED;
+    problem
+}
+
+/// The outermost layer: problem bodies, headers about the node, metrics.
+async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next) -> Response {
+    let started = Instant::now();
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_string();
+    let mut response = next.run(request).await;
+    let (id, leader, term) = {
+        let status = state.handle.status.borrow();
+        (status.id.clone(), status.leader.clone(), status.term)
+    };
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let kept = response.headers_mut().remove(header::ALLOW);
+        response =
+            (problem.status, Json(problem.body(leader.as_ref().map(NodeId::as_str), term.0))).into_response();
+        let media = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, media);
+        response.headers_mut().extend(kept.map(|allow| (header::ALLOW, allow)));
+        response.headers_mut().extend(problem.headers);
+    }
+    let applied = *state.handle.applied.borrow();
+    let about = [
+        ("super-node-id", id.to_string()),
+        ("super-node-leader", leader.map(String::from).unwrap_or_default()),
+        ("super-node-term", term.to_string()),
+        ("super-node-index", applied.to_string()),
+    ];
+    for (name, value) in about {
+        let value = HeaderValue::from_str(&value).expect("names and numbers are visible ASCII");
+        response.headers_mut().insert(name, value);
+    }
+    let labels = RouteLabels { route, code: response.status().as_u16().to_string() };
+    state.metrics.http_requests.get_or_create(&labels).inc();
+    state.metrics.http_request_seconds.observe(started.elapsed().as_secs_f64());
+    response
+}

@@ -1,0 +1,117 @@
+//! Status, probes, metrics and the front page: all from local state, none needs a quorum.
+
+use std::fmt::Write as _;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
+
+use crate::node::status::NodeStatus;
+
+use super::extract::Params;
+use super::problem::Problem;
+use super::{ApiState, exposition};
+
+/// A node that lacks more entries than this is not ready: what it answers is old.
+const READY_LAG_MAX: u64 = 1_000;
+
+/// `GET /v1/status`
+pub async fn status(State(state): State<ApiState>, uri: Uri) -> Result<Json<NodeStatus>, Problem> {
+    Params::parse(&uri, &[])?;
+    Ok(Json(state.handle.status.borrow().clone()))
+}
+
+/// `GET /livez`: 200 while the node's driver runs.
+pub async fn livez(State(state): State<ApiState>) -> Response {
+    if state.handle.asks.is_closed() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the driver has stopped\n").into_response();
+    }
+    "ok\n".into_response()
+}
+
+struct Check {
+    name: &'static str,
+    good: bool,
+    detail: String,
+}
+
+fn checks(state: &ApiState) -> Vec<Check> {
+    let status = state.handle.status.borrow().clone();
+    let lag = status.commit.0.saturating_sub(status.applied.0);
+    let alive = !state.handle.asks.is_closed() && !state.stopping.is_cancelled();
+    vec![
+        Check { name: "running", good: alive, detail: if alive { "yes" } else { "stopping" }.to_string() },
+        Check {
+            name: "leader",
+            good: status.leader.is_some(),
+            detail: status.leader.map_or("none known".to_string(), String::from),
+        },
+        Check {
+            name: "applied",
+            good: lag <= READY_LAG_MAX,
+            detail: format!("{} of {} committed", status.applied, status.commit),
+        },
+    ]
+}
+
+/// `GET /readyz?verbose`: 200 when the node can take requests.
+pub async fn readyz(State(state): State<ApiState>, uri: Uri) -> Result<Response, Problem> {
+    let verbose = Params::parse(&uri, &["verbose"])?.truth("verbose", false)?;
+    let checks = checks(&state);
+    let ready = checks.iter().all(|check| check.good);
+    let mut text = String::new();
+    for check in checks.iter().filter(|check| verbose || !check.good) {
+        let mark = if check.good { '+' } else { '-' };
+        writeln!(text, "[{mark}] {}: {}", check.name, check.detail)
+            .expect("writing to a string does not fail");
+    }
+    text.push_str(if ready { "ready\n" } else { "not ready\n" });
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((code, text).into_response())
+}
+
+/// `GET /metrics`: Prometheus text.
+pub async fn metrics(State(state): State<ApiState>) -> Response {
+    let text = exposition::to_text(&state.metrics.render());
+    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+}
+
+/// `GET /`: who this is and where to look.
+pub async fn index(State(state): State<ApiState>) -> Html<String> {
+    let status = state.handle.status.borrow().clone();
+    let links = [
+        ("/v1/status", "status"),
+        ("/v1/members", "members"),
+        ("/v1/balances", "balances"),
+        ("/v1/rewards", "rewards and penalties"),
+        ("/v1/intervals", "settled intervals"),
+        ("/v1/elections", "elections"),
+        ("/v1/kv", "shared dictionary"),
+        ("/v1/events", "events (stream)"),
+        ("/v1/ledger/verify", "verify the ledger"),
+        ("/readyz?verbose", "readiness"),
+        ("/metrics", "metrics (Prometheus)"),
+    ];
+    let rows: String = links
+        .iter()
+        .map(|(path, about)| format!("<li><a href=\"{path}\">{path}</a> {about}</li>\n"))
+        .collect();
+    let leader = status.leader.map_or("nobody".to_string(), String::from);
+    Html(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>super-node {id}</title></head>\n\
+         <body><h1>super-node {id}</h1>\n<p>Cluster {cluster}, term {term}, led by {leader}; \
+         {members} members, {records} ledger records. Version {version}.</p>\n<ul>\n{rows}</ul></body></html>\n",
+        id = status.id,
+        cluster = escape(&status.cluster),
+        term = status.term,
+        members = status.members.total,
+        records = status.ledger.records,
+        version = escape(&status.version),
+    ))
+}
+
+/// Text that is safe inside HTML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,145 @@
+//! `demo`: a whole cluster on this machine that tells its story.
+
+mod fleet;
+mod story;
+mod teller;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::{CliError, Environment, Output};
+use fleet::{Fleet, Setup};
+use story::Story;
+use teller::Teller;
+
+/// `demo`
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// How many super-nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=7))]
+    pub nodes: u8,
+    /// How many fleet agents
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub agents: u16,
+    /// Keep it running so long after the story; without it, it ends with the story
+    #[arg(long, value_name = "N")]
+    pub seconds: Option<u64>,
+    /// Run beside this MongoDB, in a new database, and check that it equals the ledger [without URI: MONGODB_URI]
+    #[arg(long, value_name = "URI", num_args = 0..=1, default_missing_value = "")]
+    pub mongodb: Option<String>,
+    /// Judge every 2 s instead of every 5 s, so that rewards and penalties come within seconds
+    #[arg(long)]
+    pub fast: bool,
+    /// Keep the data directories here instead of in a temporary directory
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+/// Database of the demo; a name that no deployment uses, and a new one each time, because a projection belongs to one cluster.
+const DATABASE_PREFIX: &str = "super_node_demo_";
+
+/// Runs the story. `true`: every check held.
+pub async fn run(
+    args: &DemoArgs,
+    output: Output,
+    no_colour: bool,
+    environment: &Environment,
+) -> Result<bool, CliError> {
+    let begun = Instant::now();
+    let temporary = match &args.keep {
+        Some(_) => None,
+        None => Some(tempfile::Builder::new().prefix("super-node-demo-").tempdir()?),
+    };
+    let directory: PathBuf = match (&args.keep, &temporary) {
+        (Some(keep), _) => {
+            std::fs::create_dir_all(keep)?;
+            refuse_used(keep)?;
+            std::fs::canonicalize(keep)?
+        }
+        (None, Some(temporary)) => temporary.path().to_path_buf(),
+        (None, None) => return Err(CliError::failed("no directory")),
+    };
+    // Only the flag: whoever has MONGODB_URI set for other purposes did not ask the demo to write there.
+    let database = format!("{DATABASE_PREFIX}{:08x}", rand::random::<u32>());
+    let mongodb = match args.mongodb.as_deref() {
+        Some("") => {
+            let uri = environment.get("MONGODB_URI").map(str::to_string);
+            Some(uri.ok_or_else(|| CliError::usage("--mongodb: no URI", "give one, or set MONGODB_URI"))?)
+        }
+        other => other.map(str::to_string),
+    };
+    let (interval, ping) = if args.fast { (2_000, 150) } else { (5_000, 400) };
+    let setup = Setup {
+        nodes: usize::from(args.nodes),
+        interval: Duration::from_millis(interval),
+        ping: Duration::from_millis(ping),
+        mongodb: mongodb.clone().map(|uri| (uri, database.clone())),
+    };
+    let mut fleet = Fleet::new(setup, &directory)?;
+    let mut teller = Teller::new(output, no_colour);
+    let mut preface = vec![
+        "super-node demo: a fleet supervisor, replicated, on this machine.".to_string(),
+        format!(
+            "Everything runs in {} and on loopback; Ctrl-C ends it and leaves nothing behind.",
+            directory.display()
+        ),
+    ];
+    if mongodb.is_some() {
+        preface.push(format!("MongoDB beside it: database {database}."));
+    }
+    teller.preface(&preface)?;
+    let told = {
+        let mut story = Story {
+            fleet: &mut fleet,
+            teller: &mut teller,
+            begun,
+            agents: usize::from(args.agents),
+            mongodb: mongodb.is_some(),
+        };
+        tokio::select! {
+            told = story.tell() => told,
+            interrupted = interrupted() => interrupted,
+        }
+    };
+    let told = match (told, args.seconds) {
+        (Ok(()), Some(seconds)) => {
+            teller.aside(&format!("the cluster goes on for {seconds} s; Ctrl-C ends it"))?;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(seconds)) => Ok(()),
+                interrupted = interrupted() => interrupted,
+            }
+        }
+        (told, _) => told,
+    };
+    fleet.stop().await;
+    match told {
+        Ok(()) => Ok(teller.end(None)?),
+        Err(CliError::Interrupted) => Err(CliError::Interrupted),
+        Err(error) => {
+            let text = error.render().unwrap_or_default();
+            let text = text.trim().trim_start_matches("error: ");
+            Ok(teller.end(Some(text))?)
+        }
+    }
+}
+
+/// Ctrl-C, or a polite request to end.
+async fn interrupted() -> Result<(), CliError> {
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed?,
+        _ = terminated.recv() => {}
+    }
+    Err(CliError::Interrupted)
+}
+
+/// A story needs a fresh cluster; what is in the directory might be somebody's.
+fn refuse_used(directory: &Path) -> Result<(), CliError> {
+    if std::fs::read_dir(directory)?.next().is_some() {
+        let message = format!("--keep {}: the directory is not empty", directory.display());
+        return Err(CliError::usage(message, "name a new directory"));
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! `kv get|set|delete|list|watch`: the shared dictionary.
+
+use clap::{Args, Subcommand, ValueEnum};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::client::{Call, Client, segment};
+use crate::config::value::parse_duration;
+
+use super::output::{Format, field};
+use super::{CliError, Output};
+
+/// How long one long poll of `kv watch` waits on the node.
+const WATCH_WAIT: &str = "30s";
+
+/// `kv …`
+#[derive(Debug, Subcommand)]
+pub enum KvCommand {
+    /// Print the value of a key
+    Get {
+        /// The key.
+        key: String,
+        /// How fresh the answer must be.
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Set a key; VALUE is JSON, or else a string
+    Set {
+        /// The key.
+        key: String,
+        /// JSON (5, true, [1,2], {"a":1}); anything else is stored as a string.
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Only if the key has this revision; 0: only if it does not exist
+        #[arg(long, value_name = "REV")]
+        if_revision: Option<u64>,
+    },
+    /// Remove a key
+    Delete {
+        /// The key.
+        key: String,
+        /// Only if the key has this revision
+        #[arg(long, value_name = "REV")]
+        if_revision: Option<u64>,
+    },
+    /// List keys in order
+    List {
+        /// Only keys that begin so
+        #[arg(long, default_value = "")]
+        prefix: String,
+        /// Only keys after this one
+        #[arg(long, value_name = "KEY")]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// How fresh the answer must be.
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Print a key's value now and whenever it changes, until it is deleted
+    Watch {
+        /// The key.
+        key: String,
+    },
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Args)]
+pub struct ReadArgs {
+    /// linearizable: sees every acknowledged write. stale: what the asked node has, without the leader
+    #[arg(long, value_enum, default_value_t = Level::Linearizable)]
+    pub level: Level,
+}
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// Sees every write acknowledged before it began.
+    Linearizable,
+    /// As linearizable, where the leader holds a lease.
+    Lease,
+    /// What the asked node has.
+    Stale,
+}
+
+impl ReadArgs {
+    /// Adds the wish to a call.
+    pub fn apply(&self, call: Call) -> Call {
+        match self.level {
+            Level::Linearizable => call,
+            Level::Lease => call.query("level", "lease"),
+            Level::Stale => call.query("level", "stale"),
+        }
+    }
+}
+
+fn path_of(key: &str) -> Result<String, CliError> {
+    Ok(format!("/v1/kv/{}", segment(key)?))
+}
+
+/// The body of a `set`: the text itself where it is JSON, so that numbers keep every digit.
+fn body_of(text: &str) -> String {
+    match serde_json::from_str::<Value>(text) {
+        Ok(_) => text.to_string(),
+        Err(_) => Value::String(text.to_string()).to_string(),
+    }
+}
+
+fn conditional(call: Call, if_revision: Option<u64>) -> Call {
+    match if_revision {
+        None => call,
+        Some(0) => call.header("if-none-match", "*"),
+        Some(revision) => call.header("if-match", format!("\"{revision}\"")),
+    }
+}
+
+/// Runs it.
+pub async fn run(command: KvCommand, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    match command {
+        KvCommand::Get { key, read } => {
+            let answer = client.send(read.apply(Call::get(path_of(&key)?))).await?.body;
+            print_entry(&answer, output)
+        }
+        KvCommand::Set { key, value, if_revision } => {
+            let mut call =
+                Call::new(Method::PUT, path_of(&key)?).find_out(format!("super-node kv get {key}"));
+            call.body = Some(body_of(&value));
+            let answer = client.send(conditional(call, if_revision)).await?.body;
+            print_written(&answer, output)
+        }
+        KvCommand::Delete { key, if_revision } => {
+            let call = Call::new(Method::DELETE, path_of(&key)?).find_out(format!("super-node kv get {key}"));
+            let answer = client.send(conditional(call, if_revision)).await?.body;
+            print_written(&answer, output)
+        }
+        KvCommand::List { prefix, after, limit, read } => {
+            let call = read.apply(Call::get("/v1/kv").query("prefix", prefix)).query_if("after", after);
+            let items = client.pages(call, limit).await?;
+            let row = |item: &Value| {
+                let value = item.get("value").unwrap_or(&Value::Null).to_string();
+                vec![field(item, "key"), value, field(item, "revision")]
+            };
+            let rows: Vec<_> = items.iter().map(row).collect();
+            Ok(output.list(&["KEY", "VALUE", "REVISION"], &rows, &items)?)
+        }
+        KvCommand::Watch { key } => watch(&key, client, output).await,
+    }
+}
+
+fn print_entry(entry: &Value, output: &mut Output) -> Result<(), CliError> {
+    let value = entry.get("value").unwrap_or(&Value::Null);
+    match output.format() {
+        Format::Json => output.json(entry)?,
+        Format::Plain => match value {
+            Value::String(text) => output.line(text)?,
+            other => output.line(&other.to_string())?,
+        },
+        Format::Table => {
+            let row = vec![field(entry, "key"), value.to_string(), field(entry, "revision")];
+            output.list(&["KEY", "VALUE", "REVISION"], &[row], &[])?;
+        }
+    }
+    Ok(())
+}
+
+fn print_written(answer: &Value, output: &mut Output) -> Result<(), CliError> {
+    match output.format() {
+        Format::Json => output.json(answer)?,
+        Format::Plain => output.line(&field(answer, "revision"))?,
+        Format::Table => output.line(&format!(
+            "{}: revision {}, log index {}, term {}",
+            field(answer, "key"),
+            field(answer, "revision"),
+            field(answer, "index"),
+            field(answer, "term")
+        ))?,
+    }
+    Ok(())
+}
+
+async fn watch(key: &str, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let wait = parse_duration(WATCH_WAIT).expect("a constant duration");
+    let mut seen = 0;
+    loop {
+        let mut call = Call::get(path_of(key)?).query("after", seen).query("wait", WATCH_WAIT);
+        call.wait = wait;
+        let answer = match client.send(call).await {
+            // Not there yet: go on waiting. Once it was there, its absence is the end.
+            Err(error) if error.code == "not_found" && seen == 0 => continue,
+            Err(error) if error.code == "not_found" => return Ok(()),
+            other => other?,
+        };
+        let Some(revision) = answer.body.get("revision").and_then(Value::as_u64) else { continue };
+        seen = revision;
+        print_entry(&answer.body, output)?;
+    }
+}

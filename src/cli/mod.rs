@@ -1,0 +1,284 @@
+//! The command line: one file per subcommand.
+//!
+//! Data goes to stdout, messages to stderr. A command returns a [`CliError`] and never prints one itself; [`main`]
+//! renders it and turns it into the exit code.
+
+pub mod add;
+pub mod agent;
+pub mod config;
+pub mod demo;
+pub mod election;
+pub mod error;
+pub mod events;
+pub mod interval;
+pub mod kv;
+pub mod ledger;
+pub mod logging;
+pub mod member;
+pub mod output;
+pub mod signals;
+pub mod sim;
+pub mod start;
+pub mod status;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{Client, Options};
+use crate::config::load::read_dotenv;
+use crate::config::value::{http_url, parse_duration};
+
+pub use error::CliError;
+pub use output::{Format, Output};
+
+/// Where commands ask unless told otherwise.
+const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:7400";
+
+/// `super-node …`
+#[derive(Debug, Parser)]
+#[command(name = "super-node", version, about, max_term_width = 110)]
+#[command(disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What applies to every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// How to print: table, json or plain [default: table on a terminal, else plain]
+    #[arg(short = 'o', long = "output", global = true, value_name = "FORMAT")]
+    pub output: Option<Format>,
+    /// Client URLs of nodes, separated by commas [env: SUPER_NODE_ENDPOINTS] [default: http://127.0.0.1:7400]
+    #[arg(long, global = true, value_name = "URL,URL")]
+    pub endpoints: Option<String>,
+    /// How long to try, such as 500ms or 5s [env: SUPER_NODE_TIMEOUT] [default: 5s]
+    #[arg(long, global = true, value_name = "TIME")]
+    pub timeout: Option<String>,
+    /// File with the token that the nodes ask for [env: SUPER_NODE_TOKEN_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// No colours [env: NO_COLOR]
+    #[arg(long, global = true)]
+    pub no_color: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole cluster on this machine and let it tell its story
+    Demo(demo::DemoArgs),
+    /// Run one super-node; without flags, a one-node cluster on loopback
+    Start(start::StartArgs),
+    /// Run a fleet member that answers pings
+    Agent(agent::AgentArgs),
+    /// Show nodes, roles, term, leader, lag, members, projection
+    Status(status::StatusArgs),
+    /// Read and write the shared dictionary
+    Kv {
+        /// What to do.
+        #[command(subcommand)]
+        command: kv::KvCommand,
+    },
+    /// Add two integers through the replicated log
+    Add(add::AddArgs),
+    /// The members of the fleet
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        command: member::MemberCommand,
+    },
+    /// Balances, rewards and penalties, and whether they are sound
+    Ledger {
+        /// What to do.
+        #[command(subcommand)]
+        command: ledger::LedgerCommand,
+    },
+    /// Settled intervals and the evidence behind each payment
+    Interval {
+        /// What to do.
+        #[command(subcommand)]
+        command: interval::IntervalCommand,
+    },
+    /// Why each election happened, who voted, how long nobody led
+    Election {
+        /// What to do.
+        #[command(subcommand)]
+        command: election::ElectionCommand,
+    },
+    /// The event stream of a node
+    Events(events::EventsArgs),
+    /// Run the deterministic simulator
+    Sim(sim::SimArgs),
+    /// Check or show the configuration
+    Config {
+        /// What to do.
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
+}
+
+/// The variables that commands read besides the configuration: the environment, and `.env` below it.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    rows: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// Of this process.
+    pub fn read() -> Result<Environment, CliError> {
+        let mut rows = read_dotenv().map_err(CliError::Config)?;
+        rows.extend(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
+        Ok(Environment { rows })
+    }
+
+    /// A variable that is set and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.rows.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl Global {
+    /// A client for the endpoints.
+    pub fn client(&self, environment: &Environment) -> Result<Client, CliError> {
+        let (endpoints, source) = match (&self.endpoints, environment.get("SUPER_NODE_ENDPOINTS")) {
+            (Some(flag), _) => (flag.as_str(), "--endpoints"),
+            (None, Some(variable)) => (variable, "SUPER_NODE_ENDPOINTS"),
+            (None, None) => (ENDPOINT_DEFAULT, "the default"),
+        };
+        let url = |text: &str| {
+            http_url(text).map_err(|problem| {
+                CliError::usage(format!("{source}: \"{}\" {}", text.trim(), problem.what), problem.hint)
+            })
+        };
+        let endpoints = endpoints.split(',').map(url).collect::<Result<Vec<_>, _>>()?;
+        let timeout = self.timeout(environment)?;
+        let file =
+            self.token_file.clone().or_else(|| environment.get("SUPER_NODE_TOKEN_FILE").map(PathBuf::from));
+        let token = file.map(|path| read_token(&path)).transpose()?;
+        Ok(Client::new(Options { endpoints, timeout, token })?)
+    }
+
+    fn timeout(&self, environment: &Environment) -> Result<Duration, CliError> {
+        let (text, source) = match (&self.timeout, environment.get("SUPER_NODE_TIMEOUT")) {
+            (Some(flag), _) => (flag.as_str(), "--timeout"),
+            (None, Some(variable)) => (variable, "SUPER_NODE_TIMEOUT"),
+            (None, None) => return Ok(Duration::from_secs(5)),
+        };
+        let span = parse_duration(text).map_err(|problem| {
+            CliError::usage(format!("{source}: \"{text}\" {}", problem.what), problem.hint)
+        })?;
+        if span.is_zero() || span > Duration::from_secs(3_600) {
+            return Err(CliError::usage(
+                format!("{source}: \"{text}\" is out of range"),
+                "allowed: more than 0, up to 1h",
+            ));
+        }
+        Ok(span)
+    }
+}
+
+fn read_token(path: &std::path::Path) -> Result<String, CliError> {
+    let refused = |why: String| {
+        CliError::usage(format!("--token-file {}: {why}", path.display()), "give a file that holds one token")
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refused("holds no usable token".to_string()));
+    }
+    Ok(token.to_string())
+}
+
+/// Parses the arguments, runs the command, prints what went wrong, and says how the process should end.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are asked for and go to stdout with 0; mistakes go to stderr with 2.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            // A closed pipe is the reader's choice and no failure of ours.
+            let _printed = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let mut output = Output::stdout(cli.global.output);
+    let result = Environment::read().and_then(|environment| run(cli, &environment, &mut output));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(text) = error.render() {
+                eprint!("{text}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs one command to its end.
+pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(async {
+        // These know for themselves how to stop; the others are simply left.
+        match &cli.command {
+            Command::Start(args) => return start::run(args).await,
+            Command::Agent(args) => return agent::run(args.clone()).await,
+            Command::Demo(args) => {
+                let output = Output::stdout(cli.global.output);
+                let held = demo::run(args, output, cli.global.no_color, environment).await?;
+                return if held { Ok(()) } else { Err(CliError::Checks) };
+            }
+            _ => {}
+        }
+        tokio::select! {
+            result = dispatch(cli, environment, output) => result,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.map_err(|error| CliError::failed(format!("cannot listen for Ctrl-C: {error}")))?;
+                Err(CliError::Interrupted)
+            }
+        }
+    })
+}
+
+async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
+    // These need no cluster, and must not fail for its lack.
+    match cli.command {
+        Command::Config { command } => return config::run(command, output),
+        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run(&args, output)),
+        _ => {}
+    }
+    let client = cli.global.client(environment)?;
+    match cli.command {
+        Command::Status(args) => status::run(args, &client, output).await,
+        Command::Kv { command } => kv::run(command, &client, output).await,
+        Command::Add(args) => add::run(args, &client, output).await,
+        Command::Member { command } => member::run(command, &client, output).await,
+        Command::Ledger { command } => ledger::run(command, &client, output).await,
+        Command::Interval { command } => interval::run(command, &client, output).await,
+        Command::Election { command } => election::run(command, &client, output).await,
+        Command::Events(args) => events::run(args, &client, output).await,
+        // Taken care of before.
+        Command::Config { .. }
+        | Command::Sim(_)
+        | Command::Start(_)
+        | Command::Agent(_)
+        | Command::Demo(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

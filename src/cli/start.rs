@@ -1,0 +1,109 @@
+//! `start`: one super-node; its flags, and the settings that follow from them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::CliError;
+use crate::config::{Errors, Inputs, Loaded, resolve};
+
+/// Flags that stand for keys of the configuration.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingsArgs {
+    /// Configuration file (TOML); see config/super-node.toml for every key [env: SUPER_NODE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's name [default: n1]
+    #[arg(long, value_name = "ID")]
+    pub id: Option<String>,
+    /// Where log and state are kept [default: data/ID]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Where clients connect (HTTP) [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Where super-nodes connect [default: 127.0.0.1:7401, or this node's address in --peers]
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer_listen: Option<String>,
+    /// Where agents and this node ping each other [default: 127.0.0.1:7402]
+    #[arg(long, value_name = "ADDRESS")]
+    pub agents_listen: Option<String>,
+    /// Host name or IP address under which others reach this node
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
+    /// All first super-nodes of a new cluster with their peer addresses, this one included
+    #[arg(long, value_name = "ID=ADDRESS,…")]
+    pub peers: Option<String>,
+    /// Client URL of a running cluster to join
+    #[arg(long, value_name = "URL")]
+    pub join: Option<String>,
+    /// Project the ledger into this MongoDB [env: MONGODB_URI]
+    #[arg(long, value_name = "URI")]
+    pub mongodb: Option<String>,
+    /// Allow listeners beyond loopback without encryption [env: SUPER_NODE_INSECURE]
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// `start`
+#[derive(Debug, Clone, Default, Args)]
+pub struct StartArgs {
+    /// The settings.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// End when standard input closes: for children of the demo
+    #[arg(long, hide = true)]
+    pub exit_with_parent: bool,
+}
+
+/// Runs a super-node until it is asked to stop.
+pub async fn run(args: &StartArgs) -> Result<(), CliError> {
+    let settings = args.settings.load().map_err(CliError::Config)?.settings;
+    if settings.cluster.join.is_some() {
+        let hint = "name all super-nodes of a new cluster with --peers; joining a running one comes later";
+        return Err(CliError::usage(
+            "--join: this version cannot add a super-node to a running cluster",
+            hint,
+        ));
+    }
+    super::logging::init(&settings.log)?;
+    let stop = super::signals::stop_token(args.exit_with_parent)?;
+    crate::server::run(settings, stop).await.map_err(CliError::Server)
+}
+
+impl SettingsArgs {
+    /// The settings of these flags over the environment, `.env`, the file and the defaults.
+    pub fn load(&self) -> Result<Loaded, Errors> {
+        let mut inputs = Inputs::gather(None)?;
+        let from_variable =
+            || inputs.environment.get("SUPER_NODE_CONFIG").or_else(|| inputs.dotenv.get("SUPER_NODE_CONFIG"));
+        let file = self
+            .config
+            .clone()
+            .or_else(|| from_variable().filter(|path| !path.is_empty()).map(PathBuf::from));
+        inputs.file = file.as_deref().map(Inputs::read_file).transpose()?;
+        self.apply(&mut inputs);
+        resolve(&inputs)
+    }
+
+    /// Adds the flags to the other sources.
+    pub fn apply(&self, inputs: &mut Inputs) {
+        let flags = [
+            ("node.id", "--id", &self.id),
+            ("node.data_dir", "--data-dir", &self.data_dir),
+            ("listen.client", "--listen", &self.listen),
+            ("listen.peer", "--peer-listen", &self.peer_listen),
+            ("listen.agents", "--agents-listen", &self.agents_listen),
+            ("listen.advertise", "--advertise", &self.advertise),
+            ("cluster.peers", "--peers", &self.peers),
+            ("cluster.join", "--join", &self.join),
+            ("mongodb.uri", "--mongodb", &self.mongodb),
+        ];
+        for (key, flag, value) in flags {
+            if let Some(value) = value {
+                inputs.flags.push((key, flag, value.clone()));
+            }
+        }
+        inputs.insecure |= self.insecure;
+    }
+}

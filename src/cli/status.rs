@@ -1,0 +1,191 @@
+//! `status [--watch] [--local]`.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::client::{Call, Client, ClientError};
+use crate::node::status::{NodeStatus, RoleName};
+
+use super::output::{Format, table};
+use super::{CliError, Output};
+
+/// Pause between two pictures of `--watch`.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Again every second, until Ctrl-C
+    #[arg(long, short)]
+    pub watch: bool,
+    /// What each endpoint says of itself, whether or not there is a leader
+    #[arg(long)]
+    pub local: bool,
+}
+
+/// Runs it.
+pub async fn run(args: StatusArgs, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    loop {
+        let shown =
+            if args.local { local(client, output).await } else { cluster(client, output, args.watch).await };
+        if !args.watch {
+            return shown;
+        }
+        match shown {
+            // A watcher stays while the cluster is away: that is when it is needed most.
+            Err(CliError::Client(error)) => output.line(&format!("{error}"))?,
+            other => other?,
+        }
+        tokio::time::sleep(WATCH_PAUSE).await;
+    }
+}
+
+/// The cluster as its leader sees it, or as any node does.
+async fn cluster(client: &Client, output: &mut Output, watch: bool) -> Result<(), CliError> {
+    let call = Call::get("/v1/status");
+    let mut best = client.send(call.clone()).await?.body;
+    if best.get("role").and_then(Value::as_str) != Some("leader") {
+        // Only the leader knows how far the others are.
+        for endpoint in client.endpoints() {
+            if let Ok(answer) = client.ask(endpoint, &call).await
+                && answer.body.get("role").and_then(Value::as_str) == Some("leader")
+            {
+                best = answer.body;
+                break;
+            }
+        }
+    }
+    if output.format() == Format::Json {
+        return Ok(output.json(&best)?);
+    }
+    let status: NodeStatus = serde_json::from_value(best)
+        .map_err(|error| ClientError::failed(format!("the status cannot be read: {error}")))?;
+    if watch {
+        output.clear()?;
+    }
+    let text = if output.format() == Format::Table { as_table(&status) } else { as_plain(&status) };
+    Ok(output.line(&text)?)
+}
+
+/// Every endpoint's word about itself.
+async fn local(client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let call = Call::get("/v1/status");
+    let (mut rows, mut items, mut last) = (Vec::new(), Vec::new(), None);
+    for endpoint in client.endpoints() {
+        match client.ask(endpoint, &call).await {
+            Ok(answer) => {
+                let text = |name: &str| super::output::field(&answer.body, name);
+                rows.push(vec![
+                    endpoint.clone(),
+                    text("id"),
+                    text("role"),
+                    text("term"),
+                    text("leader"),
+                    text("commit"),
+                    text("applied"),
+                ]);
+                items.push(json!({ "endpoint": endpoint, "status": answer.body }));
+            }
+            Err(error) => {
+                let why = error.tried.first().map_or_else(|| error.to_string(), |tried| tried.what.clone());
+                let mut row = vec![endpoint.clone(), "-".to_string(), why.clone()];
+                row.resize(7, "-".to_string());
+                rows.push(row);
+                items.push(json!({ "endpoint": endpoint, "error": why }));
+                last = Some(error);
+            }
+        }
+    }
+    output.list(&["ENDPOINT", "NODE", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED"], &rows, &items)?;
+    match last {
+        Some(error) if items.iter().all(|item| item.get("status").is_none()) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn role(role: RoleName) -> String {
+    serde_json::to_value(role).ok().and_then(|value| value.as_str().map(str::to_string)).unwrap_or_default()
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or("-".to_string(), |value| value.to_string())
+}
+
+fn node_rows(status: &NodeStatus) -> Vec<Vec<String>> {
+    let row = |node: &crate::node::status::PeerStatus| {
+        vec![
+            node.id.to_string(),
+            role(node.role),
+            node.address.clone(),
+            or_dash(node.matched),
+            or_dash(node.lag),
+            node.contact_ms.map_or("-".to_string(), |millis| format!("{millis}ms")),
+            if node.up { "up" } else { "down" }.to_string(),
+        ]
+    };
+    status.nodes.iter().map(row).collect()
+}
+
+fn projection(status: &NodeStatus) -> String {
+    let projection = &status.projection;
+    if !projection.enabled {
+        return "off".to_string();
+    }
+    let state = format!("checkpoint {}, {} records behind", projection.checkpoint, projection.lag_records);
+    match &projection.error {
+        Some(error) => format!("{state}, error: {error}"),
+        None => state,
+    }
+}
+
+fn as_table(status: &NodeStatus) -> String {
+    let leader = status.leader.as_ref().map_or("none".to_string(), ToString::to_string);
+    let members = status.members;
+    let nodes = table(&["NODE", "ROLE", "ADDRESS", "MATCH", "LAG", "CONTACT", "STATE"], &node_rows(status));
+    format!(
+        "cluster {}   term {}   leader {leader}   commit {}   applied {}   (as seen by {}, {})\n\n{nodes}\n\n\
+         members     {} ({} up, {} suspect, {} down, {} suspended)\n\
+         interval    {} open, {} next to settle\n\
+         ledger      {} records, head {}\n\
+         projection  {}",
+        status.cluster,
+        status.term,
+        status.commit,
+        status.applied,
+        status.id,
+        role(status.role),
+        members.total,
+        members.up,
+        members.suspect,
+        members.down,
+        members.suspended,
+        status.interval.open,
+        status.interval.next_settle,
+        status.ledger.records,
+        status.ledger.head_hash.get(..12).unwrap_or(&status.ledger.head_hash),
+        projection(status),
+    )
+}
+
+fn as_plain(status: &NodeStatus) -> String {
+    let mut lines = vec![
+        format!("cluster\t{}", status.cluster),
+        format!("node\t{}\t{}", status.id, role(status.role)),
+        format!("term\t{}", status.term),
+        format!("leader\t{}", or_dash(status.leader.as_ref())),
+        format!("commit\t{}", status.commit),
+        format!("applied\t{}", status.applied),
+    ];
+    lines.extend(node_rows(status).into_iter().map(|row| format!("peer\t{}", row.join("\t"))));
+    let members = status.members;
+    lines.push(format!(
+        "members\t{}\t{}\t{}\t{}\t{}",
+        members.total, members.up, members.suspect, members.down, members.suspended
+    ));
+    lines.push(format!("interval\t{}\t{}", status.interval.open, status.interval.next_settle));
+    lines.push(format!("ledger\t{}\t{}", status.ledger.records, status.ledger.head_hash));
+    lines.push(format!("projection\t{}", projection(status)));
+    lines.join("\n")
+}

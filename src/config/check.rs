@@ -1,0 +1,105 @@
+//! Whether the values fit together.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::value::show_duration;
+use super::{ConfigError, Settings, Source};
+
+/// Looks at everything that single values cannot know. `source` says where a key was set.
+pub fn check(settings: &Settings, source: &dyn Fn(&str) -> Source) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let mut refuse = |message: String, hint: String| errors.push(ConfigError { message, hint });
+    let at = |name: &str| format!("{name} ({})", source(name));
+    check_times(settings, &at, &mut refuse);
+    check_cluster(settings, &at, &mut refuse);
+    check_listeners(settings, &at, &mut refuse);
+    errors
+}
+
+type At<'a> = &'a dyn Fn(&str) -> String;
+type Refuse<'a> = &'a mut dyn FnMut(String, String);
+
+fn check_times(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
+    let (heartbeat, election) = (settings.raft.heartbeat, settings.raft.election_min);
+    if heartbeat * 2 >= election {
+        refuse(
+            format!(
+                "{} = {} is too long for {}, which begins at {}",
+                at("raft.heartbeat"),
+                show_duration(heartbeat),
+                at("raft.election"),
+                show_duration(election)
+            ),
+            "followers must be able to miss one heartbeat: keep it below half of the shortest election timeout"
+                .to_string(),
+        );
+    }
+    let ledger = &settings.ledger;
+    let show = |millis: u64| show_duration(Duration::from_millis(millis));
+    if ledger.ping_ms > ledger.interval_ms {
+        refuse(
+            format!(
+                "{} = {} is longer than {} = {}",
+                at("ledger.ping"),
+                show(ledger.ping_ms),
+                at("ledger.interval"),
+                show(ledger.interval_ms)
+            ),
+            "every member must be pinged at least once per interval".to_string(),
+        );
+    }
+    if ledger.ping_timeout_ms.saturating_mul(2) > ledger.interval_ms {
+        refuse(
+            format!(
+                "{} = {} is too long for {} = {}",
+                at("ledger.ping_timeout"),
+                show(ledger.ping_timeout_ms),
+                at("ledger.interval"),
+                show(ledger.interval_ms)
+            ),
+            "a ping and its retry must both end within one interval: keep it at or below half of it"
+                .to_string(),
+        );
+    }
+}
+
+fn check_cluster(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
+    let (peers, id) = (&settings.cluster.peers, &settings.node.id);
+    if !peers.is_empty() && settings.cluster.join.is_some() {
+        refuse(
+            format!("{} and {} are both set", at("cluster.peers"), at("cluster.join")),
+            "peers form a new cluster, join enters a running one: keep one of them".to_string(),
+        );
+    }
+    if !peers.is_empty() && !peers.contains_key(id) {
+        let known: Vec<&str> = peers.keys().map(|peer| peer.as_str()).collect();
+        refuse(
+            format!("{} does not name this node, {} = {id}", at("cluster.peers"), at("node.id")),
+            format!("add {id}=HOST:PORT, or set node.id (--id) to one of {}", known.join(", ")),
+        );
+    }
+}
+
+fn check_listeners(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
+    let listen = &settings.listen;
+    let listeners: [(&str, SocketAddr); 3] =
+        [("listen.client", listen.client), ("listen.peer", listen.peer), ("listen.agents", listen.agents)];
+    for (position, (name, address)) in listeners.iter().enumerate() {
+        for (other, taken) in &listeners[..position] {
+            // Port 0 lets the system choose, and it never chooses the same twice.
+            if address == taken && address.port() != 0 {
+                refuse(
+                    format!("{} and {} both listen on {address}", at(other), at(name)),
+                    "give each listener a port of its own".to_string(),
+                );
+            }
+        }
+        if !address.ip().is_loopback() && !settings.insecure {
+            refuse(
+                format!("{} = {address} is not on loopback, and traffic is neither encrypted nor authenticated", at(name)),
+                "listen on 127.0.0.1, or say --insecure (SUPER_NODE_INSECURE=true) on a network that you trust".to_string(),
+            );
+        }
+    }
+}

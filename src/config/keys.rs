@@ -1,0 +1,251 @@
+//! The table of keys: one row per thing that can be set.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ledger::policy::PolicyKind;
+
+use super::value::{self, Problem, Raw};
+use super::{LogFormat, Settings, WriteConcern};
+
+/// Sections of the interface that this version does not have yet.
+pub const SECTIONS_UNSUPPORTED: [&str; 2] = ["tls", "auth"];
+
+/// One thing that can be set.
+pub struct Key {
+    /// `section.key`.
+    pub name: &'static str,
+    /// Reads a value into the settings. On an error the settings are unchanged.
+    pub set: fn(&mut Settings, &Raw) -> Result<(), Problem>,
+    /// The value as it may be printed: secrets are left out.
+    pub show: fn(&Settings) -> String,
+    /// Whether the raw value may hold a secret.
+    pub secret: bool,
+}
+
+impl Key {
+    /// The variable that sets it: `SUPER_NODE_RAFT__HEARTBEAT` for `raft.heartbeat`.
+    pub fn variable(&self) -> String {
+        format!("SUPER_NODE_{}", self.name.replace('.', "__").to_uppercase())
+    }
+
+    /// The value as an error may show it.
+    pub fn shown(&self, raw: &Raw) -> String {
+        match raw {
+            Raw::Text(text) | Raw::String(text) if self.secret => format!("\"{}\"", value::redact_uri(text)),
+            other => other.shown(),
+        }
+    }
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const SECS: fn(u64) -> Duration = Duration::from_secs;
+/// Longest interval.
+const INTERVAL_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Largest reward or penalty of one interval, points.
+const POINTS_MAX: i64 = 1_000_000;
+
+macro_rules! key {
+    ($name:literal, $set:expr, $show:expr) => {
+        Key { name: $name, set: $set, show: $show, secret: false }
+    };
+}
+
+/// Milliseconds of a duration that the table's bounds keep below a day.
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// All keys, in the order of `config/super-node.toml`.
+pub const KEYS: &[Key] = &[
+    key!("node.id", set_node_id, |s| s.node.id.to_string()),
+    key!("node.data_dir", set_data_dir, |s| s.node.data_dir.display().to_string()),
+    key!("node.cluster", |s, raw| value::plain_text(raw, 64).map(|v| s.node.cluster = v), |s| s
+        .node
+        .cluster
+        .clone()),
+    key!("listen.client", |s, raw| value::listener(raw).map(|v| s.listen.client = v), |s| s
+        .listen
+        .client
+        .to_string()),
+    key!("listen.peer", |s, raw| value::listener(raw).map(|v| s.listen.peer = v), |s| s
+        .listen
+        .peer
+        .to_string()),
+    key!("listen.agents", |s, raw| value::listener(raw).map(|v| s.listen.agents = v), |s| s
+        .listen
+        .agents
+        .to_string()),
+    key!("listen.advertise", set_advertise, |s| s.listen.advertise.clone().unwrap_or_default()),
+    key!("cluster.peers", |s, raw| value::peers(raw).map(|v| s.cluster.peers = v), |s| value::show_peers(
+        &s.cluster.peers
+    )),
+    key!("cluster.join", |s, raw| value::optional_url(raw).map(|v| s.cluster.join = v), |s| s
+        .cluster
+        .join
+        .clone()
+        .unwrap_or_default()),
+    key!(
+        "raft.heartbeat",
+        |s, raw| value::duration(raw, MS(5), SECS(10)).map(|v| s.raft.heartbeat = v),
+        |s| value::show_duration(s.raft.heartbeat)
+    ),
+    key!("raft.election", set_election, |s| {
+        let (min, max) = (s.raft.election_min, s.raft.election_max);
+        format!("{}..{}", value::show_duration(min), value::show_duration(max))
+    }),
+    key!("raft.pre_vote", |s, raw| value::truth(raw).map(|v| s.raft.pre_vote = v), |s| s
+        .raft
+        .pre_vote
+        .to_string()),
+    key!("raft.check_quorum", |s, raw| value::truth(raw).map(|v| s.raft.check_quorum = v), |s| s
+        .raft
+        .check_quorum
+        .to_string()),
+    key!(
+        "raft.snapshot_entries",
+        |s, raw| value::count(raw, 100, 10_000_000).map(|v| s.raft.snapshot_entries = v),
+        |s| s.raft.snapshot_entries.to_string()
+    ),
+    key!(
+        "raft.max_batch",
+        |s, raw| value::size(raw, 4 << 10, 8 << 20).map(|v| s.raft.max_batch_bytes = v),
+        |s| value::show_size(s.raft.max_batch_bytes)
+    ),
+    key!(
+        "ledger.interval",
+        |s, raw| value::duration(raw, MS(100), INTERVAL_MAX).map(|v| s.ledger.interval_ms = millis(v)),
+        |s| value::show_duration(MS(s.ledger.interval_ms))
+    ),
+    key!(
+        "ledger.ping",
+        |s, raw| value::duration(raw, MS(10), INTERVAL_MAX).map(|v| s.ledger.ping_ms = millis(v)),
+        |s| value::show_duration(MS(s.ledger.ping_ms))
+    ),
+    key!(
+        "ledger.ping_timeout",
+        |s, raw| value::duration(raw, MS(5), SECS(60)).map(|v| s.ledger.ping_timeout_ms = millis(v)),
+        |s| value::show_duration(MS(s.ledger.ping_timeout_ms))
+    ),
+    key!("ledger.reward", |s, raw| value::points(raw, POINTS_MAX).map(|v| s.ledger.reward = v), |s| s
+        .ledger
+        .reward
+        .to_string()),
+    key!("ledger.penalty", |s, raw| value::points(raw, POINTS_MAX).map(|v| s.ledger.penalty = v), |s| s
+        .ledger
+        .penalty
+        .to_string()),
+    key!("ledger.policy", set_policy, |s| match s.ledger.kind {
+        PolicyKind::Standard => "standard".to_string(),
+        PolicyKind::Classic => "classic".to_string(),
+    }),
+    Key {
+        name: "mongodb.uri",
+        set: |s, raw| value::mongodb_uri(raw).map(|v| s.mongodb.uri = v),
+        show: |s| s.mongodb.uri.as_deref().map(value::redact_uri).unwrap_or_default(),
+        secret: true,
+    },
+    key!("mongodb.database", set_database, |s| s.mongodb.database.clone()),
+    key!("mongodb.write_concern", set_write_concern, |s| s.mongodb.write_concern.to_string()),
+    key!(
+        "http.timeout",
+        |s, raw| value::duration(raw, MS(100), SECS(300)).map(|v| s.http.timeout = v),
+        |s| value::show_duration(s.http.timeout)
+    ),
+    key!(
+        "http.body_max",
+        |s, raw| value::size(raw, 64 << 10, 8 << 20).map(|v| s.http.body_bytes_max = v),
+        |s| value::show_size(s.http.body_bytes_max)
+    ),
+    key!(
+        "http.keep_alive",
+        |s, raw| value::duration(raw, SECS(1), SECS(300)).map(|v| s.http.keep_alive = v),
+        |s| value::show_duration(s.http.keep_alive)
+    ),
+    key!("log.level", |s, raw| value::log_filter(raw).map(|v| s.log.level = v), |s| s.log.level.clone()),
+    key!("log.format", set_log_format, |s| match s.log.format {
+        LogFormat::Text => "text".to_string(),
+        LogFormat::Json => "json".to_string(),
+    }),
+];
+
+/// The row of a key.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+fn set_node_id(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let text = value::plain_text(raw, 80)?;
+    settings.node.id = text.parse().map_err(|_| {
+        Problem::new("is not a usable name", "write 1 to 64 of a-z A-Z 0-9 . _ -, such as n1")
+    })?;
+    Ok(())
+}
+
+fn set_data_dir(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.node.data_dir = PathBuf::from(value::plain_text(raw, 4_096)?);
+    Ok(())
+}
+
+fn set_advertise(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let host = value::optional_text(raw, 253)?;
+    if let Some(host) = &host {
+        // Brackets make an IPv6 address fit in front of a port.
+        let probe = if host.contains(':') { format!("[{host}]:1") } else { format!("{host}:1") };
+        value::remote_address(&probe).map_err(|_| {
+            Problem::new(
+                "is not a host",
+                "write a host name or an IP address without a port, such as 10.0.0.1 or node-1",
+            )
+        })?;
+    }
+    settings.listen.advertise = host;
+    Ok(())
+}
+
+fn set_election(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let (min, max) = value::duration_range(raw, MS(20), SECS(60))?;
+    (settings.raft.election_min, settings.raft.election_max) = (min, max);
+    Ok(())
+}
+
+fn set_policy(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.ledger.kind = match value::choice(raw, &["standard", "classic"])? {
+        "classic" => PolicyKind::Classic,
+        _standard => PolicyKind::Standard,
+    };
+    Ok(())
+}
+
+fn set_database(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let name = value::plain_text(raw, 63)?;
+    if name.contains(['/', '\\', '.', ' ', '"', '$', '*', '<', '>', ':', '|', '?']) {
+        return Err(Problem::new("is not a name for a MongoDB database", "use letters, digits, _ and -"));
+    }
+    settings.mongodb.database = name;
+    Ok(())
+}
+
+fn set_write_concern(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let text = match raw {
+        Raw::Text(text) | Raw::String(text) | Raw::Integer(text) => text.trim(),
+        _ => "",
+    };
+    settings.mongodb.write_concern = match text.parse::<u32>() {
+        _ if text == "majority" => WriteConcern::Majority,
+        Ok(count @ 1..=50) => WriteConcern::Nodes(count),
+        _ => {
+            let hint = "allowed: majority, or a number of servers from 1 to 50";
+            return Err(Problem::new("is not a write concern", hint));
+        }
+    };
+    Ok(())
+}
+
+fn set_log_format(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.log.format = match value::choice(raw, &["text", "json"])? {
+        "json" => LogFormat::Json,
+        _text => LogFormat::Text,
+    };
+    Ok(())
+}

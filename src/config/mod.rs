@@ -1,0 +1,291 @@
+//! Settings: flag > environment > file > default.
+//!
+//! * [`keys`] is the table of everything that can be set: its name, its default, how it is read and shown.
+//! * [`load`] lays the four sources over each other and remembers where each value came from.
+//! * [`value`] turns text into durations, sizes, amounts and addresses.
+//! * [`check`] looks at what single values cannot know: whether they fit together.
+//!
+//! A mistake is an [`Errors`] that names the key, the value, where it was written, what is allowed and what to do;
+//! all mistakes are reported at once. The command line ends with exit code 2.
+
+pub mod check;
+pub mod keys;
+pub mod load;
+pub mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::ledger::policy::Policy;
+use crate::types::NodeId;
+
+pub use load::{Inputs, Loaded, resolve};
+
+/// Everything that a super-node can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[listen]`
+    pub listen: ListenSettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
+    /// `[raft]`
+    pub raft: RaftSettings,
+    /// `[ledger]`: the initial policy, read once when a cluster is first formed.
+    pub ledger: Policy,
+    /// `[mongodb]`
+    pub mongodb: MongodbSettings,
+    /// `[http]`
+    pub http: HttpSettings,
+    /// `[log]`
+    pub log: LogSettings,
+    /// Whether listeners beyond loopback are allowed without TLS (`--insecure`, `SUPER_NODE_INSECURE`).
+    pub insecure: bool,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// This node's name.
+    pub id: NodeId,
+    /// Where it keeps its log and state.
+    pub data_dir: PathBuf,
+    /// The configured name of the cluster; nodes with different names refuse each other.
+    pub cluster: String,
+}
+
+/// `[listen]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// HTTP for clients.
+    pub client: SocketAddr,
+    /// Other super-nodes.
+    pub peer: SocketAddr,
+    /// Pings between this node and the agents.
+    pub agents: SocketAddr,
+    /// The host name or IP address under which others reach this node; the ports are those of the listeners.
+    pub advertise: Option<String>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Peer addresses of all first super-nodes, this one included. Empty: a one-node cluster.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Client URL of a node of a running cluster that this node wants to join.
+    pub join: Option<String>,
+}
+
+/// `[raft]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftSettings {
+    /// Time between a leader's heartbeats.
+    pub heartbeat: Duration,
+    /// Shortest election timeout.
+    pub election_min: Duration,
+    /// Longest election timeout.
+    pub election_max: Duration,
+    /// Ask before raising the term (Raft dissertation, section 9.6).
+    pub pre_vote: bool,
+    /// A leader that hears no quorum steps down (Raft dissertation, section 6.2).
+    pub check_quorum: bool,
+    /// Log entries kept before the log is compacted.
+    pub snapshot_entries: u64,
+    /// Most bytes of entries in one message.
+    pub max_batch_bytes: u64,
+}
+
+/// `[mongodb]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MongodbSettings {
+    /// Connection string; `None`: no projection. May hold a password: show it only through
+    /// [`value::redact_uri`].
+    pub uri: Option<String>,
+    /// Name of the database.
+    pub database: String,
+    /// How many servers must have a write before it counts.
+    pub write_concern: WriteConcern,
+}
+
+/// How many MongoDB servers must have a write before it counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteConcern {
+    /// More than half.
+    Majority,
+    /// So many.
+    Nodes(u32),
+}
+
+impl fmt::Display for WriteConcern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteConcern::Majority => f.write_str("majority"),
+            WriteConcern::Nodes(count) => count.fmt(f),
+        }
+    }
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// How long a request may wait for the cluster.
+    pub timeout: Duration,
+    /// Largest request body, bytes.
+    pub body_bytes_max: u64,
+    /// Time between signs of life on an idle event stream.
+    pub keep_alive: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A level, or `target=level` parts.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        Settings {
+            node: NodeSettings {
+                id: "n1".parse().expect("a valid name"),
+                data_dir: PathBuf::from("data/n1"),
+                cluster: "super-node".to_string(),
+            },
+            listen: ListenSettings {
+                client: local(7400),
+                peer: local(7401),
+                agents: local(7402),
+                advertise: None,
+            },
+            cluster: ClusterSettings::default(),
+            raft: RaftSettings {
+                heartbeat: Duration::from_millis(50),
+                election_min: Duration::from_millis(300),
+                election_max: Duration::from_millis(600),
+                pre_vote: true,
+                check_quorum: true,
+                snapshot_entries: 10_000,
+                max_batch_bytes: 256 << 10,
+            },
+            ledger: Policy::default(),
+            mongodb: MongodbSettings {
+                uri: None,
+                database: "super_node".to_string(),
+                write_concern: WriteConcern::Majority,
+            },
+            http: HttpSettings {
+                timeout: Duration::from_secs(5),
+                body_bytes_max: 4 << 20,
+                keep_alive: Duration::from_secs(15),
+            },
+            log: LogSettings { level: "info".to_string(), format: LogFormat::Text },
+            insecure: false,
+        }
+    }
+}
+
+impl Settings {
+    /// This node's client URL as others should use it.
+    pub fn client_url(&self) -> String {
+        let address = self.listen.client;
+        match &self.listen.advertise {
+            Some(host) if host.contains(':') => format!("http://[{host}]:{}", address.port()),
+            Some(host) => format!("http://{host}:{}", address.port()),
+            None => format!("http://{address}"),
+        }
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody set it.
+    Default,
+    /// Follows from another key.
+    Derived(&'static str),
+    /// A line of the file.
+    File {
+        /// The file.
+        path: String,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A variable of the environment.
+    Environment(String),
+    /// A variable in `.env`.
+    DotEnv(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::Derived(from) => write!(f, "from {from}"),
+            Source::File { path, line } => write!(f, "{path}:{line}"),
+            Source::Environment(name) => write!(f, "environment {name}"),
+            Source::DotEnv(name) => write!(f, ".env {name}"),
+            Source::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// One mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong: names the key, the value and where it was written.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.message, self.hint)
+    }
+}
+
+/// All mistakes of a configuration; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors(pub Vec<ConfigError>);
+
+impl Errors {
+    /// One mistake.
+    pub fn one(message: impl Into<String>, hint: impl Into<String>) -> Errors {
+        Errors(vec![ConfigError { message: message.into(), hint: hint.into() }])
+    }
+}
+
+impl std::error::Error for Errors {}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, error) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! The network, for real: [`peers`] between super-nodes over TCP, [`udp`] between super-nodes and agents.
+//!
+//! # Peer protocol
+//! Each super-node dials every other one and sends only on the connection that it dialled; so between two nodes
+//! there are two connections, each ordered and each with one direction of traffic. Against the traffic runs nothing but
+//! the answer to the hello.
+//!
+//! ```text
+//! frame   u32 length of what follows, big-endian · u32 CRC-32 of the body, big-endian · body
+//! body    postcard with a leading format byte (`codec::encode`)
+//! dialler                            acceptor
+//!   Hello{protocol, cluster,  ->
+//!         from, to, version}   <-      Hello{…}           or Refused{reason} and the end
+//!   Frame, Frame, …            ->
+//! ```
+//!
+//! A first frame may have 4 KiB, later ones `FRAME_BYTES_MAX`. Whatever is not of this form (too long, wrong checksum, not
+//! decodable, a hello that takes more than 2 s) ends that one connection and is counted. A node that is not among
+//! the peers, speaks for another cluster or means somebody else is refused with a reason in words, which the dialler
+//! logs together with the remedy. A newer connection from a peer replaces the one before, which can only be dead.
+//!
+//! # What waits where
+//! Frames wait per peer in two lanes, see `lanes`: consensus never waits behind more than one part of a snapshot. While
+//! no connection stands, frames are dropped at once, as a network may; nothing stale is sent later.
+//!
+//! # Who is gone
+//! When a connection in either direction ends, the dialler tries at once to connect anew. If that is *refused*,
+//! a machine answered that nobody listens; and if no connection from the peer stands either, its process is dead, and
+//! [`peers::PeerEvent::Gone`] says so once, after the last frame that it sent. Silence
+//! (a cut cable, a stopped process) is never called gone; the ping task and the election timeout notice it.
+//!
+//! # Half-open connections
+//! Keep-alive ends an incoming connection whose dialler vanished; `TCP_USER_TIMEOUT` ends an outgoing one whose data is
+//! not acknowledged, because the kernel's retransmissions back off to two minutes and would outlast a healed
+//! partition.
+
+mod accept;
+pub mod datagram;
+mod dial;
+mod lanes;
+pub mod peers;
+mod throttle;
+pub mod udp;
+mod wire;
+
+#[cfg(test)]
+mod tests;

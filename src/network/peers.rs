@@ -1,0 +1,323 @@
+//! Connections to the other super-nodes. The protocol is described at [`super`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use prometheus_client::metrics::counter::Counter;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::codec;
+use crate::metrics::{Metrics, ResultLabel};
+use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
+use crate::node::ports::Network;
+use crate::types::{NodeId, Version};
+
+use super::lanes::{LaneName, Lanes};
+use super::throttle::Throttle;
+use super::{accept, dial};
+
+/// What the network needs to know.
+#[derive(Debug, Clone)]
+pub struct PeerSettings {
+    /// This node.
+    pub id: NodeId,
+    /// The configured name of the cluster; other clusters are refused.
+    pub cluster: String,
+    /// The other super-nodes and where they listen (`host:port`). This node may be among them and is left out.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Where clients find this node; told to the peers.
+    pub url: String,
+}
+
+/// What the network tells the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// A frame came in.
+    Frame {
+        /// The peer, as its hello named it.
+        from: NodeId,
+        /// What it says.
+        frame: Frame,
+    },
+    /// A peer said in its hello where clients find it.
+    Introduced {
+        /// The peer.
+        node: NodeId,
+        /// Its client URL.
+        url: String,
+    },
+    /// Frames sent to `node` from now on go out.
+    Connected {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The process of `node` is dead: a connection broke and a new one was refused. Once per death.
+    Gone {
+        /// The peer.
+        node: NodeId,
+    },
+    /// The connection to `node` broke; frames sent to it are dropped until it is back.
+    Lost {
+        /// The peer.
+        node: NodeId,
+    },
+}
+
+/// The way to the other super-nodes. Cheap to clone; ends with the token that [`start`] was given.
+#[derive(Clone)]
+pub struct PeerNetwork {
+    shared: Arc<Shared>,
+}
+
+/// What all tasks of one network share.
+pub(super) struct Shared {
+    pub(super) id: NodeId,
+    pub(super) cluster: String,
+    url: String,
+    pub(super) inbox: mpsc::Sender<PeerEvent>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) counts: Counts,
+    /// For connections of strangers.
+    pub(super) refusals: Throttle,
+    runtime: Handle,
+    local: SocketAddr,
+    peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+}
+
+/// One other super-node.
+pub(super) struct Peer {
+    pub(super) id: NodeId,
+    pub(super) address: String,
+    pub(super) lanes: Lanes,
+    /// Asks the dialler to look at once whether the peer still listens.
+    pub(super) nudge: Notify,
+    /// A connection has stood since the peer was last reported gone.
+    pub(super) was_there: AtomicBool,
+    pub(super) stop: CancellationToken,
+    pub(super) refusals: Throttle,
+    /// Ends the current incoming connection.
+    incoming: Mutex<Option<CancellationToken>>,
+}
+
+impl Peer {
+    fn lock_incoming(&self) -> MutexGuard<'_, Option<CancellationToken>> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for a new incoming connection: ends the one before, and returns what ends the new one.
+    pub(super) fn admit(&self) -> CancellationToken {
+        let token = self.stop.child_token();
+        let mut incoming = self.lock_incoming();
+        if let Some(before) = incoming.replace(token.clone()) {
+            before.cancel();
+        }
+        self.was_there.store(true, Ordering::Release);
+        token
+    }
+
+    /// The incoming connection that `ended` belongs to is over.
+    pub(super) fn dismiss(&self, ended: &CancellationToken) {
+        let mut incoming = self.lock_incoming();
+        // Cancelled under the lock: then a newer one has taken its place.
+        if !ended.is_cancelled() {
+            *incoming = None;
+        }
+    }
+
+    /// Whether the peer was there and is not any more, as far as a refused connection can tell; once per death. As
+    /// long as a connection from the peer stands, it is its address that is wrong, or the end is just coming in.
+    pub(super) fn has_gone(&self) -> bool {
+        self.lock_incoming().is_none() && self.was_there.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// Counters, looked up once.
+pub(super) struct Counts {
+    pub(super) sent: Counter,
+    pub(super) received: Counter,
+    pub(super) dropped: Counter,
+    pub(super) dialled: Counter,
+    pub(super) accepted: Counter,
+    pub(super) refused: Counter,
+    pub(super) malformed: Counter,
+    pub(super) slow: Counter,
+    pub(super) too_many: Counter,
+    pub(super) lost: Counter,
+}
+
+impl Counts {
+    fn new(metrics: &Metrics) -> Counts {
+        let label = |result: &str| ResultLabel { result: result.to_string() };
+        let frames = |result| metrics.peer_frames.get_or_create(&label(result)).clone();
+        let connections = |result| metrics.peer_connections.get_or_create(&label(result)).clone();
+        Counts {
+            sent: frames("sent"),
+            received: frames("received"),
+            dropped: frames("dropped"),
+            dialled: connections("dialled"),
+            accepted: connections("accepted"),
+            refused: connections("refused"),
+            malformed: connections("malformed"),
+            slow: connections("slow"),
+            too_many: connections("too_many"),
+            lost: connections("lost"),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn peer(&self, id: &NodeId) -> Option<Arc<Peer>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Waits until the node takes the event. A node that no longer listens is about to end.
+    pub(super) async fn tell(&self, event: PeerEvent) {
+        if self.inbox.send(event).await.is_err() {
+            self.shutdown.cancelled().await;
+        }
+    }
+
+    pub(super) fn hello(&self, to: &NodeId) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            cluster: self.cluster.clone(),
+            from: self.id.clone(),
+            to: to.clone(),
+            version: Version::current(),
+            url: self.url.clone(),
+        }
+    }
+
+    /// Whether the speaker of a hello may talk to this node; otherwise what is wrong and what to do.
+    pub(super) fn check(&self, hello: &Hello) -> Result<(), String> {
+        let (id, cluster) = (&self.id, &self.cluster);
+        if hello.protocol != PROTOCOL {
+            return Err(format!(
+                "{id} speaks peer protocol {PROTOCOL}, not {}: run the same version of super-node on both",
+                hello.protocol
+            ));
+        }
+        if hello.cluster != *cluster {
+            return Err(format!(
+                "{id} belongs to cluster {cluster:?}, not {:?}: check node.cluster and cluster.peers on both",
+                hello.cluster
+            ));
+        }
+        if hello.to != *id {
+            return Err(format!(
+                "{id} listens here, not {}: correct the address of {} in cluster.peers",
+                hello.to, hello.to
+            ));
+        }
+        if hello.from == *id {
+            return Err(format!(
+                "{id} got a connection from a node of its own name: give each node its own node.id"
+            ));
+        }
+        Ok(())
+    }
+
+    fn insert(self: &Arc<Self>, id: NodeId, address: String) {
+        let peer = Arc::new(Peer {
+            id: id.clone(),
+            address,
+            lanes: Lanes::default(),
+            nudge: Notify::new(),
+            was_there: AtomicBool::new(false),
+            stop: self.shutdown.child_token(),
+            refusals: Throttle::default(),
+            incoming: Mutex::new(None),
+        });
+        let dialler = dial::keep_connected(self.clone(), peer.clone());
+        let before = self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, peer);
+        if let Some(before) = before {
+            before.stop.cancel();
+        }
+        self.tasks.spawn_on(dialler, &self.runtime);
+    }
+}
+
+/// Listens, and dials all peers, until `shutdown`. Must be called within a tokio runtime; everything runs on it.
+/// A full `inbox` holds up reading from the connections, and so, in the end, the peers' sending.
+pub fn start(
+    listener: TcpListener,
+    settings: PeerSettings,
+    inbox: mpsc::Sender<PeerEvent>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> std::io::Result<PeerNetwork> {
+    let shared = Arc::new(Shared {
+        local: listener.local_addr()?,
+        id: settings.id,
+        cluster: settings.cluster,
+        url: settings.url,
+        inbox,
+        shutdown,
+        tasks: TaskTracker::new(),
+        counts: Counts::new(&metrics),
+        refusals: Throttle::default(),
+        runtime: Handle::current(),
+        peers: RwLock::default(),
+    });
+    let network = PeerNetwork { shared: shared.clone() };
+    for (id, address) in settings.peers {
+        network.set_peer(id, address);
+    }
+    shared.tasks.spawn(accept::accept(shared.clone(), listener));
+    Ok(network)
+}
+
+impl PeerNetwork {
+    /// Where this node listens.
+    pub fn local_address(&self) -> SocketAddr {
+        self.shared.local
+    }
+
+    /// Adds a peer, or gives it another address. Nothing happens if it is there with the same address already.
+    pub fn set_peer(&self, id: NodeId, address: String) {
+        let same = self.shared.peer(&id).is_some_and(|peer| peer.address == address);
+        if id != self.shared.id && !same {
+            self.shared.insert(id, address);
+        }
+    }
+
+    /// Forgets a peer: its connections end without an event, and it is refused from now on.
+    pub fn remove_peer(&self, id: &NodeId) {
+        let removed = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(peer) = removed {
+            peer.stop.cancel();
+        }
+    }
+
+    /// Returns when, after the shutdown, every task has ended and every socket is closed.
+    pub async fn stopped(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Network for PeerNetwork {
+    fn send(&self, to: &NodeId, frame: Frame) {
+        let counts = &self.shared.counts;
+        // Looking first saves the work of encoding for a peer that is not there.
+        let Some(peer) = self.shared.peer(to).filter(|peer| peer.lanes.is_open()) else {
+            counts.dropped.inc();
+            return;
+        };
+        let lane = LaneName::of(&frame);
+        let bytes = codec::encode(&frame);
+        if bytes.len() > FRAME_BYTES_MAX {
+            tracing::error!(peer = %to, bytes = bytes.len(), "a frame beyond {FRAME_BYTES_MAX} bytes was not sent");
+            counts.dropped.inc();
+        } else if !peer.lanes.push(lane, bytes) {
+            counts.dropped.inc();
+        }
+    }
+}

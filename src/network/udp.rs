@@ -1,0 +1,345 @@
+//! Pings to agents over UDP. One socket for all of them, and no memory of what is under way.
+//!
+//! The nonce of a ping is a keyed hash of the member's name and the sequence number, under a secret that this process
+//! draws at start. So a pong proves by itself that its sender received exactly that ping, whatever address it
+//! comes from, and nothing has to be kept per ping. Whatever fails this proof is dropped and counted and says nothing
+//! about any member; otherwise forgers could frame members. Duplicates pass the proof; the health module, which
+//! knows what is under way, counts them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::metrics::counter::Counter;
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::{Metrics, ResultLabel};
+use crate::node::ports::Pinger;
+use crate::types::{IntervalId, MemberId, Version};
+
+use super::datagram::{CLUSTER_BYTES_MAX, Nonce, PING_BYTES, Ping, Pong};
+use super::throttle::Throttle;
+
+/// Wanted size of the socket's buffers; the system may grant less. 4 MiB hold the answers of 30 000 members.
+const BUFFER_BYTES: usize = 4 << 20;
+/// How long a resolved name is used before it is asked for anew, in the background.
+const RESOLVED_FOR: Duration = Duration::from_secs(60);
+/// How long a name that could not be resolved is not asked for again.
+const UNRESOLVED_FOR: Duration = Duration::from_secs(5);
+/// Names under resolution at once.
+const RESOLVERS_MAX: usize = 16;
+/// Names remembered; beyond it all are forgotten and asked for anew.
+const NAMES_MAX: usize = 200_000;
+
+/// What an agent's datagram means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentEvent {
+    /// An agent answered a ping.
+    Pong {
+        /// Who; proven by the nonce.
+        member: MemberId,
+        /// The ping's number.
+        seq: u64,
+        /// What the agent runs.
+        version: Version,
+    },
+    /// An agent answered a ping with something else than a pong; who it was is proven by the nonce.
+    Bad {
+        /// Who.
+        member: MemberId,
+    },
+}
+
+/// The way to the agents. Cheap to clone; ends with the token that [`UdpPinger::start`] was given.
+#[derive(Clone)]
+pub struct UdpPinger {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// For sending, from any thread: tokio's own would refuse until its reactor has run once.
+    sender: std::net::UdpSocket,
+    local: SocketAddr,
+    cluster: String,
+    secret: [u8; 32],
+    interval: AtomicU64,
+    names: Mutex<BTreeMap<String, Name>>,
+    resolvers: Semaphore,
+    runtime: Handle,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    counts: Counts,
+    troubles: Throttle,
+}
+
+/// A `host:port` whose host is a name.
+struct Name {
+    address: Option<SocketAddr>,
+    /// When it is asked for again.
+    until: Instant,
+    resolving: bool,
+    /// The last ping that came while the address was not known; sent when it is.
+    waiting: Option<[u8; PING_BYTES]>,
+}
+
+struct Counts {
+    sent: Counter,
+    unsent: Counter,
+    answered: Counter,
+    bad: Counter,
+    junk: Counter,
+}
+
+impl Counts {
+    fn new(metrics: &Metrics) -> Counts {
+        let count = |result: &str| {
+            metrics.agent_datagrams.get_or_create(&ResultLabel { result: result.to_string() }).clone()
+        };
+        Counts {
+            sent: count("sent"),
+            unsent: count("unsent"),
+            answered: count("answered"),
+            bad: count("bad"),
+            junk: count("junk"),
+        }
+    }
+}
+
+impl UdpPinger {
+    /// Binds `address` and listens for pongs until `shutdown`. Must be called within a tokio runtime. A full `inbox`
+    /// leaves the pongs in the socket's buffer. Fails if the address cannot be bound or the cluster's name has more
+    /// than [`CLUSTER_BYTES_MAX`] bytes.
+    pub fn start(
+        address: SocketAddr,
+        cluster: &str,
+        inbox: mpsc::Sender<AgentEvent>,
+        metrics: &Metrics,
+        shutdown: CancellationToken,
+    ) -> io::Result<UdpPinger> {
+        if cluster.len() > CLUSTER_BYTES_MAX {
+            let text = format!("the cluster's name {cluster:?} is longer than {CLUSTER_BYTES_MAX} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        let (sender, socket) = bind(address)?;
+        let shared = Arc::new(Shared {
+            local: sender.local_addr()?,
+            sender,
+            cluster: cluster.to_string(),
+            secret: rand::random(),
+            interval: AtomicU64::new(0),
+            names: Mutex::default(),
+            resolvers: Semaphore::new(RESOLVERS_MAX),
+            runtime: Handle::current(),
+            tasks: TaskTracker::new(),
+            shutdown,
+            counts: Counts::new(metrics),
+            troubles: Throttle::default(),
+        });
+        shared.tasks.spawn(listen(shared.clone(), socket, inbox));
+        Ok(UdpPinger { shared })
+    }
+
+    /// Where the socket is bound.
+    pub fn local_address(&self) -> SocketAddr {
+        self.shared.local
+    }
+
+    /// Names the open interval in the pings from now on. For people who read captures; nothing depends on it.
+    pub fn set_interval(&self, interval: IntervalId) {
+        self.shared.interval.store(interval.0, Ordering::Relaxed);
+    }
+
+    /// Returns when, after the shutdown, every task has ended.
+    pub async fn stopped(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Pinger for UdpPinger {
+    fn ping(&self, member: &MemberId, address: &str, seq: u64) {
+        let shared = &self.shared;
+        let ping = Ping {
+            seq,
+            nonce: shared.nonce(member, seq),
+            interval: IntervalId(shared.interval.load(Ordering::Relaxed)),
+            cluster: &shared.cluster,
+        };
+        let bytes = ping.encode();
+        match address.parse() {
+            Ok(address) => shared.send(&bytes, address),
+            Err(_a_name) => {
+                if let Some(address) = shared.look_up(address, &bytes) {
+                    shared.send(&bytes, address);
+                }
+            }
+        }
+    }
+}
+
+/// The socket twice: for sending from any thread and for receiving within the runtime.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<(std::net::UdpSocket, tokio::net::UdpSocket)> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    // The system caps these at its own limit without an error; any other refusal is no reason not to run.
+    for outcome in [socket.set_recv_buffer_size(BUFFER_BYTES), socket.set_send_buffer_size(BUFFER_BYTES)] {
+        if let Err(error) = outcome {
+            tracing::debug!("the system keeps its own size of UDP buffers: {error}");
+        }
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    let socket: std::net::UdpSocket = socket.into();
+    Ok((socket.try_clone()?, tokio::net::UdpSocket::from_std(socket)?))
+}
+
+impl Shared {
+    /// SHA-256 over secret, member and number, cut to 16 bytes. The name's length is part of it, so that no two
+    /// inputs share their bytes; cut to half, it gives no state to continue the hash from.
+    fn nonce(&self, member: &MemberId, seq: u64) -> Nonce {
+        let name = member.as_str();
+        let digest = Sha256::new()
+            .chain_update(self.secret)
+            .chain_update(seq.to_be_bytes())
+            .chain_update((name.len() as u64).to_be_bytes())
+            .chain_update(name)
+            .finalize();
+        *digest.first_chunk().expect("a SHA-256 digest has 32 bytes")
+    }
+
+    fn send(&self, bytes: &[u8], address: SocketAddr) {
+        match self.sender.send_to(bytes, address) {
+            Ok(_) => {
+                self.counts.sent.inc();
+            }
+            Err(error) => {
+                self.counts.unsent.inc();
+                if let Some(held) = self.troubles.pass() {
+                    tracing::warn!(%address, from = %self.local, held,
+                        "a ping could not be sent: {error}; check that listen.agents can reach this address");
+                }
+            }
+        }
+    }
+
+    /// The address of a name if it is known. Otherwise it is asked for, and `bytes` go out when it is.
+    fn look_up(self: &Arc<Self>, name: &str, bytes: &[u8; PING_BYTES]) -> Option<SocketAddr> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.len() >= NAMES_MAX && !names.contains_key(name) {
+            names.clear();
+        }
+        let now = Instant::now();
+        let entry = names.entry(name.to_string()).or_insert_with(|| Name {
+            address: None,
+            until: now,
+            resolving: false,
+            waiting: None,
+        });
+        if entry.address.is_none() {
+            if now < entry.until {
+                self.counts.unsent.inc();
+                return None;
+            }
+            entry.waiting = Some(*bytes);
+        }
+        if now >= entry.until && !entry.resolving {
+            entry.resolving = true;
+            self.tasks.spawn_on(resolve(self.clone(), name.to_string()), &self.runtime);
+        }
+        entry.address
+    }
+
+    fn resolved(&self, name: &str, found: io::Result<SocketAddr>) {
+        let waiting = {
+            let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(entry) = names.get_mut(name) else { return };
+            entry.resolving = false;
+            match &found {
+                Ok(address) => {
+                    entry.address = Some(*address);
+                    entry.until = Instant::now() + RESOLVED_FOR;
+                }
+                // An address that was good once is better than none.
+                Err(_) => entry.until = Instant::now() + UNRESOLVED_FOR,
+            }
+            entry.waiting.take()
+        };
+        match (found, waiting) {
+            (Ok(address), Some(bytes)) => self.send(&bytes, address),
+            (Ok(_), None) => {}
+            (Err(error), waiting) => {
+                self.counts.unsent.inc_by(u64::from(waiting.is_some()));
+                if let Some(held) = self.troubles.pass() {
+                    tracing::warn!(name, held, "the address of an agent cannot be resolved: {error}");
+                }
+            }
+        }
+    }
+}
+
+async fn resolve(shared: Arc<Shared>, name: String) {
+    let look_up = async {
+        let _permit = shared.resolvers.acquire().await.map_err(io::Error::other)?;
+        let found = tokio::net::lookup_host(&name).await?;
+        let reachable = found.into_iter().find(|address| address.is_ipv4() == shared.local.is_ipv4());
+        reachable.ok_or_else(|| io::Error::other("it has no address of the family of listen.agents"))
+    };
+    tokio::select! {
+        () = shared.shutdown.cancelled() => {}
+        found = look_up => shared.resolved(&name, found),
+    }
+}
+
+async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc::Sender<AgentEvent>) {
+    // Longer than any pong, so that one that is too long is seen to be.
+    let mut buffer = [0; 256];
+    loop {
+        let received = tokio::select! {
+            () = shared.shutdown.cancelled() => return,
+            received = socket.recv_from(&mut buffer) => received,
+        };
+        let event = match received {
+            Ok((length, _from)) => shared.judge(&buffer[..length]),
+            Err(error) => {
+                if let Some(held) = shared.troubles.pass() {
+                    tracing::warn!(held, "cannot receive from agents: {error}");
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        if let Some(event) = event {
+            tokio::select! {
+                () = shared.shutdown.cancelled() => return,
+                sent = inbox.send(event) => if sent.is_err() { return },
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn judge(&self, bytes: &[u8]) -> Option<AgentEvent> {
+        let pong = Pong::decode(bytes).filter(|pong| pong.nonce == self.nonce(&pong.member, pong.seq));
+        match pong {
+            None => {
+                self.counts.junk.inc();
+                None
+            }
+            Some(Pong { member, exact: false, .. }) => {
+                self.counts.bad.inc();
+                Some(AgentEvent::Bad { member })
+            }
+            Some(Pong { member, seq, version, .. }) => {
+                self.counts.answered.inc();
+                Some(AgentEvent::Pong { member, seq, version })
+            }
+        }
+    }
+}

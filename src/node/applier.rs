@@ -1,0 +1,243 @@
+//! Applies committed entries to the state, one transaction a batch, and tells what changed.
+//!
+//! Runs on its own thread in a real node and inline in a simulated one. The applied index and the configuration
+//! are written in the same transaction as the effects of the entries, so that a crash leaves both or neither.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use crate::codec;
+use crate::ledger::apply::{Happening, apply};
+use crate::ledger::command::{Applied, Envelope};
+use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
+use crate::raft::{Base, Configuration, Entry, Payload};
+use crate::types::{Index, Term};
+
+use super::facts::Facts;
+use super::frame::SnapshotChunk;
+use super::ports::StateStore;
+use super::snapshot::WantPart;
+
+/// Reserved key: last applied position and the configuration as of then.
+const APPLIED_KEY: &[u8] = b"\0applied";
+/// Bytes of keys and values in one part of a snapshot; one more row may exceed it.
+pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
+/// Most snapshot transfers at a time; the oldest is dropped for a new one.
+const EXPORTS_MAX: usize = 7;
+
+/// What a batch did.
+#[derive(Debug)]
+pub struct AppliedBatch {
+    /// The last applied position.
+    pub upto: Base,
+    /// The answers, by position, with the term of the entry.
+    pub answers: BTreeMap<Index, (Term, Option<Applied>)>,
+    /// What happened, in order.
+    pub happenings: Vec<Happening>,
+    /// The replicated state as the node needs to see it.
+    pub facts: Facts,
+}
+
+/// Where a state stands.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Standing {
+    /// Last applied position.
+    pub applied: Base,
+    /// The configuration as of then; `None` before any was applied.
+    pub configuration: Option<Configuration>,
+}
+
+/// Reads where a state stands; a fresh one stands before the log.
+pub fn standing(reader: &dyn Reader) -> Result<Standing, KeyspaceError> {
+    match reader.get(APPLIED_KEY)? {
+        None => Ok(Standing { applied: Base::default(), configuration: None }),
+        Some(bytes) => codec::decode(&bytes)
+            .map_err(|error| KeyspaceError::Damaged { key: "applied".to_string(), why: error.to_string() }),
+    }
+}
+
+struct Export {
+    view: Box<dyn Reader + Send>,
+    standing: Standing,
+}
+
+/// See the module's head.
+pub struct Applier {
+    store: Arc<dyn StateStore>,
+    standing: Standing,
+    exports: BTreeMap<u64, Export>,
+}
+
+impl Applier {
+    /// Begins where the store stands.
+    pub fn new(store: Arc<dyn StateStore>) -> Result<Applier, KeyspaceError> {
+        let standing = standing(store.view()?.as_ref())?;
+        Ok(Applier { store, standing, exports: BTreeMap::new() })
+    }
+
+    /// Where the state stands.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The facts as they are now.
+    pub fn facts(&self) -> Result<Facts, KeyspaceError> {
+        Facts::read(self.store.view()?.as_ref(), true)
+    }
+
+    /// Applies entries in order. Those that a snapshot has covered meanwhile are skipped; `None` if all were. An
+    /// error is final: the process must stop.
+    pub fn apply(&mut self, entries: &[Entry]) -> Result<Option<AppliedBatch>, KeyspaceError> {
+        let covered = entries.partition_point(|entry| entry.index <= self.standing.applied.index);
+        let entries = &entries[covered..];
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let mut next = self.standing.clone();
+        let mut answers = BTreeMap::new();
+        let mut happenings = Vec::new();
+        let mut facts = None;
+        self.store.update(&mut |space| {
+            // The store may run this again from the start; nothing of an earlier run may stay.
+            next = self.standing.clone();
+            answers.clear();
+            happenings.clear();
+            for entry in entries {
+                assert!(entry.index == next.applied.index.next(), "entries are applied in order, each once");
+                let answer = apply_entry(space, entry, &mut next, &mut happenings)?;
+                answers.insert(entry.index, (entry.term, answer));
+            }
+            space.put(APPLIED_KEY, &codec::encode(&next))?;
+            let members_changed = happenings.iter().any(changes_membership);
+            facts = Some(Facts::read(space, members_changed)?);
+            Ok(())
+        })?;
+        self.standing = next;
+        let facts = facts.ok_or_else(|| KeyspaceError::Store("the transaction did not run".to_string()))?;
+        Ok(Some(AppliedBatch { upto: self.standing.applied, answers, happenings, facts }))
+    }
+
+    /// Makes everything applied so far durable and returns the position.
+    pub fn flush(&mut self) -> Result<Index, KeyspaceError> {
+        self.store.flush()?;
+        Ok(self.standing.applied.index)
+    }
+
+    /// Ends a transfer.
+    pub fn close_export(&mut self, transfer: u64) {
+        self.exports.remove(&transfer);
+    }
+
+    /// One part of a transfer; the first freezes the view that all parts come from. `None` if the transfer is
+    /// unknown (closed, or dropped for a newer one).
+    pub fn export(&mut self, want: &WantPart) -> Result<Option<SnapshotChunk>, KeyspaceError> {
+        if want.part == 0 && !self.exports.contains_key(&want.transfer) {
+            let view = self.store.view()?;
+            let standing = standing(view.as_ref())?;
+            while self.exports.len() >= EXPORTS_MAX {
+                self.exports.pop_first();
+            }
+            self.exports.insert(want.transfer, Export { view, standing });
+        }
+        let Some(export) = self.exports.get(&want.transfer) else { return Ok(None) };
+        let after = want.after.as_deref();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut rows, mut bytes, mut last) = (Vec::new(), 0, true);
+        export.view.scan(from, Bound::Unbounded, Direction::Forward, &mut |key, value| {
+            if bytes >= SNAPSHOT_PART_BYTES {
+                last = false;
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            rows.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(Some(SnapshotChunk {
+            transfer: want.transfer,
+            base: export.standing.applied,
+            configuration: export
+                .standing
+                .configuration
+                .clone()
+                .unwrap_or_else(|| want.configuration.clone()),
+            part: want.part,
+            last,
+            checksum: rows_checksum(&rows),
+            rows,
+        }))
+    }
+
+    /// Replaces the state by received rows, durably, and gives the facts of the new state. The rows carry their
+    /// own standing; `None`, and nothing changed, if that is not the announced one or not ahead of this state.
+    pub fn install(
+        &mut self,
+        base: Base,
+        rows: Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Option<Facts>, KeyspaceError> {
+        let carried = rows
+            .iter()
+            .find(|(key, _)| key == APPLIED_KEY)
+            .map(|(_, value)| codec::decode::<Standing>(value));
+        let announced = matches!(carried, Some(Ok(standing)) if standing.applied == base);
+        if !announced || base.index <= self.standing.applied.index {
+            return Ok(None);
+        }
+        self.store.replace(&mut rows.into_iter())?;
+        let view = self.store.view()?;
+        self.standing = standing(view.as_ref())?;
+        Facts::read(view.as_ref(), true).map(Some)
+    }
+}
+
+/// CRC-32 over the rows of a snapshot part.
+pub fn rows_checksum(rows: &[(Vec<u8>, Vec<u8>)]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (key, value) in rows {
+        hasher.update(&(key.len() as u64).to_be_bytes());
+        hasher.update(key);
+        hasher.update(&(value.len() as u64).to_be_bytes());
+        hasher.update(value);
+    }
+    hasher.finalize()
+}
+
+fn apply_entry(
+    space: &mut dyn Keyspace,
+    entry: &Entry,
+    standing: &mut Standing,
+    happenings: &mut Vec<Happening>,
+) -> Result<Option<Applied>, KeyspaceError> {
+    standing.applied = Base { index: entry.index, term: entry.term };
+    match &entry.payload {
+        Payload::Noop => Ok(None),
+        Payload::Configuration(configuration) => {
+            standing.configuration = Some(configuration.clone());
+            Ok(None)
+        }
+        Payload::Command(bytes) => {
+            let envelope: Envelope = codec::decode(bytes).map_err(|error| KeyspaceError::Damaged {
+                key: format!("log entry {}", entry.index),
+                why: error.to_string(),
+            })?;
+            let outcome = apply(space, entry.index, entry.term, &envelope)?;
+            happenings.extend(outcome.happenings);
+            Ok(Some(outcome.applied))
+        }
+    }
+}
+
+/// Whether the list of members, their addresses or standings changed. (Balances change with every settlement; the node
+/// does not need them.)
+fn changes_membership(happening: &Happening) -> bool {
+    matches!(
+        happening,
+        Happening::GenesisDone { .. }
+            | Happening::MemberJoined { .. }
+            | Happening::MemberMoved { .. }
+            | Happening::MemberLeft { .. }
+            | Happening::MemberSuspended { .. }
+            | Happening::MemberProbation { .. }
+            | Happening::MemberReinstated { .. }
+    )
+}

@@ -1,0 +1,198 @@
+//! The node as one synchronous machine: consensus, health and duties composed. No clock, no IO, no randomness.
+//!
+//! The shell (`driver`, or the simulator) feeds inputs, takes effects and carries them out. Whatever the shell does
+//! between two steps, the machine stays consistent, because each input is complete in itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::health::{self, Health};
+use crate::ledger::command::Command;
+use crate::ledger::records::Member;
+use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
+use crate::types::{Index, Micros, NodeId, Term};
+
+use super::applier::Standing;
+use super::duties::Duties;
+use super::facts::Facts;
+use super::io::{Effect, Input, Notice};
+use super::moment::Moment;
+use super::requests::{Origin, Requests};
+use super::snapshot::{Incoming, Outgoings};
+use super::status::ProjectionStatus;
+
+/// Most requests under way in one node; more are refused as overloaded.
+pub const REQUESTS_MAX: usize = 16_384;
+
+/// What a node is made of.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This node.
+    pub id: NodeId,
+    /// The configured name of the cluster.
+    pub cluster: String,
+    /// All super-nodes of the first configuration with their peer addresses, this one included.
+    pub peers: BTreeMap<NodeId, String>,
+    /// Consensus.
+    pub raft: raft::Config,
+    /// Health; its timing is renewed from the policy.
+    pub health: health::Config,
+    /// The command that founds the cluster if nobody has.
+    pub genesis: Command,
+    /// How many applied entries the log keeps for followers that are behind.
+    pub keep_entries: u64,
+    /// This node's client URL, for the status.
+    pub url: String,
+}
+
+/// See the module's head.
+pub struct Node {
+    pub(super) settings: Settings,
+    pub(super) raft: Raft,
+    pub(super) health: Health,
+    pub(super) facts: Facts,
+    pub(super) members: Arc<Vec<Member>>,
+    pub(super) applied: Base,
+    pub(super) projection: ProjectionStatus,
+    pub(super) peer_contact: BTreeMap<NodeId, Micros>,
+    pub(super) peer_urls: BTreeMap<NodeId, String>,
+    pub(super) duties: Duties,
+    pub(super) requests: Requests,
+    pub(super) outgoing: Outgoings,
+    pub(super) incoming: Incoming,
+    /// A received snapshot is being installed; further parts are dropped meanwhile.
+    pub(super) installing: bool,
+    pub(super) known_leader: Option<(Term, NodeId)>,
+    pub(super) compact_asked: Index,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Node {
+    /// Begins with what the disk holds: `recovered` from the log, `standing` and `facts` from the state.
+    pub fn new(
+        settings: Settings,
+        mut recovered: Recovered,
+        standing: &Standing,
+        facts: Facts,
+        moment: Moment,
+    ) -> Result<Node, raft::RecoveryError> {
+        let bootstrap =
+            Configuration { voters: settings.peers.keys().cloned().collect(), ..Configuration::default() };
+        let configuration = standing.configuration.clone().unwrap_or(bootstrap);
+        let applied = standing.applied;
+        // A snapshot may have replaced the state just before a crash, while the log still holds what it replaced.
+        let snapshot_unrecorded = recovered.agree_with(applied);
+        let mut raft = Raft::new(
+            settings.raft.clone(),
+            configuration.clone(),
+            recovered,
+            applied.index,
+            moment.now,
+            moment.entropy,
+        )?;
+        if snapshot_unrecorded {
+            let installed = raft::Input::SnapshotInstalled { base: applied, configuration };
+            raft.step(moment.now, moment.entropy, installed);
+        }
+        let health = Health::new(settings.health.clone(), moment.now);
+        let duties = Duties::new(settings.genesis.clone());
+        let mut node = Node {
+            raft,
+            health,
+            members: Arc::default(),
+            applied,
+            projection: ProjectionStatus::default(),
+            peer_contact: BTreeMap::new(),
+            peer_urls: BTreeMap::new(),
+            duties,
+            requests: Requests::default(),
+            outgoing: Outgoings::default(),
+            incoming: Incoming::default(),
+            installing: false,
+            known_leader: None,
+            compact_asked: Index(0),
+            effects: Vec::new(),
+            facts: facts.clone(),
+            settings,
+        };
+        node.take_facts(facts, moment);
+        Ok(node)
+    }
+
+    /// Takes one input in. Effects collect until [`Node::take_effects`].
+    pub fn step(&mut self, moment: Moment, input: Input) {
+        match input {
+            Input::Tick => self.step_raft(moment, raft::Input::Tick),
+            Input::Frame { from, frame } => self.handle_frame(moment, from, frame),
+            Input::PeerGone { node } => self.peer_silent(moment, node, ElectionReason::ConnectionLost),
+            Input::AgentPong { member, seq, version } => {
+                self.step_health(moment, health::Input::Answered { member, seq, version });
+            }
+            Input::PeerUrl { node, url } => {
+                self.peer_urls.insert(node, url);
+            }
+            Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
+            Input::Ask { ask, want, forward } => {
+                let request = self.requests.begin(Origin::Ask(ask), want, moment.now);
+                self.route(moment, request, forward);
+            }
+            Input::Projection(status) => self.projection = status,
+            Input::Persisted { seq } => self.step_raft(moment, raft::Input::Persisted { seq }),
+            Input::Applied(batch) => self.handle_applied(moment, *batch),
+            Input::Flushed { index } => self.handle_flushed(moment, index),
+            Input::Exported { to, chunk } => self.handle_exported(moment, to, chunk),
+            Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
+            Input::Stalled(span) => {
+                self.effects.push(Effect::Tell(Notice::Stalled(span)));
+                self.step_health(moment, health::Input::Stalled(span));
+            }
+        }
+    }
+
+    /// Ends a batch of steps: does what is due, and gives what the shell must do.
+    pub fn take_effects(&mut self, moment: Moment) -> Vec<Effect> {
+        self.step_health(moment, health::Input::Tick);
+        for finished in self.requests.expire(moment.now) {
+            self.finish(finished);
+        }
+        for next in self.outgoing.tick(moment.now) {
+            self.snapshot_next(moment, next);
+        }
+        self.do_duties(moment);
+        self.run_raft(moment);
+        if self.notice_leader(moment) {
+            // Requests that waited for the new leader may have been proposed.
+            self.run_raft(moment);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The next time at which [`Input::Tick`] is wanted.
+    pub fn deadline(&self, now: Micros) -> Micros {
+        let others = [
+            Some(self.health.deadline()),
+            self.requests.deadline(),
+            self.outgoing.deadline(),
+            self.duties.deadline(&self.facts, self.leading().is_some(), now),
+        ];
+        others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)
+    }
+
+    /// The last applied position.
+    pub fn applied_index(&self) -> Index {
+        self.applied.index
+    }
+
+    /// The state of consensus.
+    pub fn raft_status(&self) -> raft::Status {
+        self.raft.status()
+    }
+
+    /// The term that this node leads, once it has applied an entry of that term: then its state holds everything
+    /// that was committed before, and its decisions rest on it.
+    pub fn leading(&self) -> Option<Term> {
+        let status = self.raft.status();
+        let ready = status.role == raft::Role::Leader && self.applied.term >= status.term;
+        ready.then_some(status.term)
+    }
+}

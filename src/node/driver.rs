@@ -1,0 +1,524 @@
+//! Runs a node for real: one task owns the machine, one thread writes the log, one applies.
+//!
+//! The task drains its whole inbox, steps, and hands *one* batch to the disk thread; that thread writes and syncs
+//! whatever has piled up since (group commit), so that throughput grows with load and a lone write pays one sync.
+//! All channels towards the task are bounded; those from it to its two threads are bounded by what the core
+//! keeps in flight (`raft::Config::uncommitted_bytes_max`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::ledger::command::Applied;
+use crate::ledger::keyspace::KeyspaceError;
+use crate::metrics::{Metrics, PeerLabel, ResultLabel};
+use crate::raft::{Entry, Persist, RecoveryError, Seq};
+use crate::types::{Index, Micros, Term, UnixMillis};
+
+use super::applier::Applier;
+use super::core::{Node, Settings};
+use super::events::EventLog;
+use super::handle::{Ask, Failure, Handle};
+use super::io::{Effect, Input};
+use super::moment::Moment;
+use super::notices;
+use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super::requests::{AskId, Outcome, Want};
+use super::snapshot::{Received, WantPart};
+use super::status::{NodeStatus, RoleName};
+
+/// Asks that wait for the driver; more are refused as overloaded.
+const ASKS_MAX: usize = 8_192;
+/// Inputs of one kind taken into one batch.
+const BATCH_MAX: usize = 1_024;
+/// How often the applied state is made durable while it changes.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// The status is renewed at most this often, unless role, term or leader changed.
+const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// A wake-up that comes so much too late is a stall of this process.
+const STALL: Duration = Duration::from_millis(250);
+
+/// A node stopped because it could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] StorageError),
+    /// The applied state.
+    #[error(transparent)]
+    State(#[from] KeyspaceError),
+    /// What the log holds cannot be.
+    #[error("the log is damaged: {0}")]
+    Recovery(#[from] RecoveryError),
+    /// A thread of the node is gone.
+    #[error("the {0} thread ended unexpectedly")]
+    Thread(&'static str),
+}
+
+/// Where inputs come from, and how they are understood: lets the layers above bring their own event types.
+pub struct Inlet<T> {
+    /// The source; its bound is its owner's choice.
+    pub receiver: mpsc::Receiver<T>,
+    /// What an event means; `None`: nothing.
+    pub translate: fn(T) -> Option<Input>,
+}
+
+/// All that a node runs on.
+pub struct Parts<L, P, A> {
+    /// What it is made of.
+    pub settings: Settings,
+    /// Its log.
+    pub log: OpenedLog<L>,
+    /// Its applied state.
+    pub state: Arc<dyn StateStore>,
+    /// The way to the other super-nodes.
+    pub network: Arc<dyn Network>,
+    /// The way to the agents.
+    pub pinger: Arc<dyn Pinger>,
+    /// What comes from the other super-nodes.
+    pub peers: Inlet<P>,
+    /// What comes from the agents.
+    pub agents: Inlet<A>,
+    /// Its metrics.
+    pub metrics: Arc<Metrics>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+/// A node that has been started.
+pub struct Running {
+    /// How to use it.
+    pub handle: Handle,
+    /// Ends when the node has stopped: after `stop`, or with the error that stopped it.
+    pub ended: tokio::task::JoinHandle<Result<(), NodeError>>,
+}
+
+/// Starts a node. Must be called within a tokio runtime.
+pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
+    parts: Parts<L, P, A>,
+) -> Result<Running, NodeError> {
+    let mut clock = Clock::new();
+    let applier = Applier::new(Arc::clone(&parts.state))?;
+    let facts = applier.facts()?;
+    let OpenedLog { log, recovered, notes: _ } = parts.log;
+    let node = Node::new(parts.settings, recovered, applier.standing(), facts, clock.moment())?;
+    let events = Arc::new(EventLog::default());
+    let (asks, asked) = mpsc::channel(ASKS_MAX);
+    let (status, status_seen) = watch::channel(node.status(clock.moment().now));
+    let (applied, applied_seen) = watch::channel(applier.standing().applied.index);
+    let (leading, leading_seen) = watch::channel(None);
+    let handle = Handle {
+        asks,
+        status: status_seen,
+        applied: applied_seen,
+        leading: leading_seen,
+        state: Arc::clone(&parts.state),
+        events: Arc::clone(&events),
+    };
+    let (results, from_threads) = mpsc::unbounded_channel();
+    let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
+    let apply = ApplyThread::start(applier, results);
+    let driver = Driver {
+        node,
+        clock,
+        network: parts.network,
+        pinger: parts.pinger,
+        metrics: parts.metrics,
+        events,
+        state: parts.state,
+        disk,
+        apply,
+        waiters: BTreeMap::new(),
+        last_ask: 0,
+        status,
+        status_at: None,
+        applied,
+        leading,
+        dirty_since: None,
+    };
+    let inlets = Inlets { threads: from_threads, peers: parts.peers, agents: parts.agents, asks: asked };
+    let ended = tokio::spawn(driver.run(inlets, parts.stop));
+    Ok(Running { handle, ended })
+}
+
+struct Inlets<P, A> {
+    threads: mpsc::UnboundedReceiver<FromThread>,
+    peers: Inlet<P>,
+    agents: Inlet<A>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+enum FromThread {
+    Input(Input),
+    Failed(NodeError),
+}
+
+enum Waiter {
+    Write(oneshot::Sender<Result<Applied, Failure>>),
+    Read(oneshot::Sender<Result<Index, Failure>>),
+}
+
+struct Driver {
+    node: Node,
+    clock: Clock,
+    network: Arc<dyn Network>,
+    pinger: Arc<dyn Pinger>,
+    metrics: Arc<Metrics>,
+    events: Arc<EventLog>,
+    state: Arc<dyn StateStore>,
+    disk: DiskThread,
+    apply: ApplyThread,
+    waiters: BTreeMap<AskId, Waiter>,
+    last_ask: AskId,
+    status: watch::Sender<NodeStatus>,
+    status_at: Option<Instant>,
+    applied: watch::Sender<Index>,
+    leading: watch::Sender<Option<Term>>,
+    /// Since when applied entries wait to be made durable.
+    dirty_since: Option<Instant>,
+}
+
+impl Driver {
+    async fn run<P, A>(mut self, mut inlets: Inlets<P, A>, stop: CancellationToken) -> Result<(), NodeError> {
+        let (mut threads, mut peers, mut agents, mut asks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        self.turn();
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = inlets.threads.recv_many(&mut threads, BATCH_MAX) => {}
+                Some(first) = inlets.peers.receiver.recv() => peers.push(first),
+                Some(first) = inlets.agents.receiver.recv() => agents.push(first),
+                Some(first) = inlets.asks.recv() => asks.push(first),
+                () = tokio::time::sleep_until(wake.into()) => {
+                    let late = Instant::now().saturating_duration_since(wake);
+                    if late >= STALL {
+                        self.step(Input::Stalled(late));
+                    }
+                }
+            }
+            // One batch of everything that is there: one disk write, one round of messages.
+            drain(&mut inlets.peers.receiver, &mut peers);
+            drain(&mut inlets.agents.receiver, &mut agents);
+            drain(&mut inlets.asks, &mut asks);
+            while let Ok(more) = inlets.threads.try_recv() {
+                threads.push(more);
+            }
+            for result in threads.drain(..) {
+                match result {
+                    FromThread::Input(input) => self.step(input),
+                    FromThread::Failed(error) => return Err(error),
+                }
+            }
+            peers.drain(..).filter_map(inlets.peers.translate).for_each(|input| self.step(input));
+            agents.drain(..).filter_map(inlets.agents.translate).for_each(|input| self.step(input));
+            asks.drain(..).for_each(|ask| self.ask(ask));
+            self.step(Input::Tick);
+            self.turn();
+        }
+        self.finish()
+    }
+
+    fn step(&mut self, input: Input) {
+        let moment = self.clock.moment();
+        self.node.step(moment, input);
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let (waiter, want, forward) = match ask {
+            Ask::Submit { request, forward, reply } => (Waiter::Write(reply), Want::Write(request), forward),
+            Ask::ReadBarrier { forward, reply } => (Waiter::Read(reply), Want::Read, forward),
+            Ask::Projection(status) => return self.step(Input::Projection(status)),
+        };
+        self.last_ask += 1;
+        let ask = self.last_ask;
+        self.waiters.insert(ask, waiter);
+        self.step(Input::Ask { ask, want, forward });
+    }
+
+    /// Ends a batch: carries the effects out and publishes what changed.
+    fn turn(&mut self) {
+        let moment = self.clock.moment();
+        for effect in self.node.take_effects(moment) {
+            self.carry_out(effect, moment);
+        }
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
+            self.dirty_since = None;
+            self.apply.send(ApplyJob::Flush);
+        }
+        self.publish(moment);
+    }
+
+    fn carry_out(&mut self, effect: Effect, moment: Moment) {
+        match effect {
+            Effect::Persist(persist) => self.disk.send(persist),
+            Effect::Send { to, frame } => {
+                if matches!(frame, super::frame::Frame::Raft(_)) {
+                    self.metrics.raft_messages.inc();
+                }
+                self.network.send(&to, frame);
+            }
+            Effect::Ping { member, address, seq } => self.pinger.ping(&member, &address, seq),
+            Effect::Apply(entries) => {
+                self.dirty_since.get_or_insert_with(Instant::now);
+                self.apply.send(ApplyJob::Apply(entries));
+            }
+            Effect::Export(part) => self.apply.send(ApplyJob::Export(part)),
+            Effect::CloseExport { transfer } => self.apply.send(ApplyJob::CloseExport(transfer)),
+            Effect::Install(received) => self.apply.send(ApplyJob::Install(received)),
+            Effect::Reply { ask, outcome } => self.reply(ask, outcome),
+            Effect::Tell(notice) => notices::tell(&notice, moment.wall, &self.events, &self.metrics),
+        }
+    }
+
+    /// A receiver that is gone has stopped waiting; its answer is dropped.
+    fn reply(&mut self, ask: AskId, outcome: Outcome) {
+        match (self.waiters.remove(&ask), outcome) {
+            (Some(Waiter::Write(reply)), Outcome::Write(result)) => {
+                let word = match &result {
+                    Ok(_) => "applied",
+                    Err(Failure::Unknown(_)) => "unknown",
+                    Err(_) => "not_applied",
+                };
+                self.metrics.raft_proposals.get_or_create(&ResultLabel { result: word.to_string() }).inc();
+                let _gone = reply.send(result);
+            }
+            (Some(Waiter::Read(reply)), Outcome::Read(result)) => {
+                let _gone = reply.send(result);
+            }
+            _ => {}
+        }
+    }
+
+    fn next_wake(&mut self) -> Instant {
+        let now = self.clock.moment().now;
+        let mut wake = self.clock.instant(self.node.deadline(now));
+        if let Some(since) = self.dirty_since {
+            wake = wake.min(since + FLUSH_EVERY);
+        }
+        if let Some(at) = self.status_at {
+            wake = wake.min(at);
+        }
+        wake
+    }
+
+    /// Moves the watches that others wait on.
+    fn publish(&mut self, moment: Moment) {
+        let applied = self.node.applied_index();
+        self.applied.send_if_modified(|seen| std::mem::replace(seen, applied) != applied);
+        let leading = self.node.leading();
+        self.leading.send_if_modified(|seen| std::mem::replace(seen, leading) != leading);
+        let now = Instant::now();
+        let raft = self.node.raft_status();
+        let role_changed = {
+            let seen = self.status.borrow();
+            seen.term != raft.term || seen.leader != raft.leader
+        };
+        match self.status_at {
+            // Something has happened since the last renewal: make sure that another comes.
+            None if !role_changed => self.status_at = Some(now + STATUS_EVERY),
+            Some(at) if now < at && !role_changed => {}
+            _ => {
+                self.status_at = None;
+                let status = self.node.status(moment.now);
+                self.measure(&status);
+                self.status.send_replace(status);
+            }
+        }
+    }
+
+    fn measure(&self, status: &NodeStatus) {
+        let metrics = &self.metrics;
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.raft_term.set(gauge(status.term.0));
+        metrics.raft_role.set(match status.role {
+            RoleName::Learner => 0,
+            RoleName::Follower => 1,
+            RoleName::Candidate => 2,
+            RoleName::Leader => 3,
+        });
+        metrics.raft_has_leader.set(i64::from(status.leader.is_some()));
+        metrics.raft_commit_index.set(gauge(status.commit.0));
+        metrics.raft_applied_index.set(gauge(status.applied.0));
+        metrics.ledger_records.set(gauge(status.ledger.records));
+        metrics.projection_lag_records.set(gauge(status.projection.lag_records));
+        metrics.snapshot_index.set(gauge(self.node.raft_status().base.index.0));
+        metrics.storage_bytes.set(gauge(self.state.bytes() + self.disk.bytes()));
+        let contact = status.nodes.iter().find(|node| Some(&node.id) == status.leader.as_ref());
+        let contact_ms = contact.and_then(|node| node.contact_ms).unwrap_or(0);
+        metrics.raft_leader_contact_seconds.set(contact_ms as f64 / 1_000.0);
+        for node in status.nodes.iter().filter(|node| node.id != status.id) {
+            let label = PeerLabel { peer: node.id.to_string() };
+            metrics.raft_follower_lag_entries.get_or_create(&label).set(gauge(node.lag.unwrap_or(0)));
+        }
+    }
+
+    fn finish(self) -> Result<(), NodeError> {
+        self.disk.finish();
+        self.apply.finish();
+        Ok(())
+    }
+}
+
+fn drain<T>(receiver: &mut mpsc::Receiver<T>, into: &mut Vec<T>) {
+    while into.len() < BATCH_MAX {
+        match receiver.try_recv() {
+            Ok(more) => into.push(more),
+            Err(_) => return,
+        }
+    }
+}
+
+/// The real clock and the real dice.
+struct Clock {
+    origin: Instant,
+    dice: rand::rngs::SmallRng,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        // Monotonic time begins at one second, so that "a while ago" is never before its origin.
+        let origin = Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now);
+        Clock { origin, dice: rand::rngs::SmallRng::from_rng(&mut rand::rng()) }
+    }
+
+    fn moment(&mut self) -> Moment {
+        let now = Micros::default().after(self.origin.elapsed());
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = UnixMillis(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
+        Moment { now, wall, entropy: self.dice.next_u64() }
+    }
+
+    /// The instant of a monotonic time; a far future one is cut to a day, which only wakes the task once more.
+    fn instant(&self, at: Micros) -> Instant {
+        let day = Duration::from_secs(86_400);
+        let ahead = at.since(Micros::default().after(self.origin.elapsed())).min(day);
+        Instant::now() + ahead
+    }
+}
+
+struct DiskThread {
+    jobs: std::sync::mpsc::Sender<Persist>,
+    bytes: Arc<std::sync::atomic::AtomicU64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl DiskThread {
+    fn start<L: LogStore>(
+        mut log: L,
+        results: mpsc::UnboundedSender<FromThread>,
+        metrics: Arc<Metrics>,
+    ) -> DiskThread {
+        let (jobs, work) = std::sync::mpsc::channel::<Persist>();
+        let bytes = Arc::new(std::sync::atomic::AtomicU64::new(log.bytes()));
+        let size = Arc::clone(&bytes);
+        let thread = std::thread::spawn(move || {
+            while let Ok(first) = work.recv() {
+                let mut batches = vec![first];
+                batches.extend(work.try_iter());
+                let begun = Instant::now();
+                let last: Seq = batches.last().map_or(0, |batch| batch.seq);
+                let result = match log.append(&batches) {
+                    Ok(()) => FromThread::Input(Input::Persisted { seq: last }),
+                    Err(error) => FromThread::Failed(error.into()),
+                };
+                metrics.wal_sync_seconds.observe(begun.elapsed().as_secs_f64());
+                size.store(log.bytes(), std::sync::atomic::Ordering::Relaxed);
+                let failed = matches!(result, FromThread::Failed(_));
+                if results.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        DiskThread { jobs, bytes, thread }
+    }
+
+    /// The thread ends only after it has reported why, so a job that nobody takes any more needs no word here.
+    fn send(&self, persist: Persist) {
+        let _reported = self.jobs.send(persist);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn finish(self) {
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            tracing::error!("the disk thread panicked");
+        }
+    }
+}
+
+enum ApplyJob {
+    Apply(Vec<Entry>),
+    Flush,
+    Export(WantPart),
+    CloseExport(u64),
+    Install(Box<Received>),
+}
+
+struct ApplyThread {
+    jobs: std::sync::mpsc::Sender<ApplyJob>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl ApplyThread {
+    fn start(mut applier: Applier, results: mpsc::UnboundedSender<FromThread>) -> ApplyThread {
+        let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
+        let thread = std::thread::spawn(move || {
+            while let Ok(job) = work.recv() {
+                let result = match Self::work(&mut applier, job) {
+                    Ok(None) => continue,
+                    Ok(Some(input)) => FromThread::Input(input),
+                    Err(error) => FromThread::Failed(error.into()),
+                };
+                let failed = matches!(result, FromThread::Failed(_));
+                if results.send(result).is_err() || failed {
+                    return;
+                }
+            }
+            // A clean end leaves nothing to replay. If it fails, the log still has everything.
+            if let Err(error) = applier.flush() {
+                tracing::warn!("the state could not be flushed at the end: {error}");
+            }
+        });
+        ApplyThread { jobs, thread }
+    }
+
+    fn work(applier: &mut Applier, job: ApplyJob) -> Result<Option<Input>, KeyspaceError> {
+        Ok(match job {
+            ApplyJob::Apply(entries) => applier.apply(&entries)?.map(|batch| Input::Applied(Box::new(batch))),
+            ApplyJob::Flush => Some(Input::Flushed { index: applier.flush()? }),
+            ApplyJob::Export(part) => {
+                let chunk = applier.export(&part)?.map(Box::new);
+                Some(Input::Exported { to: part.to, chunk })
+            }
+            ApplyJob::CloseExport(transfer) => {
+                applier.close_export(transfer);
+                None
+            }
+            ApplyJob::Install(mut received) => {
+                let rows = std::mem::take(&mut received.rows);
+                let facts = applier.install(received.base, rows)?.map(Box::new);
+                Some(Input::Installed { snapshot: received, facts })
+            }
+        })
+    }
+
+    fn send(&self, job: ApplyJob) {
+        let _reported = self.jobs.send(job);
+    }
+
+    fn finish(self) {
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            tracing::error!("the apply thread panicked");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What a node owes the cluster without being asked: the leader founds it, records its election, cuts and settles
+//! intervals; every super-node reports what it saw.
+//!
+//! All duties are level-triggered: each looks at the applied state and proposes what is missing. A proposal that
+//! is lost, doubled or late does no harm, because the replicated machine applies each decision once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::ledger::command::{Command, Report};
+use crate::types::{IntervalId, Micros, NodeId, Term, UnixMillis};
+
+use super::facts::Facts;
+
+/// How long the leader waits past the majority of reports for the others (at most half an interval).
+pub const SETTLE_WAIT: Duration = Duration::from_secs(2);
+/// How many newer cut intervals make one void that still lacks a majority of reports.
+pub const VOID_AFTER: u64 = 3;
+/// How long a proposal of a duty is given before it is made again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Facts of an election that this node won.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Won {
+    /// The term.
+    pub term: Term,
+    /// The leader before.
+    pub previous: Option<NodeId>,
+    /// Which detector fired.
+    pub reason: &'static str,
+    /// Who voted.
+    pub votes: BTreeSet<NodeId>,
+    /// For how long nobody led.
+    pub leaderless: Duration,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Duties {
+    /// Founds the cluster.
+    genesis: Command,
+    won: Option<Won>,
+    open: Option<(IntervalId, Micros)>,
+    majority_since: BTreeMap<IntervalId, Micros>,
+    reports: BTreeMap<(IntervalId, u32), Report>,
+    /// When a duty may be proposed again, by its name.
+    not_before: BTreeMap<Duty, Micros>,
+}
+
+/// Names a duty, for pacing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Duty {
+    Genesis,
+    Election,
+    Cut,
+    Settle,
+    Report(IntervalId, u32),
+}
+
+impl Duties {
+    /// `genesis` is proposed by the first leader of a cluster that has none.
+    pub fn new(genesis: Command) -> Duties {
+        Duties {
+            genesis,
+            won: None,
+            open: None,
+            majority_since: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+        }
+    }
+
+    /// This node won an election.
+    pub fn won(&mut self, won: Won) {
+        self.won = Some(won);
+        self.not_before.clear();
+    }
+
+    /// This node leads no more.
+    pub fn lost(&mut self) {
+        self.won = None;
+        self.not_before.clear();
+    }
+
+    /// What this node saw of an interval, in parts.
+    pub fn report(&mut self, parts: Vec<Report>) {
+        for report in parts {
+            self.reports.insert((report.interval, report.part), report);
+        }
+    }
+
+    /// Takes the applied state in.
+    pub fn observe(&mut self, facts: &Facts, me: &NodeId, now: Micros, wall: UnixMillis) {
+        let Some(interval) = facts.interval else { return };
+        if self.open.is_none_or(|(id, _)| id != interval.open) {
+            // A node that starts in mid-interval (or comes back) takes the leader's stamp for when it began; the
+            // clamp keeps a clock that is wrong from shortening or stretching it beyond one interval.
+            let length = facts.policy.interval_ms.saturating_mul(1_000);
+            let age_ms = u64::try_from(wall.0.saturating_sub(interval.opened_at.0)).unwrap_or(0);
+            let age = if self.open.is_none() { age_ms.saturating_mul(1_000).min(length) } else { 0 };
+            self.open = Some((interval.open, Micros(now.0.saturating_sub(age))));
+            self.not_before.remove(&Duty::Cut);
+        }
+        self.majority_since.retain(|id, _| *id >= interval.next_settle);
+        for waiting in &facts.waiting {
+            if waiting.has_majority() {
+                self.majority_since.entry(waiting.id).or_insert(now);
+            }
+        }
+        let waits_for_me = |id: IntervalId| {
+            id >= interval.open || facts.waiting.iter().any(|w| w.id == id && !w.reported.contains(me))
+        };
+        self.reports.retain(|(id, _), _| waits_for_me(*id));
+        self.not_before.retain(|duty, _| !matches!(duty, Duty::Report(id, _) if !waits_for_me(*id)));
+    }
+
+    /// What is due. `leading`: the term that this node leads, once its state holds everything committed before.
+    /// Reports go to whoever leads; the others only from the leader.
+    pub fn due(&mut self, facts: &Facts, leading: Option<Term>, now: Micros) -> Vec<Command> {
+        let mut commands = Vec::new();
+        if let Some(term) = leading {
+            self.due_from_leader(facts, term, now, &mut commands);
+        }
+        if let Some(interval) = facts.interval {
+            let keys: Vec<(IntervalId, u32)> =
+                self.reports.keys().filter(|(id, _)| *id < interval.open).copied().collect();
+            for key in keys {
+                if self.may(Duty::Report(key.0, key.1), now) {
+                    commands.extend(self.reports.get(&key).cloned().map(Command::Report));
+                }
+            }
+        }
+        commands
+    }
+
+    fn due_from_leader(&mut self, facts: &Facts, term: Term, now: Micros, commands: &mut Vec<Command>) {
+        let Some(interval) = facts.interval else {
+            if self.may(Duty::Genesis, now) {
+                commands.push(self.genesis.clone());
+            }
+            return;
+        };
+        let unrecorded = self
+            .won
+            .clone()
+            .filter(|won| won.term == term && facts.last_election.is_none_or(|last| last < term));
+        if let Some(won) = unrecorded
+            && self.may(Duty::Election, now)
+        {
+            commands.push(Command::Election {
+                term,
+                previous: won.previous,
+                reason: won.reason.to_string(),
+                votes: won.votes,
+                leaderless_ms: u64::try_from(won.leaderless.as_millis()).unwrap_or(u64::MAX),
+            });
+        }
+        if self.settle_due(facts, now) && self.may(Duty::Settle, now) {
+            commands.push(Command::Settle { interval: interval.next_settle });
+        }
+        if self.cut_at(facts).is_some_and(|at| now >= at) && self.may(Duty::Cut, now) {
+            commands.push(Command::Cut { interval: interval.open });
+        }
+    }
+
+    fn cut_at(&self, facts: &Facts) -> Option<Micros> {
+        let (_, since) = self.open?;
+        Some(since.after(Duration::from_millis(facts.policy.interval_ms)))
+    }
+
+    fn settle_wait(facts: &Facts) -> Duration {
+        SETTLE_WAIT.min(Duration::from_millis(facts.policy.interval_ms / 2))
+    }
+
+    fn settle_due(&self, facts: &Facts, now: Micros) -> bool {
+        let (Some(interval), Some(waiting)) = (facts.interval, facts.waiting.first()) else { return false };
+        let all = waiting.reported.len() == waiting.expected.len();
+        let majority_waited = self
+            .majority_since
+            .get(&waiting.id)
+            .is_some_and(|since| now >= since.after(Self::settle_wait(facts)));
+        let void = !waiting.has_majority() && interval.open.0 - waiting.id.0 > VOID_AFTER;
+        all || majority_waited || void
+    }
+
+    /// Whether the duty may be proposed now; if so, not again for a while.
+    fn may(&mut self, duty: Duty, now: Micros) -> bool {
+        if self.not_before.get(&duty).is_some_and(|at| now < *at) {
+            return false;
+        }
+        self.not_before.insert(duty, now.after(RETRY));
+        true
+    }
+
+    /// A settlement happened: the next may be proposed at once.
+    pub fn settled(&mut self) {
+        self.not_before.remove(&Duty::Settle);
+    }
+
+    /// The next time after `now` at which something may become due. What is due already was given by
+    /// [`Duties::due`] and is paced from then on.
+    pub fn deadline(&self, facts: &Facts, leading: bool, now: Micros) -> Option<Micros> {
+        let wait = Self::settle_wait(facts);
+        let majority = facts.waiting.first().and_then(|waiting| self.majority_since.get(&waiting.id));
+        let settle_at = majority.map(|since| since.after(wait)).filter(|_| leading);
+        let cut_at = self.cut_at(facts).filter(|_| leading);
+        let retries = self.not_before.values().copied();
+        retries.chain(settle_at).chain(cut_at).filter(|at| *at > now).min()
+    }
+}

@@ -1,0 +1,395 @@
+//! The steps of a node, one function per kind of input.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::codec;
+use crate::health::{self, Level, Target};
+use crate::ledger::apply::Happening;
+use crate::ledger::command::{Envelope, Request};
+use crate::ledger::records::MemberKind;
+use crate::raft::{self, ElectionReason, Entry, Refusal};
+use crate::types::{Index, IntervalId, NodeId, Version};
+
+use super::applier::AppliedBatch;
+use super::core::{Node, REQUESTS_MAX};
+use super::duties::Won;
+use super::facts::Facts;
+use super::frame::{Frame, SnapshotChunk};
+use super::handle::Failure;
+use super::io::{Effect, Notice};
+use super::moment::Moment;
+use super::report;
+use super::requests::{Finished, Origin, Outcome, Started, Want, fail};
+use super::snapshot::{Next, Received, Taken};
+
+impl Node {
+    pub(super) fn handle_frame(&mut self, moment: Moment, from: NodeId, frame: Frame) {
+        if !self.settings.peers.contains_key(&from) {
+            return;
+        }
+        self.peer_contact.insert(from.clone(), moment.now);
+        match frame {
+            Frame::Raft(message) => self.step_raft(moment, raft::Input::Message { from, message }),
+            Frame::Ping { seq } => {
+                let frame = Frame::Pong { seq, version: Version::current() };
+                self.effects.push(Effect::Send { to: from, frame });
+            }
+            Frame::Pong { seq, version } => {
+                let member = (&from).into();
+                self.step_health(moment, health::Input::Answered { member, seq, version });
+            }
+            Frame::Forward { id, request } => {
+                let origin = Origin::Peer { node: from, id };
+                let request = self.requests.begin(origin, Want::Write(request), moment.now);
+                self.route(moment, request, false);
+            }
+            Frame::ReadIndex { id } => {
+                let request = self.requests.begin(Origin::Peer { node: from, id }, Want::Read, moment.now);
+                self.route(moment, request, false);
+            }
+            Frame::ForwardAnswer { id, result } => {
+                self.forward_answered(moment, &from, id, Outcome::Write(result));
+            }
+            Frame::ReadIndexAnswer { id, result } => {
+                self.forward_answered(moment, &from, id, Outcome::Read(result));
+            }
+            Frame::Snapshot(chunk) => self.handle_snapshot_part(from, chunk),
+            Frame::SnapshotAck { transfer, next } => {
+                if let Some(next) = self.outgoing.acknowledged(&from, transfer, next, moment.now) {
+                    self.snapshot_next(moment, next);
+                }
+            }
+        }
+    }
+
+    /// Sends a request where it belongs: to the core, to the leader, or back.
+    pub(super) fn route(&mut self, moment: Moment, request: Started, forward: bool) {
+        if self.requests.len() >= REQUESTS_MAX {
+            return self.finish(fail(request, Failure::Overloaded));
+        }
+        let status = self.raft.status();
+        if status.role == raft::Role::Leader {
+            let id = request.id;
+            let input = match &request.want {
+                Want::Write(write) => {
+                    let command = self.stamp(moment, status.term, write.clone());
+                    raft::Input::Propose { request: id, command }
+                }
+                Want::Read => raft::Input::Read { request: id },
+            };
+            self.requests.to_core(request);
+            return self.step_raft(moment, input);
+        }
+        if !forward {
+            let leader = status.leader.clone();
+            return self.finish(fail(request, Failure::NotLeader { leader }));
+        }
+        match status.leader.clone() {
+            Some(leader) => {
+                let id = request.id;
+                let frame = match &request.want {
+                    Want::Write(write) => Frame::Forward { id, request: write.clone() },
+                    Want::Read => Frame::ReadIndex { id },
+                };
+                self.requests.to_peer(request, leader.clone());
+                self.effects.push(Effect::Send { to: leader, frame });
+            }
+            None => {
+                if let Some(finished) = self.requests.park(request, moment.now) {
+                    self.finish(finished);
+                }
+            }
+        }
+    }
+
+    fn stamp(&self, moment: Moment, term: crate::types::Term, request: Request) -> Bytes {
+        let envelope = Envelope { at: moment.wall, term, leader: self.settings.id.clone(), request };
+        Bytes::from(codec::encode(&envelope))
+    }
+
+    fn forward_answered(&mut self, moment: Moment, from: &NodeId, id: u64, outcome: Outcome) {
+        match self.requests.forward_answered(from, id, outcome, self.applied.index) {
+            Ok(finished) => finished.into_iter().for_each(|finished| self.finish(finished)),
+            // It has not happened. The next leader may be known already, or it waits for one: but not by asking the
+            // same node again and again.
+            Err(request) => {
+                if self.raft.status().leader.as_ref() == Some(from) {
+                    if let Some(finished) = self.requests.park(*request, moment.now) {
+                        self.finish(finished);
+                    }
+                } else {
+                    self.route(moment, *request, true);
+                }
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, finished: Finished) {
+        let Finished { origin, outcome } = finished;
+        match origin {
+            Origin::Duty => {}
+            Origin::Ask(ask) => self.effects.push(Effect::Reply { ask, outcome }),
+            Origin::Peer { node, id } => {
+                let frame = match outcome {
+                    Outcome::Write(result) => Frame::ForwardAnswer { id, result },
+                    Outcome::Read(result) => Frame::ReadIndexAnswer { id, result },
+                };
+                self.effects.push(Effect::Send { to: node, frame });
+            }
+        }
+    }
+
+    pub(super) fn step_raft(&mut self, moment: Moment, input: raft::Input) {
+        self.raft.step(moment.now, moment.entropy, input);
+    }
+
+    /// Carries out what the core wants. Refused requests go another way, which may put new work into the core.
+    pub(super) fn run_raft(&mut self, moment: Moment) {
+        for effect in self.raft.take_effects(moment.now) {
+            match effect {
+                raft::Effect::Persist(persist) => self.effects.push(Effect::Persist(persist)),
+                raft::Effect::Send { to, message } => {
+                    self.effects.push(Effect::Send { to, frame: Frame::Raft(message) });
+                }
+                raft::Effect::Apply { entries } => self.apply(entries),
+                raft::Effect::Proposed { request, index, term } => self.requests.placed(request, index, term),
+                raft::Effect::ReadReady { request, index } => {
+                    if let Some(finished) = self.requests.readable(request, index, self.applied.index) {
+                        self.finish(finished);
+                    }
+                }
+                raft::Effect::Refused { request, refusal } => {
+                    let Some(request) = self.requests.refused(request) else { continue };
+                    match refusal {
+                        Refusal::Overloaded => self.finish(fail(request, Failure::Overloaded)),
+                        Refusal::NotLeader { leader } => {
+                            let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
+                            if asked_here
+                                && let Some(finished) = self.requests.park(request.clone(), moment.now)
+                            {
+                                self.finish(finished);
+                            } else if !asked_here {
+                                self.finish(fail(request, Failure::NotLeader { leader }));
+                            }
+                        }
+                    }
+                }
+                raft::Effect::SendSnapshot { to } => {
+                    let configuration = self.raft.status().configuration.clone();
+                    let part = self.outgoing.begin(&to, configuration, moment.entropy, moment.now);
+                    self.effects.push(Effect::Export(part));
+                }
+                raft::Effect::Event(event) => self.handle_raft_event(event),
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) {
+        debug_assert!(!entries.is_empty());
+        self.effects.push(Effect::Apply(entries));
+    }
+
+    fn handle_raft_event(&mut self, event: raft::Event) {
+        match &event {
+            raft::Event::BecameLeader { term, reason, votes, previous, leaderless } => self.duties.won(Won {
+                term: *term,
+                previous: previous.clone(),
+                reason: reason.as_str(),
+                votes: votes.clone(),
+                leaderless: *leaderless,
+            }),
+            raft::Event::SteppedDown { .. } => {
+                self.duties.lost();
+                for transfer in self.outgoing.abandon() {
+                    self.effects.push(Effect::CloseExport { transfer });
+                }
+            }
+            _ => {}
+        }
+        self.effects.push(Effect::Tell(Notice::Raft(event)));
+    }
+
+    /// Notices a new leader (or none) and moves waiting requests; true if any moved.
+    pub(super) fn notice_leader(&mut self, moment: Moment) -> bool {
+        let status = self.raft.status();
+        let leader = status.leader.clone().map(|leader| (status.term, leader));
+        let mut again = Vec::new();
+        if leader != self.known_leader {
+            let (finished, orphans) = self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader));
+            finished.into_iter().for_each(|finished| self.finish(finished));
+            again.extend(orphans);
+            if leader.is_some() {
+                again.extend(self.requests.unpark());
+            }
+            self.known_leader = leader;
+        }
+        let moved = !again.is_empty();
+        for request in again {
+            self.route(moment, request, true);
+        }
+        moved
+    }
+
+    pub(super) fn peer_silent(&mut self, moment: Moment, node: NodeId, reason: ElectionReason) {
+        self.step_raft(moment, raft::Input::PeerSilent { node, reason });
+    }
+
+    pub(super) fn step_health(&mut self, moment: Moment, input: health::Input) {
+        for effect in self.health.step(moment.now, input) {
+            match effect {
+                health::Effect::Ping { member, target, seq } => match target {
+                    Target::Node(to) => self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } }),
+                    Target::Agent { address } => self.effects.push(Effect::Ping { member, address, seq }),
+                },
+                health::Effect::Judged { outcome, .. } => {
+                    self.effects.push(Effect::Tell(Notice::Pinged(outcome)));
+                }
+                health::Effect::Edge { member, from, to, misses } => {
+                    let leader = self.raft.status().leader.clone();
+                    // The ping task's part of leader replacement: whoever is silent, if it leads, an election starts.
+                    if to != Level::Up
+                        && let Some(leader) = leader
+                        && leader.as_str() == member.as_str()
+                    {
+                        self.peer_silent(moment, leader, ElectionReason::PingsSilent);
+                    }
+                    self.effects.push(Effect::Tell(Notice::Level { member, from, to, misses }));
+                }
+                // What was seen before the first interval concerns no interval.
+                health::Effect::Report(frozen) if frozen.interval.0 == 0 => {}
+                health::Effect::Report(frozen) => {
+                    self.duties.report(report::parts(&self.settings.id, frozen));
+                }
+            }
+        }
+    }
+
+    pub(super) fn do_duties(&mut self, moment: Moment) {
+        let leading = self.leading();
+        for command in self.duties.due(&self.facts, leading, moment.now) {
+            let want = Want::Write(Request { idempotency_key: None, command });
+            let request = self.requests.begin(Origin::Duty, want, moment.now);
+            self.route(moment, request, true);
+        }
+    }
+
+    pub(super) fn handle_applied(&mut self, moment: Moment, batch: AppliedBatch) {
+        assert!(batch.upto.index > self.applied.index, "the applied index only moves forward");
+        self.applied = batch.upto;
+        for happening in batch.happenings {
+            match &happening {
+                // The first interval opens here: what health counts from now on belongs to it as a whole.
+                Happening::GenesisDone { .. } => {
+                    self.step_health(moment, health::Input::Cut { interval: IntervalId(0) });
+                }
+                Happening::IntervalCut { interval, .. } => {
+                    self.step_health(moment, health::Input::Cut { interval: *interval });
+                }
+                Happening::IntervalSettled { .. } => self.duties.settled(),
+                _ => {}
+            }
+            self.effects.push(Effect::Tell(Notice::Ledger(happening)));
+        }
+        self.take_facts(batch.facts, moment);
+        let (finished, waits) = self.requests.applied(self.applied.index, &batch.answers, moment.now);
+        finished.into_iter().for_each(|finished| self.finish(finished));
+        for wait in waits {
+            self.effects.push(Effect::Tell(Notice::Committed(wait)));
+        }
+    }
+
+    /// The replicated state has changed.
+    pub(super) fn take_facts(&mut self, facts: Facts, moment: Moment) {
+        if let Some(members) = &facts.members {
+            self.members = Arc::clone(members);
+            let me = self.settings.id.as_str();
+            let others = members.iter().filter(|member| member.id.as_str() != me);
+            let targets = others.filter_map(|member| {
+                let target = match member.kind {
+                    MemberKind::Agent => Target::Agent { address: member.address.as_str().into() },
+                    MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
+                };
+                Some((member.id.clone(), target))
+            });
+            let targets = targets.collect();
+            self.step_health(moment, health::Input::Members(targets));
+        }
+        if facts.policy != self.facts.policy || facts.genesis != self.facts.genesis {
+            let timing = health::Input::Timing {
+                ping_every: std::time::Duration::from_millis(facts.policy.ping_ms),
+                ping_timeout: std::time::Duration::from_millis(facts.policy.ping_timeout_ms),
+            };
+            self.step_health(moment, timing);
+        }
+        self.facts = facts;
+        self.duties.observe(&self.facts, &self.settings.id, moment.now, moment.wall);
+    }
+
+    pub(super) fn handle_flushed(&mut self, moment: Moment, index: Index) {
+        let keep_from = Index(index.0.saturating_sub(self.settings.keep_entries));
+        let base = self.raft.status().base.index.max(self.compact_asked);
+        // In steps, so that the log's head is not rewritten for every flush.
+        if keep_from.0 >= base.0.saturating_add(self.settings.keep_entries.max(1)) {
+            self.compact_asked = keep_from;
+            self.step_raft(moment, raft::Input::Compact { index: keep_from });
+        }
+    }
+
+    pub(super) fn snapshot_next(&mut self, moment: Moment, next: Next) {
+        match next {
+            Next::Part(part) => self.effects.push(Effect::Export(part)),
+            Next::Over { to, transfer, base } => {
+                self.effects.push(Effect::CloseExport { transfer });
+                let complete = base.is_some();
+                self.effects.push(Effect::Tell(Notice::SnapshotSent { to: to.clone(), complete }));
+                let index = base.map(|base| base.index);
+                self.step_raft(moment, raft::Input::SnapshotSent { to, index });
+            }
+        }
+    }
+
+    pub(super) fn handle_exported(&mut self, moment: Moment, to: NodeId, chunk: Option<Box<SnapshotChunk>>) {
+        match chunk {
+            Some(chunk) => {
+                self.outgoing.sent(&to, &chunk);
+                self.effects.push(Effect::Send { to, frame: Frame::Snapshot(*chunk) });
+            }
+            None => self.step_raft(moment, raft::Input::SnapshotSent { to, index: None }),
+        }
+    }
+
+    fn handle_snapshot_part(&mut self, from: NodeId, chunk: SnapshotChunk) {
+        if self.installing || chunk.base.index <= self.applied.index {
+            return;
+        }
+        let transfer = chunk.transfer;
+        match self.incoming.take(&from, chunk) {
+            Taken::Ack { next } => {
+                self.effects.push(Effect::Send { to: from, frame: Frame::SnapshotAck { transfer, next } });
+            }
+            Taken::Whole(received) => {
+                self.installing = true;
+                self.effects.push(Effect::Install(received));
+            }
+            Taken::Dropped => {}
+        }
+    }
+
+    pub(super) fn handle_installed(&mut self, moment: Moment, snapshot: Received, facts: Option<Box<Facts>>) {
+        self.installing = false;
+        let Some(facts) = facts else { return };
+        self.applied = snapshot.base;
+        let installed =
+            raft::Input::SnapshotInstalled { base: snapshot.base, configuration: snapshot.configuration };
+        self.step_raft(moment, installed);
+        self.take_facts(*facts, moment);
+        let (finished, _) = self.requests.applied(self.applied.index, &Default::default(), moment.now);
+        finished.into_iter().for_each(|finished| self.finish(finished));
+        let frame = Frame::SnapshotAck { transfer: snapshot.transfer, next: snapshot.parts };
+        self.effects.push(Effect::Send { to: snapshot.from.clone(), frame });
+        let notice = Notice::SnapshotInstalled { from: snapshot.from, index: snapshot.base.index };
+        self.effects.push(Effect::Tell(notice));
+    }
+}

@@ -1,0 +1,177 @@
+//! What goes into a node and what comes out of it.
+
+use std::time::Duration;
+
+use crate::health::{self, Level};
+use crate::ledger::apply::Happening;
+use crate::raft::{self, Entry, Persist, Seq};
+use crate::types::{Index, MemberId, NodeId, Version};
+
+use super::applier::AppliedBatch;
+use super::facts::Facts;
+use super::frame::{Frame, SnapshotChunk};
+use super::requests::{AskId, Outcome, Want};
+use super::snapshot::{Received, WantPart};
+use super::status::ProjectionStatus;
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Input {
+    /// Time has passed.
+    Tick,
+    /// A frame from a super-node.
+    Frame {
+        /// The authenticated sender.
+        from: NodeId,
+        /// What it says.
+        frame: Frame,
+    },
+    /// A super-node's connection was reset and a new one refused: its process is gone.
+    PeerGone {
+        /// The super-node.
+        node: NodeId,
+    },
+    /// A super-node said where its clients find it.
+    PeerUrl {
+        /// The super-node.
+        node: NodeId,
+        /// Its client URL.
+        url: String,
+    },
+    /// An agent answered a ping.
+    AgentPong {
+        /// The agent.
+        member: MemberId,
+        /// The ping's number.
+        seq: u64,
+        /// The version it states.
+        version: Version,
+    },
+    /// An agent's answer was not what was asked for.
+    AgentBad {
+        /// The agent.
+        member: MemberId,
+    },
+    /// Somebody above wants something.
+    Ask {
+        /// Names the answer.
+        ask: AskId,
+        /// What is wanted.
+        want: Want,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
+    },
+    /// The projector's state, for the status.
+    Projection(ProjectionStatus),
+    /// The log is durable up to this batch.
+    Persisted {
+        /// See [`Persist::seq`].
+        seq: Seq,
+    },
+    /// Entries were applied.
+    Applied(Box<AppliedBatch>),
+    /// The applied state is durable up to here.
+    Flushed {
+        /// The applied index at the flush.
+        index: Index,
+    },
+    /// A wanted part of a snapshot was exported; `None` if the transfer is no longer known.
+    Exported {
+        /// The receiver.
+        to: NodeId,
+        /// The part.
+        chunk: Option<Box<SnapshotChunk>>,
+    },
+    /// A received snapshot replaced the state (`Some`), or was refused (`None`).
+    Installed {
+        /// The snapshot, without its rows.
+        snapshot: Box<Received>,
+        /// The new state.
+        facts: Option<Box<Facts>>,
+    },
+    /// This process did not run for so long.
+    Stalled(Duration),
+}
+
+/// What the shell must do, in order of the list; `Persist` may go to another thread, and nothing waits for it.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write and sync, then [`Input::Persisted`].
+    Persist(Persist),
+    /// Send now; may be lost.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// What to say.
+        frame: Frame,
+    },
+    /// Ping an agent now.
+    Ping {
+        /// The agent.
+        member: MemberId,
+        /// Its address.
+        address: std::sync::Arc<str>,
+        /// The ping's number.
+        seq: u64,
+    },
+    /// Apply, then [`Input::Applied`].
+    Apply(Vec<Entry>),
+    /// Begin a snapshot transfer (part 0) or export a part, then [`Input::Exported`].
+    Export(WantPart),
+    /// Forget a transfer's view.
+    CloseExport {
+        /// The transfer.
+        transfer: u64,
+    },
+    /// Replace the state by a received snapshot, then [`Input::Installed`].
+    Install(Box<Received>),
+    /// Answer an ask.
+    Reply {
+        /// Names the ask.
+        ask: AskId,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Tell the operator.
+    Tell(Notice),
+}
+
+/// Something to tell the operator: an event, a log line, a metric.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// Consensus.
+    Raft(raft::Event),
+    /// The replicated machine.
+    Ledger(Happening),
+    /// The detector changed its mind about a member.
+    Level {
+        /// The member.
+        member: MemberId,
+        /// Before.
+        from: Level,
+        /// Now.
+        to: Level,
+        /// Consecutive misses.
+        misses: u32,
+    },
+    /// A ping's outcome.
+    Pinged(health::Outcome),
+    /// A snapshot transfer ended.
+    SnapshotSent {
+        /// The receiver.
+        to: NodeId,
+        /// Whether it has everything.
+        complete: bool,
+    },
+    /// A received snapshot replaced the state.
+    SnapshotInstalled {
+        /// From whom.
+        from: NodeId,
+        /// What it covers.
+        index: Index,
+    },
+    /// How long a write took from the ask to its application, on the leader.
+    Committed(Duration),
+    /// The process did not run for so long.
+    Stalled(Duration),
+}

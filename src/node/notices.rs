@@ -1,0 +1,193 @@
+//! What a node tells its operator: each notice becomes an event, a log line and a metric, in one place.
+
+use serde_json::{Value, json};
+
+use crate::health::{Level, Outcome};
+use crate::ledger::apply::Happening;
+use crate::metrics::{ElectionLabels, KindLabel, MemberLabel, Metrics, ResultLabel};
+use crate::raft;
+use crate::types::UnixMillis;
+
+use super::events::EventLog;
+use super::io::Notice;
+
+/// Tells a notice everywhere.
+pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metrics) {
+    measure(notice, metrics);
+    let Some((kind, message, data)) = describe(notice) else { return };
+    match notice {
+        Notice::Level { .. } | Notice::Stalled(_) => tracing::warn!(event = kind, "{message}"),
+        Notice::Raft(raft::Event::BecameLeader { .. } | raft::Event::SteppedDown { .. }) => {
+            tracing::info!(event = kind, "{message}");
+        }
+        _ => tracing::debug!(event = kind, "{message}"),
+    }
+    events.publish(at, kind, message, data);
+}
+
+fn measure(notice: &Notice, metrics: &Metrics) {
+    match notice {
+        Notice::Raft(raft::Event::ElectionStarted { reason, pre_vote: false, .. }) => {
+            let labels =
+                ElectionLabels { reason: reason.as_str().to_string(), result: "started".to_string() };
+            metrics.raft_elections.get_or_create(&labels).inc();
+        }
+        Notice::Raft(raft::Event::BecameLeader { reason, leaderless, .. }) => {
+            let labels = ElectionLabels { reason: reason.as_str().to_string(), result: "won".to_string() };
+            metrics.raft_elections.get_or_create(&labels).inc();
+            metrics.raft_leader_changes.inc();
+            metrics.election_leaderless_seconds.observe(leaderless.as_secs_f64());
+        }
+        Notice::Raft(raft::Event::FollowsLeader { .. }) => {
+            metrics.raft_leader_changes.inc();
+        }
+        Notice::Ledger(Happening::Movement { kind, .. }) => {
+            metrics
+                .ledger_records_by_kind
+                .get_or_create(&KindLabel { kind: kind.as_str().to_string() })
+                .inc();
+        }
+        Notice::Level { member, to, .. } => {
+            let label = MemberLabel { member: member.to_string() };
+            metrics.member_up.get_or_create(&label).set(i64::from(*to == Level::Up));
+        }
+        Notice::Pinged(outcome) => {
+            let result = match outcome {
+                Outcome::Answered { .. } => "answered",
+                Outcome::Missed => "missed",
+            };
+            metrics.pings.get_or_create(&ResultLabel { result: result.to_string() }).inc();
+            if let Outcome::Answered { round_trip_us: Some(micros) } = outcome {
+                metrics.ping_rtt_seconds.observe(f64::from(*micros) / 1e6);
+            }
+        }
+        Notice::Committed(wait) => metrics.raft_commit_seconds.observe(wait.as_secs_f64()),
+        _ => {}
+    }
+}
+
+type Description = (&'static str, String, Value);
+
+fn describe(notice: &Notice) -> Option<Description> {
+    match notice {
+        Notice::Raft(event) => Some(describe_raft(event)),
+        Notice::Ledger(happening) => describe_ledger(happening),
+        Notice::Level { member, from, to, misses } => {
+            let (kind, words) = match to {
+                Level::Suspect => ("member_suspect", format!("{member} missed {misses} pings in a row")),
+                Level::Down => ("member_down", format!("{member} is down: {misses} pings missed in a row")),
+                _ => ("member_up", format!("{member} answers")),
+            };
+            let data =
+                json!({"member": member, "from": level_name(*from), "to": level_name(*to), "misses": misses});
+            Some((kind, words, data))
+        }
+        Notice::SnapshotSent { to, complete } => {
+            let words = if *complete {
+                format!("snapshot sent to {to}")
+            } else {
+                format!("snapshot to {to} given up")
+            };
+            Some(("snapshot_sent", words, json!({"to": to, "complete": complete})))
+        }
+        Notice::SnapshotInstalled { from, index } => {
+            let words = format!("state replaced by a snapshot of {from} up to index {index}");
+            Some(("snapshot_installed", words, json!({"from": from, "index": index})))
+        }
+        Notice::Stalled(span) => {
+            let words = format!("this process did not run for {} ms", span.as_millis());
+            Some(("stalled", words, json!({"ms": span.as_millis()})))
+        }
+        Notice::Pinged(_) | Notice::Committed(_) => None,
+    }
+}
+
+fn describe_raft(event: &raft::Event) -> Description {
+    match event {
+        raft::Event::ElectionStarted { term, pre_vote, reason } => {
+            let what = if *pre_vote { "asks whether it could win" } else { "asks for votes in" };
+            let words = format!("{what} term {term}: {}", reason.as_str());
+            let data = json!({"term": term, "pre_vote": pre_vote, "reason": reason.as_str()});
+            ("election_started", words, data)
+        }
+        raft::Event::VoteCast { term, candidate, granted, pre_vote } => {
+            let word = if *granted { "grants" } else { "refuses" };
+            let what = if *pre_vote { "pre-vote" } else { "vote" };
+            let data =
+                json!({"term": term, "candidate": candidate, "granted": granted, "pre_vote": pre_vote});
+            ("vote", format!("{word} {candidate} its {what} in term {term}"), data)
+        }
+        raft::Event::BecameLeader { term, reason, votes, previous, leaderless } => {
+            let leaderless_ms = u64::try_from(leaderless.as_millis()).unwrap_or(u64::MAX);
+            let voters = votes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let words = format!(
+                "won election for term {term} ({}), votes of {voters}, nobody led for {leaderless_ms} ms",
+                reason.as_str()
+            );
+            let data = json!({"term": term, "reason": reason.as_str(), "votes": votes, "previous": previous,
+                "leaderless_ms": leaderless_ms});
+            ("leader_elected", words, data)
+        }
+        raft::Event::FollowsLeader { term, leader } => (
+            "follows_leader",
+            format!("follows {leader} in term {term}"),
+            json!({"term": term, "leader": leader}),
+        ),
+        raft::Event::SteppedDown { term, reason } => {
+            let word = match reason {
+                raft::StepDown::HigherTerm => "a newer term was seen",
+                raft::StepDown::QuorumLost => "no quorum answered",
+                raft::StepDown::Removed => "it is no longer a voter",
+            };
+            let data = json!({"term": term, "reason": reason});
+            ("stepped_down", format!("leads term {term} no more: {word}"), data)
+        }
+    }
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Up => "up",
+        Level::Suspect => "suspect",
+        Level::Down => "down",
+    }
+}
+
+fn describe_ledger(happening: &Happening) -> Option<Description> {
+    let (kind, words) = match happening {
+        Happening::GenesisDone { cluster, .. } => ("genesis", format!("cluster {cluster} is founded")),
+        Happening::MemberJoined { member, kind, address } => {
+            ("member_joined", format!("{} {member} joins at {address}", kind.as_str()))
+        }
+        Happening::MemberMoved { member, address } => {
+            ("member_moved", format!("{member} answers at {address} now"))
+        }
+        Happening::MemberLeft { member } => ("member_left", format!("{member} leaves")),
+        Happening::IntervalCut { interval, .. } => ("interval_cut", format!("interval {interval} is over")),
+        Happening::ReportAccepted { interval, observer } => {
+            ("report_accepted", format!("{observer} has reported on interval {interval}"))
+        }
+        Happening::IntervalSettled { interval, verdict, members, rewarded, penalised } => (
+            "interval_settled",
+            format!(
+                "interval {interval} {}: {members} members, rewarded {rewarded}, penalised {penalised}",
+                verdict.as_str()
+            ),
+        ),
+        Happening::MemberSuspended { member, intervals } => {
+            ("member_suspended", format!("{member} is suspended for {intervals} intervals"))
+        }
+        Happening::MemberProbation { member } => ("member_probation", format!("{member} is on probation")),
+        Happening::MemberReinstated { member } => ("member_reinstated", format!("{member} is paid again")),
+        Happening::MovementRefused { member, kind, amount } => {
+            ("movement_refused", format!("{} of {amount} for {member} does not fit", kind.as_str()))
+        }
+        Happening::ElectionRecorded(election) => (
+            "election_recorded",
+            format!("the election of {} in term {} is on record", election.leader, election.term),
+        ),
+        // One per key, per payment and per second: they are data, not news.
+        Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
+    };
+    Some((kind, words, serde_json::to_value(happening).unwrap_or(Value::Null)))
+}

@@ -1,0 +1,111 @@
+//! The status of a node, from its own state alone.
+
+use crate::health::Level;
+use crate::ledger::records::MemberStatus;
+use crate::raft::Role;
+use crate::types::{MemberId, Micros, NodeId};
+
+use super::core::Node;
+use super::status::{
+    IntervalCounts, LedgerHead, MemberCounts, NodeStatus, PeerStatus, ProjectionStatus, RoleName,
+};
+
+impl Node {
+    /// What this node says about itself.
+    pub fn status(&self, now: Micros) -> NodeStatus {
+        let raft = self.raft.status();
+        let me = &self.settings.id;
+        let nodes =
+            self.settings.peers.iter().map(|(id, address)| self.peer_status(id, address, now)).collect();
+        NodeStatus {
+            cluster: self.settings.cluster.clone(),
+            id: me.clone(),
+            role: role_name(raft.role),
+            term: raft.term,
+            leader: raft.leader.clone(),
+            commit: raft.commit,
+            applied: self.applied.index,
+            voters: raft.configuration.voters.iter().cloned().collect(),
+            nodes,
+            members: self.member_counts(),
+            interval: self.facts.interval.map_or_else(IntervalCounts::default, |interval| IntervalCounts {
+                open: interval.open,
+                next_settle: interval.next_settle,
+            }),
+            ledger: LedgerHead {
+                records: self.facts.totals.records,
+                head_hash: self.facts.totals.head_hash.to_hex(),
+            },
+            projection: ProjectionStatus {
+                checkpoint: self.facts.checkpoint.rewards.max(self.projection.checkpoint),
+                lag_records: if self.projection.enabled { self.projection_lag() } else { 0 },
+                ..self.projection.clone()
+            },
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            url: self.settings.url.clone(),
+        }
+    }
+
+    /// The leader's projector knows better than the log how far it is.
+    fn projection_lag(&self) -> u64 {
+        if self.leading().is_some() { self.projection.lag_records } else { self.facts.projection_lag }
+    }
+
+    fn peer_status(&self, id: &NodeId, address: &str, now: Micros) -> PeerStatus {
+        let raft = self.raft.status();
+        let me = &self.settings.id;
+        let leads = raft.role == Role::Leader;
+        let progress = raft.peers.get(id).filter(|_| leads);
+        let matched = if id == me { Some(raft.durable) } else { progress.map(|progress| progress.matched) };
+        let role = if id == me {
+            role_name(raft.role)
+        } else if raft.leader.as_ref() == Some(id) {
+            RoleName::Leader
+        } else if raft.configuration.voters.contains(id) {
+            RoleName::Follower
+        } else {
+            RoleName::Learner
+        };
+        let contact = self.peer_contact.get(id).map(|at| now.since(*at));
+        PeerStatus {
+            id: id.clone(),
+            address: address.to_string(),
+            role,
+            matched: matched.filter(|_| leads || id == me),
+            lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
+            contact_ms: if id == me {
+                Some(0)
+            } else {
+                contact.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX))
+            },
+            up: id == me || self.health.level(&MemberId::from(id)) == Some(Level::Up),
+            url: if id == me { Some(self.settings.url.clone()) } else { self.peer_urls.get(id).cloned() },
+        }
+    }
+
+    fn member_counts(&self) -> MemberCounts {
+        let mut counts = MemberCounts::default();
+        for member in self.members.iter() {
+            counts.total += 1;
+            counts.suspended += u64::from(member.status == MemberStatus::Suspended);
+            let me = member.id.as_str() == self.settings.id.as_str();
+            match self.health.level(&member.id) {
+                _ if me => counts.up += 1,
+                Some(Level::Up) => counts.up += 1,
+                Some(Level::Suspect) => counts.suspect += 1,
+                Some(Level::Down) => counts.down += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+}
+
+fn role_name(role: Role) -> RoleName {
+    match role {
+        Role::Leader => RoleName::Leader,
+        Role::Follower => RoleName::Follower,
+        Role::PreCandidate | Role::Candidate => RoleName::Candidate,
+        Role::Learner => RoleName::Learner,
+    }
+}

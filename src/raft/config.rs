@@ -1,0 +1,104 @@
+//! The settings of the consensus core, and why it may refuse to start.
+
+use std::time::Duration;
+
+use crate::types::{Index, NodeId, Term};
+
+/// Longest wait, in microseconds, between the news that the leader is silent and the pre-vote that follows: neighbours
+/// get the same news at the same time and should not all stand at once.
+pub const SILENT_JITTER_MICROS_MAX: u64 = 10_000;
+/// Most messages that wait for the disk; beyond it the newest is dropped, as a network may.
+pub const HELD_MESSAGES_MAX: usize = 4_096;
+/// Most reads that wait for their confirmation; beyond it a read is refused as overloaded.
+pub const READS_PENDING_MAX: usize = 65_536;
+
+/// Settings of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// This node.
+    pub id: NodeId,
+    /// Shortest election timeout. A leader heard within it keeps its followers' loyalty. At least several times the
+    /// round trip and the heartbeat.
+    pub election_min: Duration,
+    /// Longest election timeout. A leader that hears no quorum for so long steps down.
+    pub election_max: Duration,
+    /// A leader that has sent a peer nothing for so long sends a heartbeat.
+    pub heartbeat: Duration,
+    /// Whether an election begins with the harmless question (Raft dissertation, section 9.6).
+    pub pre_vote: bool,
+    /// Whether a leader steps down when no quorum answers, and real vote requests are ignored by whoever hears a leader
+    /// (Raft dissertation, sections 6.2 and 4.2.3).
+    pub check_quorum: bool,
+    /// Most bytes of entries in one append. A larger single entry travels alone.
+    pub append_bytes_max: usize,
+    /// Most appends in flight to one peer; times `append_bytes_max` it bounds the bytes in flight.
+    pub append_messages_max: usize,
+    /// Proposals are refused as overloaded while uncommitted entries hold so many bytes.
+    pub uncommitted_bytes_max: usize,
+}
+
+impl Default for Config {
+    /// 300 to 600 ms elections, 50 ms heartbeats, pre-vote and check-quorum on, 64 appends of 256 KiB in flight to each
+    /// peer, 64 MiB uncommitted. The id is `n1`.
+    fn default() -> Self {
+        Config {
+            id: "n1".parse().expect("n1 is a valid name"),
+            election_min: Duration::from_millis(300),
+            election_max: Duration::from_millis(600),
+            heartbeat: Duration::from_millis(50),
+            pre_vote: true,
+            check_quorum: true,
+            append_bytes_max: 256 << 10,
+            append_messages_max: 64,
+            uncommitted_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// What the log store found cannot be a log that this core wrote. The node must not vote or lead on it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryError {
+    /// An entry is missing.
+    #[error("the log has entry {found} where {expected} should be")]
+    NotContiguous {
+        /// The index after the previous entry's.
+        expected: Index,
+        /// The index that was found.
+        found: Index,
+    },
+    /// Terms go back.
+    #[error("the log's entry {index} has term {term}, below the {before} of its predecessor")]
+    TermDecreases {
+        /// Where.
+        index: Index,
+        /// Its term.
+        term: Term,
+        /// The term before it.
+        before: Term,
+    },
+    /// The term that was stored is older than the log.
+    #[error("the stored term {stored} is below term {last} of the last entry")]
+    TermBehindLog {
+        /// The term in the hard state.
+        stored: Term,
+        /// The term of the last entry.
+        last: Term,
+    },
+    /// The log has forgotten entries that the state has not applied.
+    #[error("the state is applied to {applied}, but the log begins after {base}")]
+    AppliedBeforeBase {
+        /// The state's applied index.
+        applied: Index,
+        /// Where the log begins.
+        base: Index,
+    },
+    /// The state holds more than the log: the log lost entries; or a crash hit between the installation of a snapshot
+    /// and its record in the log, and the shell did not call [`super::Recovered::agree_with`].
+    #[error("the state is applied to {applied}, but the log ends at {last}")]
+    AppliedBeyondLog {
+        /// The state's applied index.
+        applied: Index,
+        /// Where the log ends.
+        last: Index,
+    },
+}

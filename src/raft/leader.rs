@@ -1,0 +1,311 @@
+//! The leader: orders the log, feeds its peers, decides what is committed, proves that it still leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::types::{Index, Micros, NodeId};
+
+use super::candidate::Candidate;
+use super::core::{Core, Node};
+use super::follower::Follower;
+use super::log::entry_bytes;
+use super::message::{
+    Base, Configuration, Effect, ElectionReason, Entry, Event, Payload, Refusal, RequestId, StepDown,
+};
+use super::progress::Progress;
+use super::reads::Reads;
+use super::state::State;
+use super::wire::{Body, Message, Position};
+
+/// Leads its term.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub peers: BTreeMap<NodeId, Progress>,
+    reads: Reads,
+    /// The newest round of heartbeats; see [`Body::Heartbeat`].
+    round: u64,
+    /// Its own first entry. Until it is committed the commit index may lag behind what earlier leaders committed, so
+    /// reads wait (hazard 19).
+    first: Index,
+    uncommitted_bytes: usize,
+}
+
+impl Node<Candidate> {
+    /// Won (Raft paper, section 5.2). The first thing it does is to append an entry of its own term, which commits
+    /// all before it (section 5.4.2).
+    pub fn become_leader(mut self, reason: ElectionReason, votes: BTreeSet<NodeId>) -> Node<Leader> {
+        let core = &mut self.core;
+        let (now, last) = (core.now, core.log.last().index);
+        core.outbox.event(Event::BecameLeader {
+            term: core.term(),
+            reason,
+            votes,
+            previous: core.last_leader.clone(),
+            leaderless: now.since(core.last_word),
+        });
+        core.leader_contact = None;
+        core.last_leader = Some(core.id().clone());
+        core.announced = Some((core.term(), core.id().clone()));
+        let mut peers = core.log.configuration().all_nodes();
+        peers.remove(core.id());
+        let role = Leader {
+            peers: peers.into_iter().map(|id| (id, Progress::new(last.next(), now))).collect(),
+            reads: Reads::default(),
+            round: 0,
+            first: last.next(),
+            uncommitted_bytes: core.log.range(core.commit.next(), last).map(entry_bytes).sum(),
+        };
+        let mut node = Node { core: self.core, role };
+        node.append(Payload::Noop);
+        node
+    }
+}
+
+impl Node<Leader> {
+    fn append(&mut self, payload: Payload) -> Index {
+        let index = self.core.log.last().index.next();
+        let entry = Entry { term: self.core.term(), index, payload };
+        self.role.uncommitted_bytes += entry_bytes(&entry);
+        self.core.log.append(entry);
+        index
+    }
+
+    pub fn propose(&mut self, request: RequestId, command: Bytes) {
+        // One proposal is always let in, however large: otherwise it could never be.
+        let full = self.role.uncommitted_bytes.saturating_add(command.len());
+        if self.role.uncommitted_bytes > 0 && full > self.core.config.uncommitted_bytes_max {
+            self.core.outbox.push(Effect::Refused { request, refusal: Refusal::Overloaded });
+            return;
+        }
+        let index = self.append(Payload::Command(command));
+        let term = self.core.term();
+        self.core.outbox.push(Effect::Proposed { request, index, term });
+    }
+
+    pub fn read(&mut self, request: RequestId) {
+        if !self.role.reads.arrive(request) {
+            self.core.outbox.push(Effect::Refused { request, refusal: Refusal::Overloaded });
+        }
+    }
+
+    /// When the quorum of contacts lapses; never for a node that decides alone.
+    fn quorum_lapses(&self) -> Micros {
+        if !self.core.config.check_quorum {
+            return Micros(u64::MAX);
+        }
+        let contact = |id: &NodeId| match self.role.peers.get(id) {
+            Some(peer) => peer.contact.0,
+            None if id == self.core.id() => u64::MAX,
+            None => 0,
+        };
+        Micros(self.core.log.configuration().quorum_value(contact)).after(self.core.config.election_max)
+    }
+
+    fn heartbeat_due(&self, peer: &Progress) -> Micros {
+        peer.sent_at.map_or(Micros(0), |sent_at| sent_at.after(self.core.config.heartbeat))
+    }
+
+    pub fn deadline(&self) -> Micros {
+        let heartbeats = self.role.peers.values().map(|peer| self.heartbeat_due(peer));
+        heartbeats.fold(self.quorum_lapses(), Micros::min)
+    }
+
+    /// Due heartbeats leave with the batch; here it only looks whether anybody still listens (Raft dissertation,
+    /// section 6.2).
+    pub fn tick(self) -> State {
+        if self.core.now < self.quorum_lapses() {
+            return State::Leader(self);
+        }
+        State::Follower(self.step_down(StepDown::QuorumLost))
+    }
+
+    /// Stops leading. What is committed stays committed (hazard 15); proposals are in the log and may still come to
+    /// be; reads have not happened.
+    pub fn step_down(mut self, reason: StepDown) -> Node<Follower> {
+        let core = &mut self.core;
+        for request in self.role.reads.abandon() {
+            core.outbox.push(Effect::Refused { request, refusal: Refusal::NotLeader { leader: None } });
+        }
+        core.outbox.event(Event::SteppedDown { term: core.term(), reason });
+        core.last_word = core.now;
+        let role = Follower::new(core);
+        Node { core: self.core, role }
+    }
+
+    pub fn handle(mut self, from: &NodeId, message: Message) -> State {
+        let (now, last) = (self.core.now, self.core.log.last().index);
+        match message.body {
+            // Nobody else leads this term.
+            Body::AppendRequest { .. } | Body::Heartbeat { .. } => self.core.dropped += 1,
+            Body::PreVoteRequest { attempt, last } => {
+                self.core.handle_pre_vote_request(from, message.term, attempt, last, false);
+            }
+            Body::VoteRequest { last } => {
+                self.core.handle_request_vote(from, last);
+            }
+            Body::AppendAccepted { matched: index, round }
+            | Body::AppendRejected { previous: index, round, .. }
+            | Body::HeartbeatResponse { round, verified: index, .. }
+                if index > last || round > self.role.round =>
+            {
+                // It answers what was never said.
+                self.core.dropped += 1;
+            }
+            Body::AppendAccepted { matched, round } => {
+                if let Some(peer) = self.role.peers.get_mut(from) {
+                    peer.heard(now, round);
+                    if peer.accepted(matched) {
+                        return self.maybe_commit();
+                    }
+                }
+            }
+            Body::AppendRejected { previous, hint, round } => {
+                self.handle_append_rejected(from, previous, hint, round);
+            }
+            Body::HeartbeatResponse { round, verified, matched } => {
+                if let Some(peer) = self.role.peers.get_mut(from) {
+                    peer.heard(now, round);
+                    let news = matched > peer.matched && peer.accepted(matched);
+                    peer.heartbeat_answered(round, verified);
+                    if news {
+                        return self.maybe_commit();
+                    }
+                }
+            }
+            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => {}
+        }
+        State::Leader(self)
+    }
+
+    /// Goes back to the last place where the logs can agree: not after the follower's hint, nor of a higher term. Each
+    /// rejection skips at least a term on one of the two sides.
+    fn handle_append_rejected(&mut self, from: &NodeId, previous: Index, hint: Position, round: u64) {
+        let Some(peer) = self.role.peers.get_mut(from) else { return };
+        let newest = round >= peer.round;
+        peer.heard(self.core.now, round);
+        if !peer.rejection_is_current(previous) {
+            return;
+        }
+        if newest && hint.index < peer.matched {
+            peer.forget_acknowledged();
+        }
+        // No such place in the log: it lies before the base, where only a snapshot reaches.
+        let agree =
+            self.core.log.last_not_after(hint.index, hint.term).map_or(hint.index, |place| place.index);
+        peer.probe_from(agree.next().min(previous));
+    }
+
+    /// Commits what a majority holds durably, if it is of this term; what came before it is committed along (Raft
+    /// paper, section 5.4.2, hazard 8). The leader's own log counts as far as its own disk confirmed it (hazard 16).
+    pub fn maybe_commit(mut self) -> State {
+        let core = &mut self.core;
+        let own = core.log.durable().0;
+        let matched = |id: &NodeId| match self.role.peers.get(id) {
+            Some(peer) => peer.matched.0,
+            None if *id == core.config.id => own,
+            None => 0,
+        };
+        let index = Index(core.log.configuration().quorum_value(matched));
+        if index <= core.commit || core.log.term_at(index) != Some(core.term()) {
+            return State::Leader(self);
+        }
+        let bytes: usize = core.log.range(core.commit.next(), index).map(entry_bytes).sum();
+        self.role.uncommitted_bytes -= bytes;
+        core.advance_commit(index);
+        if core.log.configuration_index() <= core.commit && !core.is_voter() {
+            return State::Follower(self.step_down(StepDown::Removed));
+        }
+        State::Leader(self)
+    }
+
+    /// Keeps what a peer needs after the snapshot that is on its way to it, as long as the peer answers (hazard 35).
+    pub fn compact(&mut self, index: Index) {
+        let core = &mut self.core;
+        let answers = |peer: &Progress| core.now.since(peer.contact) < core.config.election_max;
+        let pins = self.role.peers.values().filter(|peer| answers(peer)).filter_map(Progress::pinned);
+        let index = pins.fold(index, Index::min);
+        core.compact(index);
+    }
+
+    /// A transfer to this node ended after it was elected. It tells nothing that the leader lacks.
+    pub fn snapshot_installed(&mut self, base: Base, configuration: Configuration) {
+        let core = &mut self.core;
+        assert!(
+            core.log.term_at(base.index) == Some(base.term),
+            "a leader's log lacks what a snapshot holds"
+        );
+        core.install_snapshot(base, configuration);
+        let uncommitted = core.log.range(core.commit.next(), core.log.last().index);
+        self.role.uncommitted_bytes = uncommitted.map(entry_bytes).sum();
+    }
+
+    pub fn snapshot_ended(&mut self, to: &NodeId, index: Option<Index>) {
+        // A transfer of an earlier leadership may cover what this one does not know of; the next probe tells.
+        let index = index.map(|index| index.min(self.core.log.last().index));
+        if let Some(peer) = self.role.peers.get_mut(to) {
+            peer.snapshot_ended(index);
+        }
+    }
+
+    /// Says everything that this batch gave rise to: to each peer its entries, coalesced; then heartbeats, where reads
+    /// wait for a round or nothing else was said for a while.
+    pub fn flush(&mut self) {
+        let Node { core, role } = self;
+        for (id, peer) in &mut role.peers {
+            send_appends(core, id, peer, role.round);
+        }
+        let reads_start = role.reads.wants_round() && core.commit >= role.first;
+        self.send_heartbeats(reads_start);
+        let Node { core, role } = self;
+        if reads_start {
+            role.reads.start(role.round, core.commit);
+        }
+        let echoed = |id: &NodeId| match role.peers.get(id) {
+            Some(peer) => peer.round,
+            None if *id == core.config.id => role.round,
+            None => 0,
+        };
+        let confirmed = core.log.configuration().quorum_value(echoed);
+        for (request, index) in role.reads.confirm(confirmed) {
+            core.outbox.push(Effect::ReadReady { request, index });
+        }
+    }
+
+    /// Sends a heartbeat to whom one is due, and to every peer when a round must begin.
+    fn send_heartbeats(&mut self, round_begins: bool) {
+        let now = self.core.now;
+        let due = |peer: &Progress| round_begins || self.heartbeat_due(peer) <= now;
+        let due: BTreeSet<NodeId> =
+            self.role.peers.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| id.clone()).collect();
+        if due.is_empty() && !round_begins {
+            return;
+        }
+        self.role.round += 1;
+        let (round, commit) = (self.role.round, self.core.commit);
+        for id in due {
+            self.core.send(&id, Body::Heartbeat { commit, round });
+            if let Some(peer) = self.role.peers.get_mut(&id) {
+                peer.sent_heartbeat(round, now);
+            }
+        }
+    }
+}
+
+/// Sends one peer what its window has room for, or asks for a snapshot if what it needs is compacted.
+fn send_appends(core: &mut Core, id: &NodeId, peer: &mut Progress, round: u64) {
+    let last = core.log.last().index;
+    while peer.may_send(last, &core.config) {
+        let index = Index(peer.next.0 - 1);
+        let Some(term) = core.log.term_at(index) else {
+            peer.need_snapshot(core.applied);
+            core.outbox.push(Effect::SendSnapshot { to: id.clone() });
+            return;
+        };
+        let (entries, bytes) = core.log.entries_from(peer.next, core.config.append_bytes_max);
+        let end = entries.last().map_or(index, |entry| entry.index);
+        let previous = Position { index, term };
+        core.send(id, Body::AppendRequest { previous, entries, commit: core.commit, round });
+        peer.sent_append(end, bytes, core.now);
+    }
+}

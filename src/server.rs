@@ -1,0 +1,294 @@
+//! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, ApiState};
+use crate::config::Settings;
+use crate::database::feed::{Feed, LedgerFeed};
+use crate::database::target::MongoSettings;
+use crate::database::{projector, verify};
+use crate::health;
+use crate::ledger::command::Command;
+use crate::metrics::Metrics;
+use crate::network::peers::{self, PeerEvent, PeerSettings};
+use crate::network::udp::{AgentEvent, UdpPinger};
+use crate::node::core;
+use crate::node::driver::{self, Inlet, NodeError, Parts};
+use crate::node::handle::Handle;
+use crate::node::io::Input;
+use crate::node::ports::StorageError;
+use crate::node::status::ProjectionStatus;
+use crate::raft;
+use crate::storage::directory::DataDirectory;
+
+/// Frames from peers that wait for the node; then the connections wait.
+const PEER_INBOX_MAX: usize = 4_096;
+/// Answers of agents that wait for the node; then they are lost, as datagrams may be.
+const AGENT_INBOX_MAX: usize = 65_536;
+/// How long the parts may take to end.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node could not be started, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A listener was refused.
+    #[error("cannot listen on {address} ({what}): {why}")]
+    Listen {
+        /// What was to listen there, as its flag.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The data directory.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The node itself.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Something of the operating system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// A part ended that should not.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}
+
+impl ServerError {
+    /// Exit code of the interface: 2 for what the operator must set differently, 9 for damage, 1 otherwise.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServerError::Listen { .. } | ServerError::Storage(StorageError::Refused(_)) => 2,
+            ServerError::Storage(StorageError::Damaged { .. })
+            | ServerError::Node(NodeError::Log(StorageError::Damaged { .. }) | NodeError::Recovery(_))
+            | ServerError::Node(NodeError::State(crate::ledger::keyspace::KeyspaceError::Damaged {
+                ..
+            })) => 9,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs a node until `stop` is cancelled, or until it has to stop.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
+    let mut directory =
+        DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
+    let client_listener = listen("--listen", settings.listen.client).await?;
+    let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
+    let log = directory.open_log()?;
+    for note in &log.notes {
+        tracing::warn!("{note}");
+    }
+    let state = Arc::new(directory.open_state()?);
+    let metrics = Arc::new(Metrics::new());
+    let node_settings = node_settings(&settings);
+    let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
+    let peer_settings = PeerSettings {
+        id: settings.node.id.clone(),
+        cluster: settings.node.cluster.clone(),
+        peers: node_settings.peers.clone(),
+        url: settings.client_url(),
+    };
+    let network =
+        peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
+            .map_err(|source| ServerError::System { what: "start the peer network", source })?;
+    let (agent_inbox, agents) = mpsc::channel(AGENT_INBOX_MAX);
+    let agents_address = settings.listen.agents;
+    let pinger =
+        UdpPinger::start(agents_address, &settings.node.cluster, agent_inbox, &metrics, stop.child_token())
+            .map_err(|error| refused("--agents-listen", agents_address, error))?;
+    let running = driver::start(Parts {
+        settings: node_settings,
+        log,
+        state,
+        network: Arc::new(network.clone()),
+        pinger: Arc::new(pinger),
+        peers: Inlet { receiver: peers, translate: from_peer },
+        agents: Inlet { receiver: agents, translate: from_agent },
+        metrics: Arc::clone(&metrics),
+        stop: stop.child_token(),
+    })?;
+    let handle = running.handle;
+    let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
+    let mongo = mongo_settings(&settings);
+    let projection = mongo.clone().map(|mongo| {
+        let enabled = ProjectionStatus { enabled: true, ..ProjectionStatus::default() };
+        // The queue is empty at this moment, so it has room.
+        let _room = handle.asks.try_send(crate::node::handle::Ask::Projection(enabled));
+        let (feed, handle, metrics) = (Arc::clone(&feed), handle.clone(), Arc::clone(&metrics));
+        tokio::spawn(projector::run_with_feed(mongo, feed, handle, metrics, stop.child_token()))
+    });
+    tracing::info!(
+        "{} of cluster {} serves {} (peers {}, agents {})",
+        settings.node.id,
+        settings.node.cluster,
+        settings.client_url(),
+        settings.listen.peer,
+        settings.listen.agents
+    );
+    let api =
+        api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
+    let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
+    let result = wait(running.ended, serving, &stop).await;
+    stop.cancel();
+    if let Some(projection) = projection {
+        let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
+    }
+    let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
+    drop(directory);
+    result
+}
+
+/// Waits for the first of the parts to end, and for the node in any case: it flushes its state.
+async fn wait(
+    mut node: tokio::task::JoinHandle<Result<(), NodeError>>,
+    mut serving: tokio::task::JoinHandle<io::Result<()>>,
+    stop: &CancellationToken,
+) -> Result<(), ServerError> {
+    let ended = |result: Result<Result<(), NodeError>, tokio::task::JoinError>| match result {
+        Ok(result) => result.map_err(ServerError::from),
+        Err(_panicked) => Err(ServerError::Ended("the node")),
+    };
+    tokio::select! {
+        result = &mut node => {
+            ended(result)?;
+            let _served = serving.await;
+            if stop.is_cancelled() { Ok(()) } else { Err(ServerError::Ended("the node")) }
+        }
+        served = &mut serving => {
+            let asked = stop.is_cancelled();
+            stop.cancel();
+            ended(node.await)?;
+            match served {
+                Ok(Err(source)) => Err(ServerError::System { what: "serve HTTP", source }),
+                Ok(Ok(())) if asked => Ok(()),
+                _ => Err(ServerError::Ended("HTTP")),
+            }
+        }
+    }
+}
+
+fn refused(what: &'static str, address: SocketAddr, error: io::Error) -> ServerError {
+    let why = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("the port is in use; stop the program that uses it, or choose another with {what}")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; choose another with {what}")
+        }
+        _ => error.to_string(),
+    };
+    ServerError::Listen { what, address, why }
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|error| refused(what, address, error))
+}
+
+fn node_settings(settings: &Settings) -> core::Settings {
+    let id = settings.node.id.clone();
+    let mut peers = settings.cluster.peers.clone();
+    peers.entry(id.clone()).or_insert_with(|| settings.listen.peer.to_string());
+    let policy = &settings.ledger;
+    let identity: [u8; 16] = rand::random();
+    let genesis = Command::Genesis {
+        cluster: settings.node.cluster.clone(),
+        identity: identity.iter().map(|byte| format!("{byte:02x}")).collect(),
+        policy: policy.clone(),
+        nodes: peers.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
+    };
+    let raft = raft::Config {
+        id: id.clone(),
+        election_min: settings.raft.election_min,
+        election_max: settings.raft.election_max,
+        heartbeat: settings.raft.heartbeat,
+        pre_vote: settings.raft.pre_vote,
+        check_quorum: settings.raft.check_quorum,
+        append_bytes_max: usize::try_from(settings.raft.max_batch_bytes).unwrap_or(usize::MAX),
+        ..raft::Config::default()
+    };
+    let health = health::Config {
+        ping_every: Duration::from_millis(policy.ping_ms),
+        ping_timeout: Duration::from_millis(policy.ping_timeout_ms),
+        ..health::Config::new((&id).into())
+    };
+    core::Settings {
+        cluster: settings.node.cluster.clone(),
+        peers,
+        raft,
+        health,
+        genesis,
+        keep_entries: settings.raft.snapshot_entries,
+        url: settings.client_url(),
+        id,
+    }
+}
+
+fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {
+    let uri = settings.mongodb.uri.clone()?;
+    Some(MongoSettings {
+        uri,
+        database: settings.mongodb.database.clone(),
+        write_concern: settings.mongodb.write_concern.to_string(),
+    })
+}
+
+fn api_state(
+    settings: &Settings,
+    handle: Handle,
+    feed: Arc<dyn Feed>,
+    mongo: Option<MongoSettings>,
+    metrics: Arc<Metrics>,
+    stopping: CancellationToken,
+) -> ApiState {
+    let status = handle.status.clone();
+    let cluster = settings.node.cluster.clone();
+    let compare = mongo.map(|mongo| {
+        let compare: api::Compare = Arc::new(move || {
+            let (mongo, cluster, feed) = (mongo.clone(), cluster.clone(), Arc::clone(&feed));
+            Box::pin(async move { verify::compare(&mongo.uri, &mongo.database, &cluster, feed).await })
+        });
+        compare
+    });
+    ApiState {
+        handle,
+        metrics,
+        client_url: Arc::new(move |id| {
+            let status = status.borrow();
+            status.nodes.iter().find(|node| &node.id == id).and_then(|node| node.url.clone())
+        }),
+        compare,
+        http: settings.http.clone(),
+        stopping,
+    }
+}
+
+fn from_peer(event: PeerEvent) -> Option<Input> {
+    match event {
+        PeerEvent::Frame { from, frame } => Some(Input::Frame { from, frame }),
+        PeerEvent::Gone { node } => Some(Input::PeerGone { node }),
+        PeerEvent::Introduced { node, url } => Some(Input::PeerUrl { node, url }),
+        // Whether frames get through now is the network's business; consensus and health see what arrives.
+        PeerEvent::Connected { .. } | PeerEvent::Lost { .. } => None,
+    }
+}
+
+fn from_agent(event: AgentEvent) -> Option<Input> {
+    Some(match event {
+        AgentEvent::Pong { member, seq, version } => Input::AgentPong { member, seq, version },
+        AgentEvent::Bad { member } => Input::AgentBad { member },
+    })
+}

@@ -1,0 +1,49 @@
+//! Every interval is settled exactly once, in order; the ledger conserves; its chains are unbroken.
+
+use std::collections::BTreeMap;
+
+use crate::ledger::apply::Happening;
+use crate::ledger::verify::verify;
+use crate::node::io::Notice;
+use crate::node::ports::StateStore;
+use crate::types::{IntervalId, NodeId};
+
+use crate::sim::host::Host;
+
+/// Watches the ledger.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// The last interval that each node saw settled in its present life.
+    settled: BTreeMap<NodeId, IntervalId>,
+}
+
+impl Watch {
+    /// A node told something.
+    pub fn notice(&mut self, node: &NodeId, notice: &Notice) -> Result<(), String> {
+        let Notice::Ledger(Happening::IntervalSettled { interval, .. }) = notice else { return Ok(()) };
+        // A restart replays what was not flushed, so a node may see an interval again, but never skips one and never
+        // settles one that its earlier self has not come to.
+        if let Some(last) = self.settled.get(node)
+            && interval.0 > last.0 + 1
+        {
+            return Err(format!("settled in order: {node} settles {interval} after {last}"));
+        }
+        self.settled.insert(node.clone(), *interval);
+        Ok(())
+    }
+
+    /// A snapshot may have carried a node over some intervals.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.settled.remove(node);
+    }
+
+    /// At the end of a history: the whole ledger of a node.
+    pub fn at_end(&self, host: &Host) -> Result<(), String> {
+        let view = host.state.view().map_err(|error| error.to_string())?;
+        let report = verify(view.as_ref(), &mut |_, _| {});
+        match report.problems.first() {
+            None => Ok(()),
+            Some(problem) => Err(format!("ledger of {}: {problem}", host.id)),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What must hold after every step of every history; one file per property (`safety.md` of the design).
+
+pub mod election;
+pub mod ledger;
+pub mod linearizable;
+pub mod log;
+pub mod state;
+
+use crate::node::io::Notice;
+use crate::raft::{Base, Entry};
+use crate::types::{Index, NodeId};
+
+use super::host::Host;
+
+/// Watches a whole history.
+#[derive(Debug, Default)]
+pub struct Watch {
+    election: election::Watch,
+    log: log::Watch,
+    state: state::Watch,
+    ledger: ledger::Watch,
+}
+
+impl Watch {
+    /// After every step of a host.
+    pub fn after_step(&mut self, host: &Host) -> Result<(), String> {
+        self.log.after_step(host)?;
+        self.election.after_step(host, self.log.last_committed())
+    }
+
+    /// A node lets entries be applied: it holds them committed.
+    pub fn committed(&mut self, node: &NodeId, entries: &[Entry]) -> Result<(), String> {
+        self.log.committed(node, entries)
+    }
+
+    /// A node has applied one entry.
+    pub fn applied(&mut self, host: &Host, index: Index) -> Result<(), String> {
+        self.state.at(&host.id, index, host.state.digest())
+    }
+
+    /// A node's state was replaced by a snapshot.
+    pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
+        self.ledger.forget(&host.id);
+        self.state.at(&host.id, base.index, host.state.digest())
+    }
+
+    /// A node told something.
+    pub fn notice(&mut self, node: &NodeId, notice: &Notice) -> Result<(), String> {
+        self.election.notice(notice);
+        self.ledger.notice(node, notice)
+    }
+
+    /// Elections won so far.
+    pub fn elections(&self) -> u64 {
+        self.election.won()
+    }
+
+    /// Positions committed so far.
+    pub fn last_committed(&self) -> Index {
+        self.log.last_committed()
+    }
+
+    /// At the end of a history: whole ledgers.
+    pub fn at_end(&self, host: &Host) -> Result<(), String> {
+        self.ledger.at_end(host)
+    }
+}

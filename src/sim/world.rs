@@ -1,0 +1,442 @@
+//! The simulated world: virtual time, the queue of events, the hosts, the network between them, the agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::codec;
+use crate::ledger::command::Command;
+use crate::ledger::policy::Policy;
+use crate::node::core::Settings;
+use crate::node::frame::Frame;
+use crate::node::io::{Effect, Input};
+use crate::node::moment::Moment;
+use crate::node::requests::{AskId, Outcome, Want};
+use crate::raft::Entry;
+use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
+use crate::{health, raft};
+
+use super::dice::Dice;
+use super::host::Host;
+use super::invariants::Watch;
+
+/// Lines of the trace that are kept for the report of a failure.
+const TRACE_KEPT: usize = 400;
+/// Where virtual wall-clock time begins: 2026-01-01T00:00:00Z.
+const EPOCH_MS: i64 = 1_767_225_600_000;
+
+/// What can happen.
+#[derive(Debug)]
+pub enum Event {
+    /// A node asked to be woken.
+    Wake,
+    /// A frame arrives.
+    Deliver {
+        /// The sending host.
+        from: usize,
+        /// The encoded frame.
+        bytes: Vec<u8>,
+    },
+    /// The disk has finished.
+    DiskDone,
+    /// A worker has finished.
+    Result(Box<Input>),
+    /// The state is to be flushed.
+    Flush,
+    /// An agent's answer arrives.
+    Pong {
+        /// Of whom.
+        member: MemberId,
+        /// The number of the ping.
+        seq: u64,
+    },
+    /// A connection was reset and the new one refused.
+    Gone {
+        /// Whose.
+        node: NodeId,
+    },
+}
+
+/// Something that is due.
+#[derive(Debug)]
+pub enum Due {
+    /// At a host, in one of its lives.
+    Host {
+        /// Which.
+        host: usize,
+        /// In which life.
+        life: u64,
+        /// What.
+        event: Event,
+    },
+    /// A client does its next operation.
+    Client(usize),
+    /// The fault plan goes on.
+    Fault,
+}
+
+/// How bad the network is, in parts per million.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    /// Frames lost.
+    pub loss_ppm: u64,
+    /// Frames delivered twice.
+    pub double_ppm: u64,
+    /// Frames delayed by up to 300 ms.
+    pub slow_ppm: u64,
+}
+
+/// An answer to a client's ask.
+#[derive(Debug)]
+pub struct Answered {
+    /// The ask.
+    pub ask: AskId,
+    /// Where it was asked.
+    pub host: usize,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// See the module's head.
+pub struct World {
+    /// Virtual time.
+    pub now: Micros,
+    /// All randomness.
+    pub dice: Dice,
+    /// The super-nodes.
+    pub hosts: Vec<Host>,
+    /// Directed links that are cut.
+    pub cut: BTreeSet<(usize, usize)>,
+    /// The network's weather.
+    pub weather: Weather,
+    /// Agents that do not answer at the moment.
+    pub silent_agents: BTreeSet<MemberId>,
+    /// Answers that clients have not seen yet.
+    pub answers: Vec<Answered>,
+    /// Every invariant that is watched at each step.
+    pub watch: Watch,
+    /// Steps so far.
+    pub steps: u64,
+    /// FNV-1a over all trace lines: one seed, one value.
+    pub trace_hash: u64,
+    trace: std::collections::VecDeque<String>,
+    queue: BTreeMap<(Micros, u64), Due>,
+    number: u64,
+    last_ask: AskId,
+}
+
+impl World {
+    /// `nodes` machines that have never run.
+    pub fn new(seed: u64, nodes: usize, policy: &Policy) -> World {
+        let mut dice = Dice::new(seed);
+        let ids: Vec<NodeId> = (1..=nodes).map(|n| format!("n{n}").parse().expect("a valid name")).collect();
+        let peers: BTreeMap<NodeId, String> =
+            ids.iter().map(|id| (id.clone(), format!("sim:{id}"))).collect();
+        let identity = format!("{:032x}", dice.word());
+        let hosts = ids
+            .iter()
+            .map(|id| {
+                let settings = settings(id, &peers, &identity, policy);
+                let skew = i64::try_from(dice.below(4_000)).expect("small") - 2_000;
+                Host::new(id.clone(), settings, skew)
+            })
+            .collect();
+        World {
+            now: Micros(1_000_000),
+            dice,
+            hosts,
+            cut: BTreeSet::new(),
+            weather: Weather::default(),
+            silent_agents: BTreeSet::new(),
+            answers: Vec::new(),
+            watch: Watch::default(),
+            steps: 0,
+            trace_hash: 0xcbf2_9ce4_8422_2325,
+            trace: std::collections::VecDeque::new(),
+            queue: BTreeMap::new(),
+            number: 0,
+            last_ask: 0,
+        }
+    }
+
+    /// Adds a line to the trace.
+    pub fn note(&mut self, line: &str) {
+        let line = format!("{:>11.6}  {line}", self.now.0 as f64 / 1e6);
+        for byte in line.bytes() {
+            self.trace_hash = (self.trace_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        if self.trace.len() == TRACE_KEPT {
+            self.trace.pop_front();
+        }
+        self.trace.push_back(line);
+    }
+
+    /// The last lines of the trace.
+    pub fn trace(&self) -> Vec<String> {
+        self.trace.iter().cloned().collect()
+    }
+
+    /// Puts something into the queue.
+    pub fn schedule(&mut self, after: Duration, due: Due) {
+        self.number += 1;
+        self.queue.insert((self.now.after(after), self.number), due);
+    }
+
+    /// The next thing that is due, with time moved to it; `None` when nothing is due before `until`.
+    pub fn next(&mut self, until: Micros) -> Option<Due> {
+        let (&(at, number), _) = self.queue.first_key_value()?;
+        if at > until {
+            self.now = until;
+            return None;
+        }
+        self.now = at;
+        self.queue.remove(&(at, number))
+    }
+
+    /// Starts a dead host.
+    pub fn start(&mut self, host: usize) -> Result<(), String> {
+        let moment = self.moment(host);
+        self.hosts[host].start(moment)?;
+        let id = self.hosts[host].id.clone();
+        self.note(&format!("{id} starts"));
+        self.turn(host)
+    }
+
+    /// Kills a host; the others may notice the reset of its connections.
+    pub fn crash(&mut self, host: usize) {
+        let entropy = self.dice.word();
+        self.hosts[host].crash(entropy);
+        let id = self.hosts[host].id.clone();
+        self.note(&format!("{id} crashes"));
+        for other in 0..self.hosts.len() {
+            if other != host && !self.cut.contains(&(host, other)) && self.dice.chance(700_000) {
+                let after = self.dice.span(Duration::from_millis(1), Duration::from_millis(20));
+                self.at_host(after, other, Event::Gone { node: id.clone() });
+            }
+        }
+    }
+
+    /// Freezes a host, as SIGSTOP does.
+    pub fn pause(&mut self, host: usize, span: Duration) {
+        let id = self.hosts[host].id.clone();
+        self.note(&format!("{id} is frozen for {} ms", span.as_millis()));
+        self.hosts[host].paused_until = Some(self.now.after(span));
+    }
+
+    /// Asks a host for something, as a client does; the answer comes to `answers`.
+    pub fn ask(&mut self, host: usize, want: Want) -> Result<AskId, String> {
+        self.last_ask += 1;
+        let ask = self.last_ask;
+        self.step(host, Input::Ask { ask, want, forward: true })?;
+        Ok(ask)
+    }
+
+    fn at_host(&mut self, after: Duration, host: usize, event: Event) {
+        let life = self.hosts[host].life;
+        self.schedule(after, Due::Host { host, life, event });
+    }
+
+    fn moment(&mut self, host: usize) -> Moment {
+        let millis = i64::try_from(self.now.0 / 1_000).expect("virtual time is short");
+        let wall = UnixMillis(EPOCH_MS + millis + self.hosts[host].clock_skew_ms);
+        Moment { now: self.now, wall, entropy: self.dice.word() }
+    }
+
+    /// Lets something happen at a host. `Err`: an invariant is broken.
+    pub fn happen(&mut self, host: usize, life: u64, event: Event) -> Result<(), String> {
+        if self.hosts[host].life != life || self.hosts[host].alive.is_none() {
+            return Ok(());
+        }
+        if let Some(until) = self.hosts[host].paused_until {
+            if self.now < until {
+                let wait = until.since(self.now);
+                self.schedule(wait, Due::Host { host, life, event });
+                return Ok(());
+            }
+            self.hosts[host].paused_until = None;
+            self.step(host, Input::Stalled(Duration::from_secs(1)))?;
+        }
+        match event {
+            Event::Wake => {
+                if self.hosts[host].wake_at != Some(self.now) {
+                    // Another wake-up was asked for since, or this one was held up by a pause.
+                    if self.hosts[host].wake_at.is_none_or(|at| at > self.now) {
+                        return Ok(());
+                    }
+                }
+                self.hosts[host].wake_at = None;
+                self.step(host, Input::Tick)
+            }
+            Event::Deliver { from, bytes } => {
+                if self.cut.contains(&(from, host)) {
+                    return Ok(());
+                }
+                let frame: Frame = codec::decode(&bytes).map_err(|error| format!("codec: {error}"))?;
+                let from = self.hosts[from].id.clone();
+                self.step(host, Input::Frame { from, frame })
+            }
+            Event::DiskDone => match self.hosts[host].write()? {
+                Some(seq) => self.step(host, Input::Persisted { seq }),
+                None => Ok(()),
+            },
+            Event::Result(input) => self.step(host, *input),
+            Event::Flush => {
+                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+                alive.flush_scheduled = false;
+                let index = alive.applier.flush().map_err(|error| format!("flush: {error}"))?;
+                self.step(host, Input::Flushed { index })
+            }
+            Event::Pong { member, seq } => {
+                self.step(host, Input::AgentPong { member, seq, version: Version::current() })
+            }
+            Event::Gone { node } => self.step(host, Input::PeerGone { node }),
+        }
+    }
+
+    fn step(&mut self, host: usize, input: Input) -> Result<(), String> {
+        let moment = self.moment(host);
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+        alive.node.step(moment, input);
+        self.turn(host)
+    }
+
+    fn turn(&mut self, host: usize) -> Result<(), String> {
+        self.steps += 1;
+        let moment = self.moment(host);
+        let effects = self.hosts[host].take_effects(moment);
+        for effect in effects {
+            self.carry_out(host, effect)?;
+        }
+        self.watch.after_step(&self.hosts[host])?;
+        let Some(alive) = self.hosts[host].alive.as_ref() else { return Ok(()) };
+        let wake = alive.node.deadline(self.now).max(Micros(self.now.0 + 1));
+        if self.hosts[host].wake_at.is_none_or(|at| wake < at) {
+            self.hosts[host].wake_at = Some(wake);
+            self.at_host(wake.since(self.now), host, Event::Wake);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, host: usize, effect: Effect) -> Result<(), String> {
+        match effect {
+            Effect::Persist(persist) => {
+                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+                alive.writing.push_back(persist);
+                // Mostly fast, now and then a hiccup.
+                let slow = self.dice.chance(20_000);
+                let most = Duration::from_millis(if slow { 80 } else { 2 });
+                let after = self.dice.span(Duration::from_micros(80), most);
+                self.at_host(after, host, Event::DiskDone);
+            }
+            Effect::Send { to, frame } => self.send(host, &to, &frame),
+            Effect::Ping { member, address: _, seq } => {
+                let lost = self.silent_agents.contains(&member) || self.dice.chance(self.weather.loss_ppm);
+                if !lost {
+                    let after = self.dice.span(Duration::from_micros(200), Duration::from_millis(8));
+                    self.at_host(after, host, Event::Pong { member, seq });
+                }
+            }
+            Effect::Apply(entries) => self.apply(host, &entries)?,
+            Effect::Export(part) => {
+                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+                let chunk = alive.applier.export(&part).map_err(|error| format!("export: {error}"))?;
+                let input = Input::Exported { to: part.to, chunk: chunk.map(Box::new) };
+                self.result(host, input);
+            }
+            Effect::CloseExport { transfer } => {
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.applier.close_export(transfer);
+                }
+            }
+            Effect::Install(mut received) => {
+                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+                let rows = std::mem::take(&mut received.rows);
+                let facts = alive
+                    .applier
+                    .install(received.base, rows)
+                    .map_err(|error| format!("install: {error}"))?;
+                self.watch.installed(&self.hosts[host], received.base)?;
+                self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
+            }
+            Effect::Reply { ask, outcome } => self.answers.push(Answered { ask, host, outcome }),
+            Effect::Tell(notice) => {
+                let id = self.hosts[host].id.clone();
+                self.watch.notice(&id, &notice)?;
+                if !matches!(
+                    notice,
+                    crate::node::io::Notice::Pinged(_) | crate::node::io::Notice::Committed(_)
+                ) {
+                    self.note(&format!("{id} {notice:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies at once, one entry at a time so that the states of all nodes can be compared at every position; the
+    /// node hears of it later.
+    fn apply(&mut self, host: usize, entries: &[Entry]) -> Result<(), String> {
+        self.watch.committed(&self.hosts[host].id, entries)?;
+        for entry in entries {
+            let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+            let batch = alive
+                .applier
+                .apply(std::slice::from_ref(entry))
+                .map_err(|error| format!("apply at {}: {error}", entry.index))?;
+            let Some(batch) = batch else { continue };
+            self.watch.applied(&self.hosts[host], entry.index)?;
+            self.result(host, Input::Applied(Box::new(batch)));
+        }
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+        if !alive.flush_scheduled {
+            alive.flush_scheduled = true;
+            self.at_host(Duration::from_secs(1), host, Event::Flush);
+        }
+        Ok(())
+    }
+
+    /// A worker's result reaches the node a little later, in order.
+    fn result(&mut self, host: usize, input: Input) {
+        let takes = self.dice.span(Duration::from_micros(10), Duration::from_micros(500));
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return };
+        alive.apply_done_at = alive.apply_done_at.max(self.now).after(takes);
+        let after = alive.apply_done_at.since(self.now);
+        self.at_host(after, host, Event::Result(Box::new(input)));
+    }
+
+    fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
+        let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
+        let copies =
+            match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
+                (true, _) => 0,
+                (false, true) => 2,
+                (false, false) => 1,
+            };
+        let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
+        for _ in 0..if dead { 0 } else { copies } {
+            let slow = self.dice.chance(self.weather.slow_ppm);
+            let most = if slow { Duration::from_millis(300) } else { Duration::from_millis(3) };
+            let after = self.dice.span(Duration::from_micros(100), most);
+            let bytes = codec::encode(frame);
+            self.at_host(after, to, Event::Deliver { from: host, bytes });
+        }
+    }
+}
+
+fn settings(id: &NodeId, peers: &BTreeMap<NodeId, String>, identity: &str, policy: &Policy) -> Settings {
+    let genesis = Command::Genesis {
+        cluster: "sim".to_string(),
+        identity: identity.to_string(),
+        policy: policy.clone(),
+        nodes: peers.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
+    };
+    Settings {
+        id: id.clone(),
+        cluster: "sim".to_string(),
+        peers: peers.clone(),
+        raft: raft::Config { id: id.clone(), ..raft::Config::default() },
+        health: health::Config::new(id.into()),
+        genesis,
+        keep_entries: 64,
+        url: format!("http://{id}"),
+    }
+}

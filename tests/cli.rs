@@ -1,0 +1,100 @@
+//! The program as a user starts it: exit codes, and which stream carries what.
+
+use std::process::{Command, Output, Stdio};
+
+fn run(words: &[&str]) -> Output {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    Command::new(env!("CARGO_BIN_EXE_super-node"))
+        .args(words)
+        .current_dir(directory.path())
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts")
+}
+
+/// Exit code, stdout, stderr.
+fn result(words: &[&str]) -> (i32, String, String) {
+    let output = run(words);
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().expect("not killed"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn mistakes_on_the_command_line_end_with_2_and_say_so_on_stderr() {
+    for words in [
+        &["stauts"][..],
+        &[],
+        &["add", "1"],
+        &["-o", "yaml", "status"],
+        &["status", "--endpoints", "nonsense"],
+        &["config", "check", "--config", "absent.toml"],
+        &["config", "check", "--id", "not a name"],
+        &["config", "check", "--listen", "0.0.0.0:7400"],
+    ] {
+        let (code, stdout, stderr) = result(words);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{words:?}: {stderr}");
+        assert!(!stderr.is_empty(), "{words:?}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let (code, stdout, _) = result(&["--help"]);
+    assert_eq!(code, 0);
+    for command in ["status", "kv", "add", "member", "ledger", "interval", "election", "events", "config"] {
+        assert!(stdout.contains(command), "{command} is missing in\n{stdout}");
+    }
+    assert_eq!(result(&["--version"]).1, format!("super-node {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn nobody_there_ends_with_3_and_names_what_was_tried() {
+    // Port 9 is reserved for "discard" and nobody serves it on loopback.
+    let (code, stdout, stderr) =
+        result(&["--endpoints", "http://127.0.0.1:9", "--timeout", "300ms", "kv", "set", "a", "1"]);
+    assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
+    for part in ["[unreachable]", "tried  127.0.0.1:9 refused", "write not applied; safe to retry."] {
+        assert!(stderr.contains(part), "{part} is missing in\n{stderr}");
+    }
+}
+
+#[test]
+fn configuration_is_shown_with_its_sources() {
+    let (code, stdout, stderr) = result(&["config", "show", "--id", "n7", "-o", "json"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&stdout).expect("one JSON array");
+    let row = rows.iter().find(|row| row["key"] == "node.id").expect("is listed");
+    assert_eq!((&row["value"], &row["source"]), (&"n7".into(), &"flag --id".into()));
+    let (code, stdout, _) = result(&["config", "show", "--id", "n7"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("node.id\tn7\tflag --id\n"), "{stdout}");
+}
+
+#[test]
+fn dotenv_is_read_where_the_program_starts() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(directory.path().join(".env"), "SUPER_NODE_RAFT__HEARTBEAT=70ms\n").expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_super-node"))
+        .args(["config", "show"])
+        .current_dir(directory.path())
+        .env_clear()
+        .output()
+        .expect("the program starts");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    assert!(stdout.contains("raft.heartbeat\t70ms\t.env SUPER_NODE_RAFT__HEARTBEAT\n"), "{stdout}");
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_super-node"))
+        .args(["config", "show"])
+        .env_clear()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}

@@ -1,0 +1,122 @@
+//! The client against nodes that lose answers, refuse, or point elsewhere.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use reqwest::Method;
+use serde_json::json;
+use super_node::client::{Call, Client, Options, Outcome};
+
+/// One scripted answer.
+#[derive(Clone)]
+enum Line {
+    /// The write is done, and the answer is lost.
+    Hang,
+    Ok,
+    Problem(&'static str, &'static str, Option<String>),
+}
+
+#[derive(Clone)]
+struct Script {
+    lines: Arc<Mutex<VecDeque<Line>>>,
+    keys: Arc<Mutex<Vec<String>>>,
+}
+
+async fn answer(State(script): State<Script>, headers: HeaderMap) -> Response {
+    let key = headers.get("idempotency-key").map_or("", |value| value.to_str().expect("ASCII"));
+    script.keys.lock().expect("one at a time").push(key.to_string());
+    // The last line is repeated for ever.
+    let line = {
+        let mut lines = script.lines.lock().expect("one at a time");
+        if lines.len() > 1 { lines.pop_front() } else { lines.front().cloned() }
+    };
+    match line.expect("a script has a line") {
+        Line::Hang => std::future::pending().await,
+        Line::Ok => axum::Json(json!({"done": true})).into_response(),
+        Line::Problem(code, outcome, leader_url) => {
+            let body = json!({
+                "title": code, "detail": "", "status": 503, "code": code, "retryable": true,
+                "outcome": outcome, "leader_url": leader_url,
+            });
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body)).into_response()
+        }
+    }
+}
+
+/// A node that follows a script; its URL and the idempotency keys it has seen.
+async fn node(lines: impl IntoIterator<Item = Line>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let script = Script { lines: Arc::new(Mutex::new(lines.into_iter().collect())), keys: Arc::default() };
+    let keys = script.keys.clone();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let router = Router::new().fallback(answer).with_state(script);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, keys)
+}
+
+fn client(endpoints: Vec<String>, timeout: Duration) -> Client {
+    Client::new(Options { endpoints, timeout, token: None }).expect("a client")
+}
+
+fn write() -> Call {
+    Call::new(Method::POST, "/v1/add").body(&json!({"a": 1, "b": 2})).find_out("look")
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
+    let (url, keys) = node([Line::Hang, Line::Ok]).await;
+    // Two endpoints: a hanging try ends long before the call does.
+    let client = client(vec![url.clone(), url], Duration::from_secs(2));
+    let answer = client.send(write()).await.expect("the second try is answered");
+    assert_eq!(answer.body, json!({"done": true}));
+    let keys = keys.lock().expect("one at a time");
+    assert!(keys.len() == 2 && keys[0] == keys[1] && keys[0].len() == 32, "{keys:?}");
+}
+
+#[tokio::test]
+async fn doubt_stays_until_an_answer_removes_it() {
+    let refusal = Line::Problem("no_leader", "not_applied", None);
+    let (url, _) = node([Line::Hang, refusal]).await;
+    let error =
+        client(vec![url.clone(), url], Duration::from_secs(1)).send(write()).await.expect_err("no answer");
+    assert_eq!((error.code.as_str(), error.outcome), ("unknown", Some(Outcome::Unknown)));
+    assert_eq!(error.hint.as_deref(), Some("look"));
+    let (url, _) = node([Line::Problem("timeout", "unknown", None)]).await;
+    let error = client(vec![url], Duration::from_millis(300)).send(write()).await.expect_err("no answer");
+    assert_eq!(error.outcome, Some(Outcome::Unknown));
+}
+
+#[tokio::test]
+async fn a_read_is_never_in_doubt() {
+    let (url, keys) = node([Line::Hang]).await;
+    let error =
+        client(vec![url], Duration::from_millis(300)).send(Call::get("/v1/kv/k")).await.expect_err("silence");
+    assert_eq!((error.code.as_str(), error.outcome), ("unreachable", None));
+    assert_eq!(keys.lock().expect("one at a time").first().map(String::as_str), Some(""));
+}
+
+#[tokio::test]
+async fn a_refusal_is_retried_and_its_hint_followed() {
+    let (leader, _) = node([Line::Ok]).await;
+    let hint = Line::Problem("no_leader", "not_applied", Some(leader));
+    let (follower, asked) = node([hint]).await;
+    client(vec![follower], Duration::from_secs(5)).send(write()).await.expect("the leader answers");
+    assert_eq!(asked.lock().expect("one at a time").len(), 1);
+    let (url, asked) = node([Line::Problem("overloaded", "not_applied", None), Line::Ok]).await;
+    client(vec![url], Duration::from_secs(5)).send(write()).await.expect("the second try is answered");
+    assert_eq!(asked.lock().expect("one at a time").len(), 2);
+}
+
+#[tokio::test]
+async fn nobody_there_means_not_applied() {
+    let error =
+        client(vec!["http://127.0.0.1:9".to_string()], Duration::from_millis(100)).send(write()).await;
+    let error = error.expect_err("nobody is there");
+    assert_eq!((error.code.as_str(), error.outcome), ("unreachable", Some(Outcome::NotApplied)));
+    assert_eq!((error.tried.len(), error.tried[0].what.as_str()), (1, "refused"));
+}

@@ -1,0 +1,11 @@
+//! The disk keeps what was acknowledged, cuts what a crash tore, and reports what has changed.
+
+mod storage {
+    mod damage;
+    mod directory;
+    mod kill;
+    mod log;
+    mod model;
+    mod random;
+    mod state;
+}

@@ -1,0 +1,127 @@
+//! The replicated machine, fed by a test instead of a log.
+
+use std::sync::Arc;
+
+use super_node::ledger::apply::apply;
+use super_node::ledger::command::{Answer, Command, Envelope, ObserverHealth, Report, Request, Row};
+use super_node::ledger::policy::Policy;
+use super_node::ledger::query;
+use super_node::ledger::records::MemberKind;
+use super_node::node::ports::StateStore;
+use super_node::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
+
+/// A machine on a node's state.
+pub struct Machine {
+    state: Arc<dyn StateStore>,
+    index: Index,
+    term: Term,
+    interval: IntervalId,
+    members: Vec<MemberId>,
+    nodes: Vec<NodeId>,
+}
+
+impl Machine {
+    /// Before the first command.
+    pub fn new(state: Arc<dyn StateStore>) -> Machine {
+        Machine {
+            state,
+            index: Index(0),
+            term: Term(1),
+            interval: IntervalId(1),
+            members: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// Applies a command as the next log entry.
+    pub fn apply(&mut self, command: Command) {
+        self.index = self.index.next();
+        let at = UnixMillis(1_700_000_000_000 + i64::try_from(self.index.0).expect("small") * 1_000);
+        let request = Request { idempotency_key: None, command };
+        let leader = self.nodes.first().cloned().unwrap_or_else(|| "n1".parse().expect("a name"));
+        let envelope = Envelope { at, term: self.term, leader, request };
+        let (index, term) = (self.index, self.term);
+        let applied = self.state.update(&mut |space| {
+            let outcome = apply(space, index, term, &envelope)?;
+            let rejected = matches!(outcome.applied.answer, Answer::Rejected(_));
+            assert!(!rejected, "{:?}: {:?}", envelope.request.command, outcome.applied.answer);
+            Ok(())
+        });
+        applied.expect("memory does not fail");
+    }
+
+    /// The first command, and the agents.
+    pub fn form(&mut self, nodes: &[&str], agents: &[&str]) {
+        self.nodes = nodes.iter().map(|name| name.parse().expect("a name")).collect();
+        let addresses = self.nodes.iter().map(|node| (node.clone(), format!("{node}:7401"))).collect();
+        self.apply(Command::Genesis {
+            cluster: "test".to_string(),
+            identity: "00112233445566778899aabbccddeeff".to_string(),
+            policy: Policy::default(),
+            nodes: addresses,
+        });
+        self.members = self.nodes.iter().map(MemberId::from).collect();
+        for agent in agents {
+            let member: MemberId = agent.parse().expect("a name");
+            let address = format!("{agent}:7403");
+            self.apply(Command::MemberJoin { member: member.clone(), kind: MemberKind::Agent, address });
+            self.members.push(member);
+        }
+        self.members.sort();
+    }
+
+    /// A new term begins.
+    pub fn elect(&mut self) {
+        self.term = self.term.next();
+        let votes = self.nodes.iter().cloned().collect();
+        let (term, previous) = (self.term, self.nodes.last().cloned());
+        self.apply(Command::Election {
+            term,
+            previous,
+            reason: "timeout".to_string(),
+            votes,
+            leaderless_ms: 7,
+        });
+    }
+
+    /// Cuts, reports and settles the open interval; the last member missed `missed` of 12 pings.
+    pub fn interval(&mut self, missed: u32) {
+        let interval = self.interval;
+        self.apply(Command::Cut { interval });
+        for observer in self.nodes.clone() {
+            let own = MemberId::from(&observer);
+            let last = self.members.last().cloned();
+            let seen = self.members.iter().filter(|member| **member != own);
+            let rows = seen
+                .map(|member| {
+                    let missed = if last.as_ref() == Some(member) { missed } else { 0 };
+                    let us = if missed == 12 { 0 } else { 900 };
+                    Row {
+                        member: member.clone(),
+                        sent: 12,
+                        answered: 12 - missed,
+                        late: 0,
+                        missed,
+                        bad: 0,
+                        unsolicited: 0,
+                        min_us: us,
+                        p50_us: us,
+                        p90_us: us,
+                        max_us: us,
+                        version: Some(super_node::types::Version::current()),
+                    }
+                })
+                .collect();
+            let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
+            self.apply(Command::Report(Report { interval, observer, part: 0, parts: 1, health, rows }));
+        }
+        self.apply(Command::Settle { interval });
+        self.interval = interval.next();
+    }
+
+    /// Movements so far.
+    pub fn records(&self) -> u64 {
+        let view = self.state.view().expect("memory does not fail");
+        query::totals(&*view).expect("readable").records
+    }
+}
