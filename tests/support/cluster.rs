@@ -188,15 +188,15 @@ impl Cluster {
 
     /// Waits for a node to end by itself and returns its exit code.
     pub fn wait_exit(&mut self, at: usize) -> Option<i32> {
-        let mut child = self.nodes[at].child.take().expect("the node runs");
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
+            let child = self.nodes[at].child.as_mut().expect("the node runs");
             if let Some(status) = child.try_wait().expect("it can be waited for") {
+                self.nodes[at].child = None;
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _stuck = child.kill();
         panic!("{} did not end by itself", self.nodes[at].id);
     }
 
