@@ -105,7 +105,7 @@ impl Node {
             peer_contact: BTreeMap::new(),
             peer_urls: BTreeMap::new(),
             duties,
-            requests: Requests::default(),
+            requests: Requests::new(moment.entropy),
             outgoing: Outgoings::default(),
             incoming: Incoming::default(),
             installing: false,
