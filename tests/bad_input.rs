@@ -157,7 +157,7 @@ async fn a_cut_off_log_tail_is_cut_and_said() {
             (read["value"] == json!(19)).then_some(())
         })
         .await;
-    mentions(&cluster.log_of(victim), &["torn"]);
+    mentions(&cluster.log_of(victim), &["cut", "unfinished"]);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ mod cluster;
 #[path = "support/mongod.rs"]
 mod mongod;
 
-use cluster::{Cluster, Setup, all_items};
+use cluster::{Cluster, Setup};
 use mongod::{AnyServer, Kind, Mongod};
 use serde_json::json;
 
@@ -49,14 +49,28 @@ async fn a_leader_killed_in_the_middle_leaves_nothing_missing_and_nothing_double
         cluster.leader_after(term).await;
         cluster.start_node(leader);
     }
+    // And one that stays dead for a while: a whole interval without an answer.
+    let (leader, term) = cluster.leader().await;
+    cluster.kill(leader);
+    let killed = cluster.nodes[leader].id.clone();
+    let (next, _) = cluster.leader_after(term).await;
+    let path = format!("/v1/rewards?member={killed}&kind=penalty");
+    cluster
+        .wait_for("the killed node's whole penalty", async || {
+            let page = cluster.try_get(next, &path).await?;
+            page["items"].as_array()?.iter().find(|item| item["amount"] == json!(-5_000_000)).map(|_| ())
+        })
+        .await;
+    cluster.start_node(leader);
     let (leader, _) = cluster.leader().await;
     compare(&cluster, leader).await;
-    let penalties = all_items(&cluster, leader, "/v1/rewards?kind=penalty").await;
-    assert!(!penalties.is_empty(), "a killed node misses pings");
     let client = mongod::connect(mongod.uri()).await;
     let rewards = client.database(&database).collection::<bson::Document>("rewards");
-    let penalty =
-        rewards.find_one(bson::doc! {"kind": "penalty"}).await.expect("a query").expect("a penalty");
+    let penalty = rewards
+        .find_one(bson::doc! {"kind": "penalty", "member": &killed})
+        .await
+        .expect("a query")
+        .expect("a penalty");
     assert!(penalty.get_i64("amount").expect("an Int64") < 0, "{penalty}");
     let intervals = client.database(&database).collection::<bson::Document>("intervals");
     assert!(intervals.count_documents(bson::doc! {"verdict": "settled"}).await.expect("a count") > 0);

@@ -3,8 +3,6 @@
 #[path = "support/cluster.rs"]
 mod cluster;
 
-use std::time::Duration;
-
 use cluster::{Cluster, Setup, all_items};
 use serde_json::{Value, json};
 
@@ -288,7 +286,7 @@ async fn all_nodes_hold_the_same_ledger() {
     let records = async |at: usize, least: u64| {
         let status = cluster.try_get(at, "/v1/status").await?;
         let records = status["ledger"]["records"].as_u64()?;
-        (records >= least).then(|| records)
+        (records >= least).then_some(records)
     };
     cluster.wait_for("movements", async || records(leader, 6).await).await;
     cluster.kill(leader);

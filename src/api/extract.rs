@@ -140,6 +140,17 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
+/// How long the asker will wait, from `Super-Node-Timeout` in milliseconds. Within it the node answers that nobody leads,
+/// so that the asker knows that nothing has happened.
+pub fn patience(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
+    let Some(value) = headers.get("super-node-timeout") else { return Ok(None) };
+    let millis = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    match millis {
+        Some(millis) => Ok(Some(Duration::from_millis(millis))),
+        None => Err(Problem::bad_request("Super-Node-Timeout must be a whole number of milliseconds")),
+    }
+}
+
 /// The revision that `If-Match` or `If-None-Match: *` demands: 0 means "absent".
 pub fn precondition(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let text = |name: header::HeaderName| {

@@ -40,7 +40,7 @@ use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::NodeId;
 
-use extract::{Params, idempotency_key};
+use extract::{Params, idempotency_key, patience};
 use problem::{Code, Problem};
 
 /// How long open connections may linger once the node is stopping.
@@ -207,7 +207,8 @@ impl ApiState {
     ) -> Result<Applied, Problem> {
         let forward = Params::parse(uri, &["forward"])?.truth("forward", true)?;
         let request = Request { idempotency_key: idempotency_key(headers)?, command };
-        let applied = self.handle.submit(request, forward, self.http.timeout).await;
+        let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
+        let applied = self.handle.submit(request, forward, patience).await;
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
         match applied.answer {
             Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),

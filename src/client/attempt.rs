@@ -99,6 +99,8 @@ pub(super) async fn attempt(
     if !call.query.is_empty() {
         request = request.query(&call.query);
     }
+    // Lets the node say in time that nothing has happened, instead of leaving us in doubt.
+    request = request.header("super-node-timeout", (limit * 9 / 10).as_millis().to_string());
     for (name, value) in &call.headers {
         request = request.header(*name, value);
     }

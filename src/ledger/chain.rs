@@ -111,3 +111,119 @@ pub fn evidence_hash_of(hashes: &[Hash]) -> Hash {
     }
     bytes.digest()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ledger::records::{Counts, MemberStatus, MovementKind, Observer, Verdict};
+    use crate::types::{Amount, Index, IntervalId, Term, UnixMillis};
+
+    fn movement() -> Movement {
+        Movement {
+            seq: 7,
+            member: "worker-1".parse().expect("name"),
+            kind: MovementKind::Penalty,
+            amount: Amount(-370_372),
+            balance: Amount(5_879_618),
+            interval: Some(IntervalId(3)),
+            reason: "availability 833333 ppm".to_string(),
+            index: Index(41),
+            term: Term(2),
+            at: UnixMillis(1_700_000_000_123),
+            prev_hash: Hash([0xab; 32]),
+            hash: Hash::ZERO,
+        }
+    }
+
+    fn observation() -> Observation {
+        Observation {
+            interval: IntervalId(3),
+            member: "worker-1".parse().expect("name"),
+            sent: 24,
+            answered: 19,
+            missed: 5,
+            availability_ppm: 833_333,
+            p50_us: 562_500,
+            p90_us: 1_125_000,
+            max_us: 1_125_000,
+            score_ppm: 624_999,
+            reward: Amount(6_249_990),
+            penalty: Amount(370_372),
+            strikes: 0,
+            status: MemberStatus::Active,
+            by: BTreeMap::from([
+                (
+                    "n1".parse().expect("name"),
+                    Counts { sent: 12, answered: 10, missed: 2, p90_us: 1_125_000 },
+                ),
+                ("n2".parse().expect("name"), Counts { sent: 12, answered: 9, missed: 3, p90_us: 1_125_000 }),
+            ]),
+        }
+    }
+
+    fn interval() -> Interval {
+        let observer = |id: &str, why: &str| Observer {
+            id: id.parse().expect("name"),
+            used: why.is_empty(),
+            why: why.to_string(),
+        };
+        Interval {
+            id: IntervalId(3),
+            opened_at: UnixMillis(1_699_999_940_000),
+            cut_at: UnixMillis(1_700_000_000_000),
+            settled_at: UnixMillis(1_700_000_000_123),
+            leader: "n1".parse().expect("name"),
+            term: Term(2),
+            index: Index(41),
+            policy: 1,
+            verdict: Verdict::Settled,
+            observers: vec![observer("n1", ""), observer("n2", ""), observer("n3", "absent")],
+            members: 1,
+            rewarded: Amount(6_249_990),
+            penalised: Amount(370_372),
+            last_seq: 7,
+            evidence_hash: evidence_hash(&[observation()]),
+            prev_hash: Hash([0xcd; 32]),
+            hash: Hash::ZERO,
+        }
+    }
+
+    /// The values are those of `docs/ledger.md`, computed by a script in another language from the table there.
+    #[test]
+    fn hashes_are_those_of_the_documentation() {
+        for (what, hash, expected) in [
+            (
+                "movement",
+                movement_bytes(&movement()).digest(),
+                "23dfed780c429bfeaa3cc45c80d8ed6c8e6b0b9aaa47f8bb2cfbe63b182fd3ac",
+            ),
+            (
+                "observation",
+                observation_hash(&observation()),
+                "c754365e3ec08125bdfa79fc4456f8541887578c2d3e90716a3e9eadf912481c",
+            ),
+            (
+                "evidence",
+                evidence_hash(&[observation()]),
+                "fa8ce31e0aff51161c03d9747c3b87a68a864e62a72a50ae974e38cd46f6d472",
+            ),
+            (
+                "interval",
+                interval_bytes(&interval()).digest(),
+                "5b5069bdc7064d0e2dfbbdd421476120c0d6a03512c91182c9fa843296218491",
+            ),
+        ] {
+            assert_eq!(hash.to_hex(), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_order_and_number_of_observations_count() {
+        let other = Observation { sent: 25, ..observation() };
+        let one_way = evidence_hash(&[observation(), other.clone()]);
+        assert_ne!(one_way, evidence_hash(&[other, observation()]));
+        assert_ne!(evidence_hash(&[]), evidence_hash(&[observation()]));
+    }
+}

@@ -13,7 +13,7 @@ use super::keys;
 use super::keyspace::{Direction, KeyspaceError, Reader};
 use super::records::{Counts, Observer};
 use super::score::Seen;
-use super::table;
+use super::table::{self, RawRow};
 
 /// Why a report does not count: nothing of it came.
 pub const WHY_ABSENT: &str = "absent";
@@ -134,7 +134,7 @@ impl BorrowedRow<'_> {
 /// The stored reports of the observers that count, still encoded.
 #[derive(Debug)]
 pub struct Evidence {
-    observers: Vec<(NodeId, Vec<(Vec<u8>, Vec<u8>)>)>,
+    observers: Vec<(NodeId, Vec<RawRow>)>,
 }
 
 impl Evidence {

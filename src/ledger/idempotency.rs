@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::codec::{self, Hash};
-use crate::types::{Index, UnixMillis};
+use crate::types::UnixMillis;
 
 use super::command::{Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX, Rejection};
 use super::keys;
@@ -27,13 +27,10 @@ const CLEARED_AT_ONCE_MAX: usize = 256;
 struct Remembered {
     /// Digest of the command that was answered.
     command: Hash,
-    /// The answer.
+    /// The answer. Its log index is the key's place in the order of age.
     applied: Applied,
     /// Log time of the answer.
     at: UnixMillis,
-    /// Where the key was first used; its place in the order of age. Not that of `applied` for our own sake: the
-    /// two are equal, and this one is the index's.
-    index: Index,
 }
 
 impl Remembered {
@@ -97,7 +94,7 @@ pub(super) fn remember(
     let mut count: u64 = table::read_or_default(&*space, keys::IDEMPOTENT_COUNT)?;
     // An expired answer under the same key that has not been cleared away yet.
     if let Some(old) = table::read::<Remembered>(&*space, &keys::answer(key))? {
-        space.delete(&keys::answer_age(old.index))?;
+        space.delete(&keys::answer_age(old.applied.index))?;
         count = count.saturating_sub(1);
     }
     for (age_key, old_key) in oldest(&*space, count, now)? {
@@ -105,10 +102,9 @@ pub(super) fn remember(
         space.delete(&keys::answer(&old_key))?;
         count = count.saturating_sub(1);
     }
-    let index = applied.index;
-    let remembered = Remembered { command, applied: applied.clone(), at: now, index };
+    let remembered = Remembered { command, applied: applied.clone(), at: now };
     table::write(space, &keys::answer(key), &remembered)?;
-    table::write(space, &keys::answer_age(index), &(now, key))?;
+    table::write(space, &keys::answer_age(applied.index), &(now, key))?;
     table::write(space, keys::IDEMPOTENT_COUNT, &(count + 1))
 }
 

@@ -47,13 +47,18 @@ pub(super) fn write<T: Serialize>(
     space.put(key, &codec::encode(record))
 }
 
+/// A key and its value.
+pub(super) type RawRow = (Vec<u8>, Vec<u8>);
+/// What [`visit`] calls for each key and value; answers whether to go on.
+pub(super) type RowVisitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<bool, KeyspaceError>;
+
 /// Visits keys from `from` to before `to` in order; `visit` answers whether to go on.
 pub(super) fn visit(
     reader: &dyn Reader,
     from: Bound<&[u8]>,
     to: &[u8],
     direction: Direction,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, KeyspaceError>,
+    visit: RowVisitor<'_>,
 ) -> Result<(), KeyspaceError> {
     // A cursor beyond the end is an empty range, whatever the store makes of crossed bounds.
     if let Bound::Included(start) | Bound::Excluded(start) = from
@@ -105,7 +110,7 @@ pub(super) fn edge(
     reader: &dyn Reader,
     prefix: &[u8],
     direction: Direction,
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, KeyspaceError> {
+) -> Result<Option<RawRow>, KeyspaceError> {
     let mut found = None;
     let end = keys::prefix_end(prefix);
     visit(reader, Bound::Included(prefix), &end, direction, &mut |key, value| {

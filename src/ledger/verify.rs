@@ -23,7 +23,7 @@ use super::records::{
 };
 use super::settle::{self, Sums};
 use super::standing::Standing;
-use super::table;
+use super::table::{self, RawRow};
 
 /// How many problems are listed; the first ones matter, the rest follow from them.
 pub const PROBLEMS_MAX: usize = 100;
@@ -499,9 +499,6 @@ impl Verifier<'_> {
         Ok(())
     }
 }
-
-/// A key and its value.
-type RawRow = (Vec<u8>, Vec<u8>);
 
 /// The first row after `after` and before `end`.
 fn next_row(reader: &dyn Reader, after: &[u8], end: &[u8]) -> Result<Option<RawRow>, KeyspaceError> {

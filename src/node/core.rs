@@ -132,8 +132,8 @@ impl Node {
                 self.peer_urls.insert(node, url);
             }
             Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
-            Input::Ask { ask, want, forward } => {
-                let request = self.requests.begin(Origin::Ask(ask), want, moment.now);
+            Input::Ask { ask, want, forward, patience } => {
+                let request = self.requests.begin(Origin::Ask(ask), want, moment.now, patience);
                 self.route(moment, request, forward);
             }
             Input::Projection(status) => self.projection = status,

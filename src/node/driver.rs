@@ -230,15 +230,19 @@ impl Driver {
     }
 
     fn ask(&mut self, ask: Ask) {
-        let (waiter, want, forward) = match ask {
-            Ask::Submit { request, forward, reply } => (Waiter::Write(reply), Want::Write(request), forward),
-            Ask::ReadBarrier { forward, reply } => (Waiter::Read(reply), Want::Read, forward),
+        let (waiter, want, forward, patience) = match ask {
+            Ask::Submit { request, forward, patience, reply } => {
+                (Waiter::Write(reply), Want::Write(request), forward, patience)
+            }
+            Ask::ReadBarrier { forward, patience, reply } => {
+                (Waiter::Read(reply), Want::Read, forward, patience)
+            }
             Ask::Projection(status) => return self.step(Input::Projection(status)),
         };
         self.last_ask += 1;
         let ask = self.last_ask;
         self.waiters.insert(ask, waiter);
-        self.step(Input::Ask { ask, want, forward });
+        self.step(Input::Ask { ask, want, forward, patience });
     }
 
     /// Ends a batch: carries the effects out and publishes what changed.

@@ -64,6 +64,8 @@ pub enum Ask {
         request: Request,
         /// Whether to pass it on when another node leads.
         forward: bool,
+        /// How long it may wait for a leader to be known.
+        patience: Duration,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Applied, Failure>>,
     },
@@ -71,6 +73,8 @@ pub enum Ask {
     ReadBarrier {
         /// Whether to ask another node that leads.
         forward: bool,
+        /// How long it may wait for a leader to be known.
+        patience: Duration,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Index, Failure>>,
     },
@@ -105,7 +109,9 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Applied, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Ask::Submit { request, forward, reply })?;
+        // Leaves time for the answer that nobody leads, which is a better one than silence.
+        let patience = timeout.mul_f64(0.75);
+        self.ask(Ask::Submit { request, forward, patience, reply })?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_driver_gone)) => Err(Failure::Unknown("the node stopped before the answer".to_string())),
@@ -116,7 +122,8 @@ impl Handle {
     /// Returns when [`Handle::view`] is fresh enough for a linearizable read that begins now.
     pub async fn read_barrier(&self, forward: bool, timeout: Duration) -> Result<Index, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Ask::ReadBarrier { forward, reply })?;
+        let patience = timeout.mul_f64(0.75);
+        self.ask(Ask::ReadBarrier { forward, patience, reply })?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_driver_gone)) => Err(Failure::Draining),

@@ -21,7 +21,7 @@ use super::handle::Failure;
 use super::io::{Effect, Notice};
 use super::moment::Moment;
 use super::report;
-use super::requests::{Finished, Origin, Outcome, Started, Want, fail};
+use super::requests::{Finished, Origin, Outcome, PARKED_FOR, Started, Want, fail};
 use super::snapshot::{Next, Received, Taken};
 
 impl Node {
@@ -42,11 +42,12 @@ impl Node {
             }
             Frame::Forward { id, request } => {
                 let origin = Origin::Peer { node: from, id };
-                let request = self.requests.begin(origin, Want::Write(request), moment.now);
+                let request = self.requests.begin(origin, Want::Write(request), moment.now, PARKED_FOR);
                 self.route(moment, request, false);
             }
             Frame::ReadIndex { id } => {
-                let request = self.requests.begin(Origin::Peer { node: from, id }, Want::Read, moment.now);
+                let request =
+                    self.requests.begin(Origin::Peer { node: from, id }, Want::Read, moment.now, PARKED_FOR);
                 self.route(moment, request, false);
             }
             Frame::ForwardAnswer { id, result } => {
@@ -71,6 +72,14 @@ impl Node {
         }
         let status = self.raft.status();
         if status.role == raft::Role::Leader {
+            // A cluster that is not founded yet can do nothing for anybody; it will be in a moment.
+            let founding = self.facts.genesis.is_none() && request.origin != Origin::Duty;
+            if founding && matches!(request.want, Want::Write(_)) {
+                if let Some(finished) = self.requests.park(request, moment.now) {
+                    self.finish(finished);
+                }
+                return;
+            }
             let id = request.id;
             let input = match &request.want {
                 Want::Write(write) => {
@@ -270,7 +279,7 @@ impl Node {
         let leading = self.leading();
         for command in self.duties.due(&self.facts, leading, moment.now) {
             let want = Want::Write(Request { idempotency_key: None, command });
-            let request = self.requests.begin(Origin::Duty, want, moment.now);
+            let request = self.requests.begin(Origin::Duty, want, moment.now, PARKED_FOR);
             self.route(moment, request, true);
         }
     }
@@ -292,7 +301,13 @@ impl Node {
             }
             self.effects.push(Effect::Tell(Notice::Ledger(happening)));
         }
+        let founded = self.facts.genesis.is_none() && batch.facts.genesis.is_some();
         self.take_facts(batch.facts, moment);
+        if founded {
+            for request in self.requests.unpark() {
+                self.route(moment, request, true);
+            }
+        }
         let (finished, waits) = self.requests.applied(self.applied.index, &batch.answers, moment.now);
         finished.into_iter().for_each(|finished| self.finish(finished));
         for wait in waits {

@@ -60,6 +60,8 @@ pub enum Input {
         want: Want,
         /// Whether to pass it on when another node leads.
         forward: bool,
+        /// How long it may wait for a leader to be known.
+        patience: Duration,
     },
     /// The projector's state, for the status.
     Projection(ProjectionStatus),

@@ -14,7 +14,8 @@ use super::handle::Failure;
 
 /// Most requests that wait for a leader to be known; more are refused as [`Failure::NoLeader`].
 pub const PARKED_MAX: usize = 1_024;
-/// How long a request waits for a leader to be known before it fails with [`Failure::NoLeader`].
+/// How long a request waits for a leader to be known before it fails with [`Failure::NoLeader`], unless its asker has
+/// less patience.
 pub const PARKED_FOR: Duration = Duration::from_millis(1_500);
 /// How long a forwarded request waits for the other node's word.
 pub const FORWARDED_FOR: Duration = Duration::from_secs(10);
@@ -76,6 +77,8 @@ pub struct Started {
     pub want: Want,
     /// When it was first asked.
     pub since: Micros,
+    /// Until when it may wait for a leader to be known.
+    pub park_until: Micros,
     /// An earlier try was lost on its way and may have happened, or may still happen: no failure of a later try says
     /// anything about it.
     pub doubtful: bool,
@@ -106,9 +109,10 @@ pub struct Requests {
 
 impl Requests {
     /// Takes in a new request.
-    pub fn begin(&mut self, origin: Origin, want: Want, now: Micros) -> Started {
+    pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
         self.last_id += 1;
-        Started { id: self.last_id, origin, want, since: now, doubtful: false }
+        let park_until = now.after(patience.min(PARKED_FOR));
+        Started { id: self.last_id, origin, want, since: now, park_until, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -133,7 +137,7 @@ impl Requests {
 
     /// Nobody leads: it waits, or fails at once if too many do or if it already waited too long.
     pub fn park(&mut self, request: Started, now: Micros) -> Option<Finished> {
-        if self.parked.len() >= PARKED_MAX || now.since(request.since) >= PARKED_FOR {
+        if self.parked.len() >= PARKED_MAX || now >= request.park_until {
             return Some(fail(request, Failure::NoLeader));
         }
         self.parked.push_back(request);
@@ -248,9 +252,10 @@ impl Requests {
     /// Gives up what waited too long.
     pub fn expire(&mut self, now: Micros) -> Vec<Finished> {
         let mut finished = Vec::new();
-        while self.parked.front().is_some_and(|request| now.since(request.since) >= PARKED_FOR) {
-            finished.extend(self.parked.pop_front().map(|request| fail(request, Failure::NoLeader)));
-        }
+        let (over, waiting) = std::mem::take(&mut self.parked).into_iter().partition(|r| now >= r.park_until);
+        self.parked = waiting;
+        let over: VecDeque<Started> = over;
+        finished.extend(over.into_iter().map(|request| fail(request, Failure::NoLeader)));
         let overdue = |forwarded: &Forwarded| now.since(forwarded.request.since) >= FORWARDED_FOR;
         let ids: Vec<RequestId> =
             self.forwarded.iter().filter(|(_, f)| overdue(f)).map(|(id, _)| *id).collect();
@@ -263,7 +268,7 @@ impl Requests {
 
     /// The earliest time at which [`Requests::expire`] has something to do.
     pub fn deadline(&self) -> Option<Micros> {
-        let parked = self.parked.front().map(|request| request.since.after(PARKED_FOR));
+        let parked = self.parked.iter().map(|request| request.park_until).min();
         let forwarded = self.forwarded.values().map(|f| f.request.since.after(FORWARDED_FOR)).min();
         parked.into_iter().chain(forwarded).min()
     }

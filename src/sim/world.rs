@@ -10,7 +10,7 @@ use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::io::{Effect, Input};
 use crate::node::moment::Moment;
-use crate::node::requests::{AskId, Outcome, Want};
+use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::raft::Entry;
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
@@ -79,7 +79,7 @@ pub enum Due {
 pub struct Weather {
     /// Frames lost.
     pub loss_ppm: u64,
-    /// Frames delivered twice.
+    /// Consensus messages and pings delivered twice.
     pub double_ppm: u64,
     /// Frames delayed by up to 300 ms.
     pub slow_ppm: u64,
@@ -226,7 +226,7 @@ impl World {
     pub fn ask(&mut self, host: usize, want: Want) -> Result<AskId, String> {
         self.last_ask += 1;
         let ask = self.last_ask;
-        self.step(host, Input::Ask { ask, want, forward: true })?;
+        self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })?;
         Ok(ask)
     }
 
@@ -405,12 +405,14 @@ impl World {
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
         let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
-        let copies =
-            match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
-                (true, _) => 0,
-                (false, true) => 2,
-                (false, false) => 1,
-            };
+        // The port promises at most once; only what must bear doubling by its own rules is doubled.
+        let bears = matches!(frame, Frame::Raft(_) | Frame::Ping { .. } | Frame::Pong { .. });
+        let double_ppm = if bears { self.weather.double_ppm } else { 0 };
+        let copies = match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(double_ppm)) {
+            (true, _) => 0,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
         let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
         for _ in 0..if dead { 0 } else { copies } {
             let slow = self.dice.chance(self.weather.slow_ppm);

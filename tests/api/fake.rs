@@ -135,14 +135,14 @@ impl Player {
             };
             match ask {
                 ask if mood == Mood::Silent => self.ignored.push(ask),
-                Ask::Submit { request, forward, reply } => {
+                Ask::Submit { request, forward, reply, .. } => {
                     let result = match refusal(forward) {
                         Some(failure) => Err(failure),
                         None => Ok(self.apply(request, if mood == Mood::Leads { "n1" } else { "n2" })),
                     };
                     let _receiver_may_be_gone = reply.send(result);
                 }
-                Ask::ReadBarrier { forward, reply } => {
+                Ask::ReadBarrier { forward, reply, .. } => {
                     let index = Index(self.index.load(Ordering::Relaxed));
                     let _receiver_may_be_gone = reply.send(refusal(forward).map_or(Ok(index), Err));
                 }

@@ -65,7 +65,8 @@ fn scans_keep_to_their_bounds_in_both_directions() {
         }
         let view = store.view().unwrap();
         use Bound::{Excluded, Included, Unbounded};
-        let table: [(Bound<&[u8]>, Bound<&[u8]>, &[&str]); 7] = [
+        type Row<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>, &'a [&'a str]);
+        let table: [Row<'_>; 7] = [
             (Unbounded, Unbounded, &["a=", "b=", "c=", "d="]),
             (Included(b"b"), Excluded(b"d"), &["b=", "c="]),
             (Excluded(b"b"), Included(b"d"), &["c=", "d="]),

@@ -91,6 +91,11 @@ pub struct Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            for (id, _) in &self.agents {
+                let log = std::fs::read_to_string(self.directory.path().join(format!("{id}.log")))
+                    .unwrap_or_default();
+                eprintln!("--- {id}\n{log}");
+            }
             for node in &self.nodes {
                 let log = std::fs::read_to_string(node.directory.with_extension("log")).unwrap_or_default();
                 let tail: Vec<&str> = log.lines().rev().take(25).collect();
@@ -183,15 +188,15 @@ impl Cluster {
 
     /// Waits for a node to end by itself and returns its exit code.
     pub fn wait_exit(&mut self, at: usize) -> Option<i32> {
-        let mut child = self.nodes[at].child.take().expect("the node runs");
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
+            let child = self.nodes[at].child.as_mut().expect("the node runs");
             if let Some(status) = child.try_wait().expect("it can be waited for") {
+                self.nodes[at].child = None;
                 return status.code();
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let _stuck = child.kill();
         panic!("{} did not end by itself", self.nodes[at].id);
     }
 

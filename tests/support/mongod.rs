@@ -1,5 +1,7 @@
 //! A real mongod for a test: its own process, port and directory; it dies with the value, also on a panic.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
