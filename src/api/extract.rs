@@ -31,6 +31,9 @@ pub struct Params(Vec<(String, String)>);
 impl Params {
     /// Reads the query; a parameter that is not in `known`, or appears twice, is an error.
     pub fn parse(uri: &Uri, known: &[&'static str]) -> Result<Params, Problem> {
+        if !is_text(uri.query().unwrap_or_default()) {
+            return Err(Problem::bad_request("the query is not UTF-8 once its %XX are decoded"));
+        }
         let Query(rows) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Problem::bad_request(format!("the query cannot be read: {error}")))?;
         for (position, (name, _)) in rows.iter().enumerate() {
@@ -106,6 +109,19 @@ impl Params {
             }
         }
     }
+}
+
+/// Whether a query is text. Decoding it would silently replace what is not, and something else would be looked for.
+fn is_text(query: &str) -> bool {
+    let (mut bytes, mut rest) = (Vec::with_capacity(query.len()), query.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => (bytes.push(byte), rest = &tail[2..]).1,
+            None => (bytes.push(*first), rest = tail).1,
+        }
+    }
+    std::str::from_utf8(&bytes).is_ok()
 }
 
 /// The `Idempotency-Key`, if there is one.
@@ -284,6 +300,8 @@ mod tests {
         let refused = |query: &str| parse(query).expect_err(query);
         assert!(refused("limt=7").hint.expect("a hint").contains("'limit'"));
         assert!(refused("after=1&after=2").detail.contains("twice"));
+        assert!(refused("after=%ff").detail.contains("UTF-8"));
+        assert_eq!(parse("after=%C3%A4+%zz%").expect("text").get("after"), Some("ä %zz%"));
         for (query, wanted) in
             [("limit=0", "1 to 1000"), ("limit=1001", "1 to 1000"), ("limit=x", "not usable")]
         {

@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::ledger::explain::{self, Explanation};
+use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::policy::Policy;
 use crate::ledger::query::{self, IntervalFilter, RewardFilter};
 use crate::ledger::records::{Election, Interval, Movement, MovementKind, Verdict};
 use crate::ledger::verify;
-use crate::types::{IntervalId, MemberId, Term};
+use crate::types::{IntervalId, MemberId, NodeId, Term, UnixMillis};
 
 use super::extract::Params;
 use super::members::member_of;
@@ -65,9 +66,37 @@ pub async fn rewards(State(state): State<ApiState>, uri: Uri) -> Result<Json<Pag
     Ok(Json(Page::new(movements, limit, |movement| movement.seq.into())))
 }
 
-/// `GET /v1/intervals?verdict=&from=&to=&after=&limit=`: by the time of opening.
+/// Entries that are looked at in one go while a filter looks for matches.
+const SCAN_STEP: usize = 256;
+
+/// Collects up to `limit` matches out of pages: `page` gives what comes after a cursor, `cursor` says where an entry is.
+fn matching<T, C: Copy>(
+    mut after: C,
+    limit: usize,
+    mut page: impl FnMut(C) -> Result<Vec<T>, KeyspaceError>,
+    cursor: impl Fn(&T) -> C,
+    mut keep: impl FnMut(&T) -> Result<bool, KeyspaceError>,
+) -> Result<Vec<T>, KeyspaceError> {
+    let mut found = Vec::new();
+    loop {
+        let entries = page(after)?;
+        let Some(last) = entries.last() else { return Ok(found) };
+        after = cursor(last);
+        for entry in entries {
+            if keep(&entry)? {
+                found.push(entry);
+                if found.len() == limit {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+}
+
+/// `GET /v1/intervals?member=&verdict=&from=&to=&after=&limit=`: by the time of opening; `member` keeps those in which
+/// the member was judged.
 pub async fn intervals(State(state): State<ApiState>, uri: Uri) -> Result<Json<Page<Interval>>, Problem> {
-    let known = ["verdict", "from", "to", "after", "limit", "level", "max_stale", "forward"];
+    let known = ["member", "verdict", "from", "to", "after", "limit", "level", "max_stale", "forward"];
     let params = Params::parse(&uri, &known)?;
     let wish = ReadWish::parse(&params, &uri)?;
     let limit = params.limit()?;
@@ -79,8 +108,16 @@ pub async fn intervals(State(state): State<ApiState>, uri: Uri) -> Result<Json<P
         verdict: word(&params, "verdict", &verdicts)?,
     };
     let after = IntervalId(params.parsed("after")?.unwrap_or(0));
-    let read = move |reader: &dyn crate::ledger::keyspace::Reader| {
-        Ok(query::intervals(reader, after, limit + 1, &filter)?)
+    let member = params.parsed::<MemberId>("member")?;
+    let read = move |reader: &dyn Reader| {
+        let Some(member) = member else { return Ok(query::intervals(reader, after, limit + 1, &filter)?) };
+        Ok(matching(
+            after,
+            limit + 1,
+            |after| query::intervals(reader, after, SCAN_STEP, &filter),
+            |interval| interval.id,
+            |interval| Ok(query::observation(reader, interval.id, &member)?.is_some()),
+        )?)
     };
     let intervals = state.read(&wish, read).await?;
     Ok(Json(Page::new(intervals, limit, |interval| interval.id.0.into())))
@@ -160,16 +197,34 @@ impl From<Election> for ListedElection {
     }
 }
 
-/// `GET /v1/elections?after=&limit=`
+/// `GET /v1/elections?member=&from=&to=&after=&limit=`: `member` keeps those that it won; `from` is inclusive, `to`
+/// exclusive.
 pub async fn elections(
     State(state): State<ApiState>,
     uri: Uri,
 ) -> Result<Json<Page<ListedElection>>, Problem> {
-    let params = Params::parse(&uri, &["after", "limit", "level", "max_stale", "forward"])?;
+    let known = ["member", "from", "to", "after", "limit", "level", "max_stale", "forward"];
+    let params = Params::parse(&uri, &known)?;
     let wish = ReadWish::parse(&params, &uri)?;
     let limit = params.limit()?;
     let after = Term(params.parsed("after")?.unwrap_or(0));
-    let elections = state.read(&wish, move |reader| Ok(query::elections(reader, after, limit + 1)?)).await?;
+    let winner = params.parsed::<NodeId>("member")?;
+    let (from, to) = (params.parsed::<UnixMillis>("from")?, params.parsed::<UnixMillis>("to")?);
+    let wanted = move |election: &Election| {
+        winner.as_ref().is_none_or(|winner| *winner == election.leader)
+            && from.is_none_or(|from| election.at >= from)
+            && to.is_none_or(|to| election.at < to)
+    };
+    let read = move |reader: &dyn Reader| {
+        Ok(matching(
+            after,
+            limit + 1,
+            |after| query::elections(reader, after, SCAN_STEP),
+            |election| election.term,
+            |election| Ok(wanted(election)),
+        )?)
+    };
+    let elections = state.read(&wish, read).await?;
     Ok(Json(Page::new(elections, limit, |election| election.term.0.into()).map(ListedElection::from)))
 }
 

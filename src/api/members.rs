@@ -14,7 +14,7 @@ use crate::ledger::records::{Member, MemberKind, MemberStatus};
 use crate::types::{Amount, MemberId};
 
 use super::extract::{Params, parse_json, read_body};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::{ApiState, Page, ReadWish, unexpected};
 
 const LIST_PARAMETERS: [&str; 6] = ["member", "after", "limit", "level", "max_stale", "forward"];
@@ -123,6 +123,14 @@ pub async fn leave(
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let member = member_of(&id)?;
+    let known = member.clone();
+    let known = state.look(move |reader| Ok(query::member(reader, &known)?)).await?;
+    if known.is_some_and(|member| member.kind == MemberKind::Node) {
+        // It would go on voting, unobserved and unpaid, and could not come back.
+        let detail = format!("{member} is a super-node: it is a member as long as it votes");
+        return Err(Problem::new(Code::Conflict, detail)
+            .hint("stop its process if it shall rest; this version cannot change which super-nodes vote"));
+    }
     let applied = state.submit(Command::MemberLeave { member }, &headers, &uri, false).await?;
     let Answer::Done = applied.answer else { return Err(unexpected(&applied)) };
     Ok(Json(json!({ "id": id, "index": applied.index, "term": applied.term })))

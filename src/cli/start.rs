@@ -25,7 +25,7 @@ pub struct SettingsArgs {
     /// Where super-nodes connect [default: 127.0.0.1:7401, or this node's address in --peers]
     #[arg(long, value_name = "ADDRESS")]
     pub peer_listen: Option<String>,
-    /// Where agents and this node ping each other [default: 127.0.0.1:7402]
+    /// Where agents and this node ping each other (UDP) [default: 127.0.0.1:7402, or the port after --peer-listen]
     #[arg(long, value_name = "ADDRESS")]
     pub agents_listen: Option<String>,
     /// Host name or IP address under which others reach this node

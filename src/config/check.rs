@@ -88,7 +88,8 @@ fn check_listeners(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
     for (position, (name, address)) in listeners.iter().enumerate() {
         for (other, taken) in &listeners[..position] {
             // Port 0 lets the system choose, and it never chooses the same twice.
-            if address == taken && address.port() != 0 {
+            // The port for agents is UDP and disturbs no TCP port.
+            if address == taken && address.port() != 0 && *name != "listen.agents" {
                 refuse(
                     format!("{} and {} both listen on {address}", at(other), at(name)),
                     "give each listener a port of its own".to_string(),

@@ -1,6 +1,7 @@
 //! Laying the sources over each other.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -263,6 +264,14 @@ impl Layers {
                 self.settings.listen.peer = address;
                 self.sources.insert("listen.peer", Source::Derived("cluster.peers"));
             }
+        }
+        if !self.sources.contains_key("listen.agents") && self.sources.contains_key("listen.peer") {
+            // Super-nodes of one machine differ in their peer port; so the ports for agents differ as well. Port 0
+            // stays 0, and past the last port the system chooses.
+            let peer = self.settings.listen.peer;
+            let port = if peer.port() == 0 { 0 } else { peer.port().checked_add(1).unwrap_or(0) };
+            self.settings.listen.agents = SocketAddr::new(peer.ip(), port);
+            self.sources.insert("listen.agents", Source::Derived("listen.peer"));
         }
     }
 

@@ -29,6 +29,33 @@ fn without_anything_it_is_one_node_on_loopback() {
 }
 
 #[test]
+fn nodes_that_differ_in_their_peer_port_differ_in_the_port_for_agents() {
+    for (variables, agents, from) in [
+        (&[("SUPER_NODE_LISTEN__PEER", "127.0.0.1:27401")][..], "127.0.0.1:27402", "listen.peer"),
+        // UDP beside TCP: the neighbour's port, and even the own client port, may have the same number.
+        (
+            &[
+                ("SUPER_NODE_CLUSTER__PEERS", "n1=127.0.0.1:5000,n2=127.0.0.1:5001"),
+                ("SUPER_NODE_LISTEN__CLIENT", "127.0.0.1:5001"),
+            ],
+            "127.0.0.1:5001",
+            "listen.peer",
+        ),
+        (&[("SUPER_NODE_LISTEN__PEER", "[::1]:65535")], "[::1]:0", "listen.peer"),
+        (&[("SUPER_NODE_LISTEN__PEER", "127.0.0.1:0")], "127.0.0.1:0", "listen.peer"),
+    ] {
+        let loaded = resolve(&environment(variables)).expect("valid");
+        assert_eq!(loaded.settings.listen.agents.to_string(), agents, "{variables:?}");
+        let row = loaded.rows.iter().find(|row| row.key == "listen.agents").expect("is listed");
+        assert_eq!(row.source, Source::Derived(from));
+    }
+    let said =
+        [("SUPER_NODE_LISTEN__PEER", "127.0.0.1:5001"), ("SUPER_NODE_LISTEN__AGENTS", "127.0.0.1:9000")];
+    let loaded = resolve(&environment(&said)).expect("valid");
+    assert_eq!(loaded.settings.listen.agents.port(), 9_000);
+}
+
+#[test]
 fn the_documented_file_names_every_key_and_equals_the_defaults() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/super-node.toml");
     let text = std::fs::read_to_string(path).expect("the file is part of the project");

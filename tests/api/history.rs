@@ -99,6 +99,9 @@ async fn intervals_and_their_evidence_are_shown() {
         (&json!(1), &json!("settled"))
     );
     assert_eq!(fake.get("/v1/intervals?verdict=void").await.json["items"], json!([]));
+    let of_member = fake.get("/v1/intervals?member=w1&limit=1").await;
+    assert_eq!(of_member.json["items"][0], list.json["items"][0], "{}", of_member.text);
+    assert_eq!(fake.get("/v1/intervals?member=nobody").await.json, json!({"items": [], "next": null}));
     assert_eq!(fake.get("/v1/intervals/1").await.json, list.json["items"][0]);
     let explained = fake.get("/v1/intervals/1/members/w1").await;
     assert_eq!(explained.status, 200, "{}", explained.text);
@@ -122,6 +125,16 @@ async fn elections_policy_and_verification() {
         (&json!(7), &json!(7), &json!("startup"))
     );
     assert_eq!(&fake.get("/v1/elections/7").await.json, election);
+    let at = election["at"].as_str().expect("a time");
+    for (query, found) in [
+        ("member=n1".to_string(), 1),
+        ("member=n2".to_string(), 0),
+        (format!("from={at}"), 1),
+        (format!("to={at}"), 0),
+    ] {
+        let list = fake.get(&format!("/v1/elections?{query}")).await;
+        assert_eq!(list.json["items"].as_array().map(Vec::len), Some(found), "{query}: {}", list.text);
+    }
     assert_eq!(fake.get("/v1/policy").await.json["interval_ms"], 60_000);
     let report = fake.get("/v1/ledger/verify").await;
     assert_eq!((report.status, &report.json["ok"]), (200, &json!(true)), "{}", report.text);

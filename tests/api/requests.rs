@@ -170,6 +170,9 @@ async fn members_join_show_and_leave() {
     assert_eq!(left.status, 200, "{}", left.text);
     assert_eq!(fake.get("/v1/members/w1").await.json["status"], "left");
     Reply::of(fake.request(Method::DELETE, "/v1/members/nobody")).await.problem(404, "not_found");
+    let voter = Reply::of(fake.request(Method::DELETE, "/v1/members/n1")).await;
+    assert!(voter.problem(409, "conflict").contains("as long as it votes"), "{}", voter.text);
+    assert_eq!(fake.get("/v1/members/n1").await.json["status"], "active");
     fake.get("/v1/members/nobody").await.problem(404, "not_found");
 }
 
