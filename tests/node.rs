@@ -40,10 +40,9 @@ fn settings(name: &str) -> Settings {
     }
 }
 
-/// A node with its applier, and the time it lives in.
+/// A node, and the time it lives in.
 struct Bench {
     node: Node,
-    applier: Applier,
     now: Micros,
     entropy: u64,
 }
@@ -54,7 +53,7 @@ impl Bench {
         let moment = Moment { now: Micros(1_000_000), wall: UnixMillis(0), entropy };
         let facts = applier.facts().expect("facts");
         let node = Node::new(settings(name), Recovered::default(), applier.standing(), facts, moment);
-        Bench { node: node.expect("an empty log"), applier, now: moment.now, entropy }
+        Bench { node: node.expect("an empty log"), now: moment.now, entropy }
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
