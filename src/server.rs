@@ -280,9 +280,9 @@ fn from_peer(event: PeerEvent) -> Option<Input> {
     match event {
         PeerEvent::Frame { from, frame } => Some(Input::Frame { from, frame }),
         PeerEvent::Gone { node } => Some(Input::PeerGone { node }),
-        PeerEvent::Introduced { node, url } => Some(Input::PeerUrl { node, url }),
-        // Whether frames get through now is the network's business; consensus and health see what arrives.
-        PeerEvent::Connected { .. } | PeerEvent::Lost { .. } => None,
+        PeerEvent::Connected { node, url } => Some(Input::PeerUrl { node, url }),
+        // Whether frames get through is the network's business; consensus and health see what arrives.
+        PeerEvent::Lost { .. } => None,
     }
 }
 

@@ -195,7 +195,7 @@ async fn without_a_quorum_nothing_is_acknowledged_and_the_answer_says_so() {
 async fn a_silent_leader_is_replaced_by_the_ping_task() {
     // A leader that is frozen keeps its connections, and the election timeout is far away: only pings can tell.
     let setup = Setup::nodes(3)
-        .with("SUPER_NODE_RAFT__ELECTION", "15s..20s")
+        .with("SUPER_NODE_RAFT__ELECTION", "5s..6s")
         .with("SUPER_NODE_RAFT__HEARTBEAT", "50ms");
     let cluster = Cluster::start(&setup);
     let (leader, term) = cluster.leader().await;

@@ -1,7 +1,7 @@
 //! HTTP: `/v1`, events, probes and metrics over a running node.
 //!
 //! A request is read by [`extract`], becomes a command or a read on the [`Handle`], and its answer becomes JSON. What
-//! goes wrong becomes a [`Problem`]. [`finish`] wraps every answer: headers about the node, problem bodies, metrics.
+//! goes wrong becomes a [`Problem`]. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
 pub mod events;

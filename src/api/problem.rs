@@ -1,7 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457).
 //!
 //! A handler returns a [`Problem`]; the outermost layer turns it into a body, because only there the current leader
-//! and term are at hand (see [`super::finish`]).
+//! and term are at hand (see `super::finish`).
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -28,7 +28,7 @@ pub enum KvCommand {
     Set {
         /// The key.
         key: String,
-        /// JSON (5, true, [1,2], {"a":1}); anything else is stored as a string.
+        /// JSON such as 5, true or {"a": 1}; a word that is not JSON is stored as a string.
         #[arg(allow_hyphen_values = true)]
         value: String,
         /// Only if the key has this revision; 0: only if it does not exist

@@ -69,9 +69,9 @@ async fn dial_forever(shared: &Shared, peer: &Peer) {
     let mut backoff = Backoff::default();
     loop {
         match connect(shared, peer).await {
-            Ok((reader, writer)) => {
+            Ok(conversation) => {
                 let began = Instant::now();
-                serve(shared, peer, reader, writer).await;
+                serve(shared, peer, conversation).await;
                 if began.elapsed() >= SETTLED_AFTER {
                     backoff = Backoff::default();
                     continue;
@@ -123,7 +123,15 @@ async fn open(address: &str) -> Result<TcpStream, DialError> {
     Ok(stream)
 }
 
-async fn connect(shared: &Shared, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWriteHalf), DialError> {
+/// A connection whose hello was answered.
+struct Conversation {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    /// Where clients find the peer.
+    url: String,
+}
+
+async fn connect(shared: &Shared, peer: &Peer) -> Result<Conversation, DialError> {
     let stream = open(&peer.address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
     let (reader, mut writer) = stream.into_split();
@@ -135,10 +143,7 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWr
             hello.from, peer.id
         ))),
         Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
-            Ok(()) => {
-                shared.tell(PeerEvent::Introduced { node: hello.from, url: hello.url }).await;
-                Ok((reader.into_inner(), writer))
-            }
+            Ok(()) => Ok(Conversation { reader: reader.into_inner(), writer, url: hello.url }),
             Err(reason) => Err(DialError::Refused(reason)),
         },
         Ok(Greeting::Refused { reason }) => {
@@ -154,14 +159,15 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<(OwnedReadHalf, OwnedWr
 }
 
 /// Uses a connection until it ends.
-async fn serve(shared: &Shared, peer: &Peer, reader: OwnedReadHalf, writer: OwnedWriteHalf) {
+async fn serve(shared: &Shared, peer: &Peer, conversation: Conversation) {
+    let Conversation { reader, writer, url } = conversation;
     let node = &peer.id;
     shared.counts.dialled.inc();
     peer.was_there.store(true, Ordering::Release);
     // Open first: what the node sends in answer to the event must not be dropped.
     peer.lanes.open();
     tracing::info!(peer = %node, address = %peer.address, "connected");
-    shared.tell(PeerEvent::Connected { node: node.clone() }).await;
+    shared.tell(PeerEvent::Connected { node: node.clone(), url }).await;
     let why = tokio::select! {
         why = write_frames(shared, peer, writer) => why,
         why = wait_for_end(reader) => why,

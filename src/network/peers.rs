@@ -45,17 +45,12 @@ pub enum PeerEvent {
         /// What it says.
         frame: Frame,
     },
-    /// A peer said in its hello where clients find it.
-    Introduced {
-        /// The peer.
-        node: NodeId,
-        /// Its client URL.
-        url: String,
-    },
     /// Frames sent to `node` from now on go out.
     Connected {
         /// The peer.
         node: NodeId,
+        /// Where clients find it, as its hello said.
+        url: String,
     },
     /// The process of `node` is dead: a connection broke and a new one was refused. Once per death.
     Gone {

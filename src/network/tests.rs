@@ -93,7 +93,7 @@ impl Node {
     async fn until_connected(&mut self, names: &[&str]) {
         let mut missing: Vec<NodeId> = names.iter().map(|name| id(name)).collect();
         while !missing.is_empty() {
-            if let PeerEvent::Connected { node } = self.event().await {
+            if let PeerEvent::Connected { node, .. } = self.event().await {
                 missing.retain(|name| *name != node);
             }
         }
@@ -227,7 +227,8 @@ async fn a_dead_process_is_reported_gone_once_and_connected_when_it_is_back() {
     n1.ping("n2", 1);
     assert_eq!(n1.frames("dropped"), 1, "without a connection frames are dropped at once");
     let mut n2 = Node::start("n2", "c", listen_again(at_two).await, &[("n1", at_one)]);
-    assert_eq!(n1.event().await, PeerEvent::Connected { node: id("n2") }, "gone was said only once");
+    let back = PeerEvent::Connected { node: id("n2"), url: "http://n2".to_string() };
+    assert_eq!(n1.event().await, back, "gone was said only once");
     n1.ping("n2", 2);
     n2.until(ping_from("n1", 2)).await;
 }
@@ -262,7 +263,7 @@ async fn a_broken_connection_of_a_living_process_is_lost_but_not_gone() {
         let (mut stream, _) = within(two.accept()).await.unwrap();
         wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.unwrap();
         wire::write_greeting(&mut stream, &Greeting::Hello(hello("c", "n2", "n1"))).await.unwrap();
-        assert_eq!(n1.event().await, PeerEvent::Connected { node: id("n2") });
+        assert_eq!(n1.event().await, PeerEvent::Connected { node: id("n2"), url: String::new() });
         drop(stream);
         assert_eq!(n1.event().await, PeerEvent::Lost { node: id("n2") });
     }

@@ -35,8 +35,8 @@ pub struct AppliedBatch {
     pub answers: BTreeMap<Index, (Term, Option<Applied>)>,
     /// What happened, in order.
     pub happenings: Vec<Happening>,
-    /// The replicated state as the node needs to see it.
-    pub facts: Facts,
+    /// The replicated state as the node needs to see it, if anything of it changed.
+    pub facts: Option<Facts>,
 }
 
 /// Where a state stands.
@@ -109,12 +109,15 @@ impl Applier {
                 answers.insert(entry.index, (entry.term, answer));
             }
             space.put(APPLIED_KEY, &codec::encode(&next))?;
-            let members_changed = happenings.iter().any(changes_membership);
-            facts = Some(Facts::read(space, members_changed)?);
+            // Most batches only write keys of the dictionary, of which the node's duties know nothing.
+            facts = if happenings.iter().all(|happening| matches!(happening, Happening::KvChanged { .. })) {
+                None
+            } else {
+                Some(Facts::read(space, happenings.iter().any(changes_membership))?)
+            };
             Ok(())
         })?;
         self.standing = next;
-        let facts = facts.ok_or_else(|| KeyspaceError::Store("the transaction did not run".to_string()))?;
         Ok(Some(AppliedBatch { upto: self.standing.applied, answers, happenings, facts }))
     }
 

@@ -105,7 +105,7 @@ impl Node {
             peer_contact: BTreeMap::new(),
             peer_urls: BTreeMap::new(),
             duties,
-            requests: Requests::default(),
+            requests: Requests::new(moment.entropy),
             outgoing: Outgoings::default(),
             incoming: Incoming::default(),
             installing: false,
@@ -188,11 +188,19 @@ impl Node {
         self.raft.status()
     }
 
+    /// Its term, and who leads it.
+    pub fn term_and_leader(&self) -> (Term, Option<&NodeId>) {
+        (self.raft.term(), self.raft.leader())
+    }
+
+    /// Where its log begins.
+    pub fn log_base(&self) -> Base {
+        self.raft.base()
+    }
+
     /// The term that this node leads, once it has applied an entry of that term: then its state holds everything
     /// that was committed before, and its decisions rest on it.
     pub fn leading(&self) -> Option<Term> {
-        let status = self.raft.status();
-        let ready = status.role == raft::Role::Leader && self.applied.term >= status.term;
-        ready.then_some(status.term)
+        self.raft.leads().filter(|term| self.applied.term >= *term)
     }
 }

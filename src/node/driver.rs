@@ -318,10 +318,9 @@ impl Driver {
         let leading = self.node.leading();
         self.leading.send_if_modified(|seen| std::mem::replace(seen, leading) != leading);
         let now = Instant::now();
-        let raft = self.node.raft_status();
         let role_changed = {
-            let seen = self.status.borrow();
-            seen.term != raft.term || seen.leader != raft.leader
+            let (seen, (term, leader)) = (self.status.borrow(), self.node.term_and_leader());
+            seen.term != term || seen.leader.as_ref() != leader
         };
         match self.status_at {
             // Something has happened since the last renewal: make sure that another comes.
@@ -351,7 +350,7 @@ impl Driver {
         metrics.raft_applied_index.set(gauge(status.applied.0));
         metrics.ledger_records.set(gauge(status.ledger.records));
         metrics.projection_lag_records.set(gauge(status.projection.lag_records));
-        metrics.snapshot_index.set(gauge(self.node.raft_status().base.index.0));
+        metrics.snapshot_index.set(gauge(self.node.log_base().index.0));
         metrics.storage_bytes.set(gauge(self.state.bytes() + self.disk.bytes()));
         let contact = status.nodes.iter().find(|node| Some(&node.id) == status.leader.as_ref());
         let contact_ms = contact.and_then(|node| node.contact_ms).unwrap_or(0);

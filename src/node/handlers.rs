@@ -70,8 +70,7 @@ impl Node {
         if self.requests.len() >= REQUESTS_MAX {
             return self.finish(fail(request, Failure::Overloaded));
         }
-        let status = self.raft.status();
-        if status.role == raft::Role::Leader {
+        if let Some(term) = self.raft.leads() {
             // A cluster that is not founded yet can do nothing for anybody; it will be in a moment.
             let founding = self.facts.genesis.is_none() && request.origin != Origin::Duty;
             if founding && matches!(request.want, Want::Write(_)) {
@@ -83,7 +82,7 @@ impl Node {
             let id = request.id;
             let input = match &request.want {
                 Want::Write(write) => {
-                    let command = self.stamp(moment, status.term, write.clone());
+                    let command = self.stamp(moment, term, write.clone());
                     raft::Input::Propose { request: id, command }
                 }
                 Want::Read => raft::Input::Read { request: id },
@@ -92,10 +91,10 @@ impl Node {
             return self.step_raft(moment, input);
         }
         if !forward {
-            let leader = status.leader.clone();
+            let leader = self.raft.leader().cloned();
             return self.finish(fail(request, Failure::NotLeader { leader }));
         }
-        match status.leader.clone() {
+        match self.raft.leader().cloned() {
             Some(leader) => {
                 let id = request.id;
                 let frame = match &request.want {
@@ -124,7 +123,7 @@ impl Node {
             // It has not happened. The next leader may be known already, or it waits for one: but not by asking the
             // same node again and again.
             Err(request) => {
-                if self.raft.status().leader.as_ref() == Some(from) {
+                if self.raft.leader() == Some(from) {
                     if let Some(finished) = self.requests.park(*request, moment.now) {
                         self.finish(finished);
                     }
@@ -222,8 +221,8 @@ impl Node {
 
     /// Notices a new leader (or none) and moves waiting requests; true if any moved.
     pub(super) fn notice_leader(&mut self, moment: Moment) -> bool {
-        let status = self.raft.status();
-        let leader = status.leader.clone().map(|leader| (status.term, leader));
+        let term = self.raft.term();
+        let leader = self.raft.leader().cloned().map(|leader| (term, leader));
         let mut again = Vec::new();
         if leader != self.known_leader {
             let (finished, orphans) = self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader));
@@ -256,7 +255,7 @@ impl Node {
                     self.effects.push(Effect::Tell(Notice::Pinged(outcome)));
                 }
                 health::Effect::Edge { member, from, to, misses } => {
-                    let leader = self.raft.status().leader.clone();
+                    let leader = self.raft.leader().cloned();
                     // The ping task's part of leader replacement: whoever is silent, if it leads, an election starts.
                     if to != Level::Up
                         && let Some(leader) = leader
@@ -301,8 +300,11 @@ impl Node {
             }
             self.effects.push(Effect::Tell(Notice::Ledger(happening)));
         }
-        let founded = self.facts.genesis.is_none() && batch.facts.genesis.is_some();
-        self.take_facts(batch.facts, moment);
+        let unfounded = self.facts.genesis.is_none();
+        if let Some(facts) = batch.facts {
+            self.take_facts(facts, moment);
+        }
+        let founded = unfounded && self.facts.genesis.is_some();
         if founded {
             for request in self.requests.unpark() {
                 self.route(moment, request, true);
@@ -344,7 +346,7 @@ impl Node {
 
     pub(super) fn handle_flushed(&mut self, moment: Moment, index: Index) {
         let keep_from = Index(index.0.saturating_sub(self.settings.keep_entries));
-        let base = self.raft.status().base.index.max(self.compact_asked);
+        let base = self.raft.base().index.max(self.compact_asked);
         // In steps, so that the log's head is not rewritten for every flush.
         if keep_from.0 >= base.0.saturating_add(self.settings.keep_entries.max(1)) {
             self.compact_asked = keep_from;

@@ -108,9 +108,15 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
+    /// those of its successor with what came of them.
+    pub fn new(entropy: u64) -> Requests {
+        Requests { last_id: entropy, ..Requests::default() }
+    }
+
     /// Takes in a new request.
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
-        self.last_id += 1;
+        self.last_id = self.last_id.wrapping_add(1);
         let park_until = now.after(patience.min(PARKED_FOR));
         Started { id: self.last_id, origin, want, since: now, park_until, doubtful: false }
     }
@@ -185,7 +191,14 @@ impl Requests {
         outcome: Outcome,
         applied: Index,
     ) -> Result<Option<Finished>, Box<Started>> {
-        if self.forwarded.get(&id).is_none_or(|forwarded| &forwarded.to != from) {
+        let expected = |forwarded: &Forwarded| {
+            let same_kind = matches!(
+                (&forwarded.request.want, &outcome),
+                (Want::Write(_), Outcome::Write(_)) | (Want::Read, Outcome::Read(_))
+            );
+            &forwarded.to == from && same_kind
+        };
+        if !self.forwarded.get(&id).is_some_and(expected) {
             return Ok(None);
         }
         let Some(Forwarded { request, .. }) = self.forwarded.remove(&id) else { return Ok(None) };

@@ -329,6 +329,21 @@ impl Raft {
         }
     }
 
+    /// The node's term. Cheap.
+    pub fn term(&self) -> Term {
+        self.state.as_ref().expect(WHOLE).core().term()
+    }
+
+    /// Who leads this term, as far as this node knows. Cheap.
+    pub fn leader(&self) -> Option<&NodeId> {
+        self.state.as_ref().expect(WHOLE).leader()
+    }
+
+    /// Where the node's log begins. Cheap.
+    pub fn base(&self) -> Base {
+        self.state.as_ref().expect(WHOLE).core().log.base()
+    }
+
     /// Whether this node believes to lead; the term if so. Cheap.
     pub fn leads(&self) -> Option<Term> {
         match self.state.as_ref().expect(WHOLE) {

@@ -9,11 +9,10 @@ use crate::node::io::Effect;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
 use crate::raft::Persist;
+use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
 use crate::storage::log::{Log, LogOptions};
 use crate::types::{Index, Micros, NodeId, Term};
-
-use super::state::SimState;
 
 /// Small segments, so that short histories fill several.
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -43,7 +42,7 @@ pub struct Host {
     /// Its disk: survives crashes, as far as it was synced.
     pub disk: MemoryDisk,
     /// Its state: survives crashes, as far as it was flushed.
-    pub state: SimState,
+    pub state: MemoryState,
     /// `None` while it is dead.
     pub alive: Option<Alive>,
     /// Counts starts; events for an earlier life are dropped.
@@ -67,7 +66,7 @@ impl Host {
             id,
             settings,
             disk: MemoryDisk::default(),
-            state: SimState::default(),
+            state: MemoryState::new(),
             alive: None,
             life: 0,
             paused_until: None,
@@ -119,7 +118,7 @@ impl Host {
             }
         }
         self.disk.crash(entropy >> 3);
-        self.state.crash();
+        self.state.crash(entropy >> 24);
     }
 
     /// The disk has finished what it was given; returns the acknowledged sequence.

@@ -13,7 +13,6 @@
 //! | `dice` | seeded random numbers |
 //! | `world` | the queue, the nodes, the network, the agents |
 //! | `host` | one node with its disk and state, alive or dead |
-//! | `state` | a state store that forgets what was not flushed |
 //! | `faults` | what goes wrong, and when |
 //! | `clients` | who reads and writes |
 //! | `invariants` | one file per safety property |
@@ -25,7 +24,6 @@ pub mod faults;
 pub mod history;
 pub mod host;
 pub mod invariants;
-pub mod state;
 pub mod world;
 
 pub use history::{Scenario, Summary, Violation, run};

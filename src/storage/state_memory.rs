@@ -21,6 +21,7 @@ struct Inner {
     /// Of each transaction since the last flush, what undoes it.
     unflushed: Vec<Undo>,
     bytes: u64,
+    digest: u64,
     failing: bool,
 }
 
@@ -31,6 +32,12 @@ fn row_bytes(key: &[u8], value: &[u8]) -> u64 {
     (key.len() + value.len()) as u64
 }
 
+/// FNV-1a over key and value: cheap, and good enough to tell two honest states apart.
+fn row_hash(key: &[u8], value: &[u8]) -> u64 {
+    let bytes = key.iter().copied().chain([0xff]).chain(value.iter().copied());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
 impl Inner {
     fn set(&mut self, key: &[u8], value: Option<&[u8]>) -> Option<Vec<u8>> {
         let rows = &mut Arc::make_mut(&mut self.rows).rows;
@@ -38,8 +45,14 @@ impl Inner {
             Some(value) => rows.insert(key.to_vec(), value.to_vec()),
             None => rows.remove(key),
         };
-        self.bytes += value.map_or(0, |value| row_bytes(key, value));
-        self.bytes -= before.as_deref().map_or(0, |value| row_bytes(key, value));
+        if let Some(value) = value {
+            self.bytes += row_bytes(key, value);
+            self.digest = self.digest.wrapping_add(row_hash(key, value));
+        }
+        if let Some(before) = &before {
+            self.bytes -= row_bytes(key, before);
+            self.digest = self.digest.wrapping_sub(row_hash(key, before));
+        }
         before
     }
 
@@ -75,6 +88,12 @@ impl MemoryState {
         }
         inner.unflushed.clear();
         inner.failing = false;
+    }
+
+    /// The sum of the rows' hashes, kept up to date with every change: equal contents have equal digests, whatever
+    /// way they came about.
+    pub fn digest(&self) -> u64 {
+        self.lock().digest
     }
 
     /// Makes every call fail until the next [`MemoryState::crash`].
@@ -116,6 +135,7 @@ impl StateStore for MemoryState {
         let mut inner = self.lock();
         inner.check()?;
         inner.bytes = rows.rows.iter().map(|(key, value)| row_bytes(key, value)).sum();
+        inner.digest = rows.rows.iter().fold(0, |sum, (key, value)| sum.wrapping_add(row_hash(key, value)));
         inner.rows = Arc::new(rows);
         inner.unflushed.clear();
         Ok(())

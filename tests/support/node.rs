@@ -1,52 +1,17 @@
 //! A node without consensus: the handle that the layers above use, driven by the test.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super_node::ledger::command::{Answer, Applied, Command};
-use super_node::ledger::keyspace::{Keyspace, KeyspaceError, MemoryKeyspace, Reader};
 use super_node::ledger::records::Checkpoint;
 use super_node::node::events::EventLog;
 use super_node::node::handle::{Ask, Handle};
-use super_node::node::ports::StateStore;
 use super_node::node::status::{
     IntervalCounts, LedgerHead, MemberCounts, NodeStatus, ProjectionStatus, RoleName,
 };
+use super_node::storage::MemoryState;
 use super_node::types::{Index, NodeId, Term};
 use tokio::sync::{mpsc, watch};
-
-/// A state store in memory.
-#[derive(Default)]
-pub struct MemoryState(RwLock<MemoryKeyspace>);
-
-impl StateStore for MemoryState {
-    fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
-        Ok(Box::new(self.0.read().unwrap_or_else(PoisonError::into_inner).clone()))
-    }
-
-    fn update(
-        &self,
-        work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
-    ) -> Result<(), KeyspaceError> {
-        let mut present = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = present.clone();
-        work(&mut next)?;
-        *present = next;
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<(), KeyspaceError> {
-        Ok(())
-    }
-
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).rows = rows.collect();
-        Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        0
-    }
-}
 
 /// A scripted node.
 pub struct FakeNode {
@@ -123,7 +88,7 @@ impl FakeNode {
             status,
             applied: applied_receiver,
             leading: leading_receiver,
-            state: Arc::new(MemoryState::default()),
+            state: Arc::new(MemoryState::new()),
             events: Arc::new(EventLog::default()),
         };
         FakeNode { handle, leading, applied, projection, proposed, _status: status_sender }
