@@ -10,6 +10,7 @@ use crate::config::value::{self, Raw};
 use crate::types::MemberId;
 
 use super::CliError;
+use super::signals::{self, ParentArgs};
 
 /// `agent`
 #[derive(Debug, Clone, Args)]
@@ -29,15 +30,15 @@ pub struct AgentArgs {
     /// Leave the fleet when asked to stop, instead of being counted as silent from then on
     #[arg(long)]
     pub leave: bool,
-    /// End when standard input closes: for children of the demo
-    #[arg(long, hide = true)]
-    pub exit_with_parent: bool,
+    /// For children of the demo.
+    #[command(flatten)]
+    pub parent: ParentArgs,
 }
 
 /// Answers pings until it is asked to stop.
 pub async fn run(args: AgentArgs) -> Result<(), CliError> {
     super::logging::init(&Settings::default().log)?;
-    let stop = super::signals::stop_token(args.exit_with_parent)?;
+    let stop = signals::stop(&args.parent)?;
     let settings = AgentSettings {
         id: args.id,
         join: args.join,
@@ -47,7 +48,9 @@ pub async fn run(args: AgentArgs) -> Result<(), CliError> {
         silence: SILENCE_DEFAULT,
         leave: args.leave,
     };
-    crate::agent::run(settings, stop).await.map_err(CliError::Agent)
+    let result = crate::agent::run(settings, stop.token.clone()).await;
+    stop.clean_up();
+    result.map_err(CliError::Agent)
 }
 
 fn member(text: &str) -> Result<MemberId, String> {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{CliError, Environment, Output};
+use crate::config::value::{self, Raw};
+use crate::database::target;
 use fleet::{Fleet, Setup};
 use story::Story;
 use teller::Teller;
@@ -48,42 +50,33 @@ pub async fn run(
     environment: &Environment,
 ) -> Result<bool, CliError> {
     let begun = Instant::now();
+    let mongodb = mongodb_uri(args, environment).await?;
     let temporary = match &args.keep {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("super-node-demo-").tempdir()?),
     };
     let directory: PathBuf = match (&args.keep, &temporary) {
-        (Some(keep), _) => {
-            std::fs::create_dir_all(keep)?;
-            refuse_used(keep)?;
-            std::fs::canonicalize(keep)?
-        }
+        (Some(keep), _) => fresh(keep)?,
         (None, Some(temporary)) => temporary.path().to_path_buf(),
         (None, None) => return Err(CliError::failed("no directory")),
     };
-    // Only the flag: whoever has MONGODB_URI set for other purposes did not ask the demo to write there.
     let database = format!("{DATABASE_PREFIX}{:08x}", rand::random::<u32>());
-    let mongodb = match args.mongodb.as_deref() {
-        Some("") => {
-            let uri = environment.get("MONGODB_URI").map(str::to_string);
-            Some(uri.ok_or_else(|| CliError::usage("--mongodb: no URI", "give one, or set MONGODB_URI"))?)
-        }
-        other => other.map(str::to_string),
-    };
     let (interval, ping) = if args.fast { (2_000, 150) } else { (5_000, 400) };
     let setup = Setup {
         nodes: usize::from(args.nodes),
         interval: Duration::from_millis(interval),
         ping: Duration::from_millis(ping),
         mongodb: mongodb.clone().map(|uri| (uri, database.clone())),
+        temporary: temporary.is_some(),
     };
     let mut fleet = Fleet::new(setup, &directory)?;
     let mut teller = Teller::new(output, no_colour);
     let mut preface = vec![
         "super-node demo: a fleet supervisor, replicated, on this machine.".to_string(),
         format!(
-            "Everything runs in {} and on loopback; Ctrl-C ends it and leaves nothing behind.",
-            directory.display()
+            "Everything runs in {} and on loopback; Ctrl-C ends it and leaves {}.",
+            directory.display(),
+            if temporary.is_some() { "nothing behind" } else { "its data and logs there" }
         ),
     ];
     if mongodb.is_some() {
@@ -135,11 +128,38 @@ async fn interrupted() -> Result<(), CliError> {
     Err(CliError::Interrupted)
 }
 
-/// A story needs a fresh cluster; what is in the directory might be somebody's.
-fn refuse_used(directory: &Path) -> Result<(), CliError> {
-    if std::fs::read_dir(directory)?.next().is_some() {
-        let message = format!("--keep {}: the directory is not empty", directory.display());
-        return Err(CliError::usage(message, "name a new directory"));
+/// The MongoDB that is asked for, if it answers: without it the story could not end well.
+///
+/// Only the flag counts: whoever has `MONGODB_URI` set for other purposes did not ask the demo to write there.
+async fn mongodb_uri(args: &DemoArgs, environment: &Environment) -> Result<Option<String>, CliError> {
+    let uri = match args.mongodb.as_deref() {
+        None => return Ok(None),
+        Some("") => environment
+            .get("MONGODB_URI")
+            .ok_or_else(|| CliError::usage("--mongodb: no URI", "give one, or set MONGODB_URI"))?
+            .to_string(),
+        Some(uri) => uri.to_string(),
+    };
+    let shown = value::redact_uri(&uri);
+    value::mongodb_uri(&Raw::Text(uri.clone())).map_err(|problem| {
+        CliError::usage(format!("--mongodb: \"{shown}\" {}", problem.what), problem.hint)
+    })?;
+    target::reach(&uri).await.map_err(|error| {
+        CliError::failed(format!(
+            "--mongodb: {shown} does not answer ({error}); start it, correct the URI, or leave --mongodb out"
+        ))
+    })?;
+    Ok(Some(uri))
+}
+
+/// A new or empty directory: a story needs a fresh cluster, and what is in the directory might be somebody's.
+fn fresh(directory: &Path) -> Result<PathBuf, CliError> {
+    let refused =
+        |why: &str| CliError::usage(format!("--keep {}: {why}", directory.display()), "name a new directory");
+    let failed = |error: std::io::Error| refused(&error.to_string());
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    if std::fs::read_dir(directory).map_err(failed)?.next().is_some() {
+        return Err(refused("the directory is not empty"));
     }
-    Ok(())
+    std::fs::canonicalize(directory).map_err(failed)
 }

@@ -34,6 +34,13 @@ pub enum CliError {
     Agent(AgentError),
     /// Checks of the demo failed; they were told.
     Checks,
+    /// The simulator broke an invariant.
+    Violation {
+        /// Which, when, in which history.
+        what: String,
+        /// What to run to see it again.
+        command: String,
+    },
     /// Ctrl-C.
     Interrupted,
 }
@@ -66,7 +73,7 @@ impl CliError {
         match self {
             CliError::Client(error) => exit_code_of(error),
             CliError::Config(_) | CliError::Usage { .. } => 2,
-            CliError::Failed(_) | CliError::Checks => 1,
+            CliError::Failed(_) | CliError::Checks | CliError::Violation { .. } => 1,
             CliError::Server(error) => error.exit_code(),
             CliError::Agent(error) => error.exit_code(),
             CliError::Damaged(_) => 9,
@@ -92,6 +99,9 @@ impl CliError {
             CliError::Server(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Agent(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Checks => return None,
+            CliError::Violation { what, command } => {
+                format!("error: {what}   [failed]\n  reproduce: {command}\n")
+            }
             CliError::Damaged(message) => format!("error: {message}   [damaged]\n"),
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return None,
             CliError::Output(error) => format!("error: cannot write the output: {error}   [failed]\n"),

@@ -239,8 +239,15 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
             Command::Agent(args) => return agent::run(args.clone()).await,
             Command::Demo(args) => {
                 let output = Output::stdout(cli.global.output);
-                let held = demo::run(args, output, cli.global.no_color, environment).await?;
-                return if held { Ok(()) } else { Err(CliError::Checks) };
+                return match demo::run(args, output, cli.global.no_color, environment).await {
+                    Ok(true) => Ok(()),
+                    // Whoever closed the pipe did not hear the end of the story: not every check was made.
+                    Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                        Err(CliError::Checks)
+                    }
+                    Ok(false) => Err(CliError::Checks),
+                    Err(error) => Err(error),
+                };
             }
             _ => {}
         }

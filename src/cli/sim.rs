@@ -33,7 +33,11 @@ pub struct SimArgs {
 
 /// Runs it; prints the seed and the command that reproduces a failure.
 pub fn run(args: &SimArgs, output: &mut Output) -> Result<(), CliError> {
-    let scenario = Scenario { nodes: args.nodes.map(usize::from), ..Scenario::default() };
+    simulate(args, &Scenario { nodes: args.nodes.map(usize::from), ..Scenario::default() }, output)
+}
+
+/// Runs the histories of a scenario.
+pub(super) fn simulate(args: &SimArgs, scenario: &Scenario, output: &mut Output) -> Result<(), CliError> {
     let seeds = match args.seed {
         Some(seed) => seed..seed.saturating_add(1),
         None => args.from..args.from.saturating_add(args.seeds),
@@ -42,7 +46,7 @@ pub fn run(args: &SimArgs, output: &mut Output) -> Result<(), CliError> {
         return Err(CliError::usage("--seeds 0 runs nothing", "give at least 1"));
     }
     let begun = Instant::now();
-    let results = run_all(seeds.clone(), &scenario);
+    let results = run_all(seeds.clone(), scenario);
     let (mut total, mut failed) = (Summary::default(), Vec::new());
     for result in results.into_values() {
         match result {
@@ -60,10 +64,10 @@ pub fn run(args: &SimArgs, output: &mut Output) -> Result<(), CliError> {
                 eprintln!("{line}");
             }
             let nodes = args.nodes.map_or_else(String::new, |nodes| format!(" --nodes {nodes}"));
-            Err(CliError::failed(format!(
-                "{violation}\n  reproduce: super-node sim --seed {}{nodes}",
-                violation.seed
-            )))
+            Err(CliError::Violation {
+                what: violation.to_string(),
+                command: format!("super-node sim --seed {}{nodes}", violation.seed),
+            })
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CliError;
+use super::signals::{self, ParentArgs};
 use crate::config::{Errors, Inputs, Loaded, resolve};
 
 /// Flags that stand for keys of the configuration.
@@ -51,9 +52,9 @@ pub struct StartArgs {
     /// The settings.
     #[command(flatten)]
     pub settings: SettingsArgs,
-    /// End when standard input closes: for children of the demo
-    #[arg(long, hide = true)]
-    pub exit_with_parent: bool,
+    /// For children of the demo.
+    #[command(flatten)]
+    pub parent: ParentArgs,
 }
 
 /// Runs a super-node until it is asked to stop.
@@ -67,8 +68,10 @@ pub async fn run(args: &StartArgs) -> Result<(), CliError> {
         ));
     }
     super::logging::init(&settings.log)?;
-    let stop = super::signals::stop_token(args.exit_with_parent)?;
-    crate::server::run(settings, stop).await.map_err(CliError::Server)
+    let stop = signals::stop(&args.parent)?;
+    let result = crate::server::run(settings, stop.token.clone()).await;
+    stop.clean_up();
+    result.map_err(CliError::Server)
 }
 
 impl SettingsArgs {

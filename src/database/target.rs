@@ -105,6 +105,16 @@ pub(super) async fn client(uri: &str) -> Result<Client, ProjectionError> {
     Ok(Client::with_options(options)?)
 }
 
+/// Whether MongoDB can be reached and lets us in: asks it for a sign of life.
+///
+/// # Errors
+/// Whatever the driver or the server says.
+pub async fn reach(uri: &str) -> Result<(), ProjectionError> {
+    let client = client(uri).await?;
+    bounded("ping", async { Ok(client.database("admin").run_command(doc! { "ping": 1 }).await?) }).await?;
+    Ok(())
+}
+
 /// How many documents of a batch were not there before, per collection.
 pub type Written = BTreeMap<&'static str, u64>;
 

@@ -1,7 +1,7 @@
 //! The processes of the demo: real children on free loopback ports, in one directory, gone with their parent.
 //!
-//! Each child's standard input is a pipe that the parent holds open; a child ends when it closes. So even a parent
-//! that is killed with -9 leaves nothing behind.
+//! Each child's standard input is a pipe that the parent holds open; a child ends when it closes, and removes the
+//! temporary directory. So even a parent that is killed with -9 leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -29,6 +29,8 @@ pub struct Setup {
     pub ping: Duration,
     /// Where MongoDB is, and the database.
     pub mongodb: Option<(String, String)>,
+    /// Whether the directory goes when the demo ends.
+    pub temporary: bool,
 }
 
 /// One super-node.
@@ -83,7 +85,7 @@ impl Fleet {
         let node = &self.nodes[at];
         let mut command = self.command(&node.id)?;
         command
-            .args(["start", "--exit-with-parent", "--id", &node.id])
+            .args(["start", "--id", &node.id])
             .arg("--data-dir")
             .arg(self.directory.join(&node.id))
             .args(["--listen", &node.client, "--peer-listen", &node.peer, "--agents-listen", &node.agents])
@@ -94,6 +96,7 @@ impl Fleet {
         if let Some((uri, database)) = &self.setup.mongodb {
             command.env("MONGODB_URI", uri).env("SUPER_NODE_MONGODB__DATABASE", database);
         }
+        self.tie_to_parent(&mut command);
         self.nodes[at].child = Some(command.spawn()?);
         Ok(())
     }
@@ -102,19 +105,19 @@ impl Fleet {
     pub fn start_agent(&mut self, id: &str) -> io::Result<()> {
         let urls: Vec<&str> = self.nodes.iter().map(|node| node.url.as_str()).collect();
         let mut command = self.command(id)?;
-        command.args([
-            "agent",
-            "--exit-with-parent",
-            "--id",
-            id,
-            "--join",
-            &urls.join(","),
-            "--listen",
-            "127.0.0.1:0",
-        ]);
+        command.args(["agent", "--id", id, "--join", &urls.join(","), "--listen", "127.0.0.1:0"]);
+        self.tie_to_parent(&mut command);
         let child = command.spawn()?;
         self.agents.insert(id.to_string(), child);
         Ok(())
+    }
+
+    /// The child ends with this process, however it ends.
+    fn tie_to_parent(&self, command: &mut Command) {
+        command.arg("--exit-with-parent");
+        if self.setup.temporary {
+            command.arg("--remove-with-parent").arg(&self.directory);
+        }
     }
 
     /// This very binary, without the settings of whoever runs the demo, with its output in a file.

@@ -56,7 +56,10 @@ impl Story<'_> {
         let count = self.fleet.nodes.len();
         self.teller.chapter(
             "elect",
-            &format!("{count} super-nodes start, as processes of their own, and elect a leader"),
+            &match count {
+                1 => "1 super-node starts, as a process of its own, and leads".to_string(),
+                _ => format!("{count} super-nodes start, as processes of their own, and elect a leader"),
+            },
         )?;
         for at in 0..count {
             self.fleet.start_node(at)?;
@@ -75,7 +78,9 @@ impl Story<'_> {
         self.teller.aside(&format!("look at it while it runs: {}/", self.fleet.nodes[leader].url))?;
         let election = self.election(leader, term).await?;
         let votes = election["votes"].as_array().map_or(0, Vec::len);
-        let fact = format!("the election is on record: reason {}, {votes} votes", text(&election["reason"]));
+        let plural = if votes == 1 { "" } else { "s" };
+        let fact =
+            format!("the election is on record: reason {}, {votes} vote{plural}", text(&election["reason"]));
         self.teller.check(votes * 2 > count, &fact)?;
         for number in 1..=self.agents {
             self.fleet.start_agent(&format!("worker-{number}"))?;
