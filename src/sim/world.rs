@@ -480,7 +480,7 @@ impl World {
                 .apply(std::slice::from_ref(entry))
                 .map_err(|error| format!("apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
-            self.watch.applied(&self.hosts[host], entry.index)?;
+            self.watch.applied(&self.hosts[host], entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
