@@ -5,16 +5,21 @@ use std::sync::Arc;
 
 use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
+use super_node::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use super_node::ledger::policy::Policy;
 use super_node::node::applier::Applier;
 use super_node::node::core::{Node, Settings};
+use super_node::node::driver::{self, Inlet, NodeError, Parts};
 use super_node::node::frame::Frame;
 use super_node::node::io::{Effect, Input};
 use super_node::node::moment::Moment;
+use super_node::node::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
 use super_node::node::requests::{Outcome, PARKED_FOR, Want};
-use super_node::raft::{self, Body, Message, Recovered};
+use super_node::node::snapshot::WantPart;
+use super_node::raft::{self, Body, Entry, Message, Payload, Persist, Position, Recovered};
 use super_node::storage::MemoryState;
-use super_node::types::{Index, Micros, NodeId, Term, UnixMillis};
+use super_node::types::{Index, MemberId, Micros, NodeId, Term, UnixMillis};
+use tokio_util::sync::CancellationToken;
 
 fn id(name: &str) -> NodeId {
     name.parse().expect("a name")
@@ -40,9 +45,10 @@ fn settings(name: &str) -> Settings {
     }
 }
 
-/// A node, and the time it lives in.
+/// A node with its applier, and the time it lives in.
 struct Bench {
     node: Node,
+    applier: Applier,
     now: Micros,
     entropy: u64,
 }
@@ -53,7 +59,7 @@ impl Bench {
         let moment = Moment { now: Micros(1_000_000), wall: UnixMillis(0), entropy };
         let facts = applier.facts().expect("facts");
         let node = Node::new(settings(name), Recovered::default(), applier.standing(), facts, moment);
-        Bench { node: node.expect("an empty log"), now: moment.now, entropy }
+        Bench { node: node.expect("an empty log"), applier, now: moment.now, entropy }
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
@@ -135,4 +141,154 @@ fn an_answer_of_the_wrong_kind_or_from_the_wrong_node_is_no_answer() {
     assert_eq!(replies(&node.hears("n3", write.clone())), []);
     assert_eq!(replies(&node.hears("n2", write.clone())), [(1, Outcome::Write(Ok(done())))]);
     assert_eq!(replies(&node.hears("n2", write)), [], "once");
+}
+
+fn entries(from: u64, to: u64, term: u64) -> Vec<Entry> {
+    let entry = |index| Entry { term: Term(term), index: Index(index), payload: Payload::Noop };
+    (from..=to).map(entry).collect()
+}
+
+impl Bench {
+    /// `leader` sends entries of its term; what must be written is durable at once. Gives what is to be applied.
+    fn append(&mut self, leader: &str, term: u64, after: (u64, u64), upto: u64) -> Vec<Entry> {
+        let previous = Position { index: Index(after.0), term: Term(after.1) };
+        let entries = entries(after.0 + 1, upto, term);
+        let body = Body::AppendRequest { previous, entries, commit: Index(upto), round: 1 };
+        let mut effects = self.hears(leader, Frame::Raft(Message { term: Term(term), body }));
+        for at in 0..effects.len() {
+            if let Effect::Persist(persist) = &effects[at] {
+                let seq = persist.seq;
+                effects.extend(self.step(Input::Persisted { seq }));
+            }
+        }
+        let handed_out = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Apply(entries) => Some(entries),
+            _ => None,
+        });
+        handed_out.flatten().collect()
+    }
+}
+
+/// A snapshot takes long to install. Meanwhile its sender dies, and a leader whose log still begins early enough feeds
+/// the node: its entries are handed out while the installation is under way.
+#[test]
+fn entries_may_overtake_the_installation_of_a_snapshot() {
+    let mut source = Bench::start("n3", 3);
+    source.follow("n2", 2);
+    let entries = source.append("n2", 2, (0, 0), 9);
+    source.applier.apply(&entries).expect("applied");
+    let want = WantPart {
+        to: id("n1"),
+        transfer: 5,
+        part: 0,
+        after: None,
+        configuration: source.node.raft_status().configuration,
+    };
+    let chunk = source.applier.export(&want).expect("exported").expect("a part");
+    assert!(chunk.last);
+
+    let mut node = Bench::start("n1", 1);
+    node.follow("n2", 2);
+    let effects = node.hears("n2", Frame::Snapshot(chunk));
+    let install = effects.into_iter().find_map(|effect| match effect {
+        Effect::Install(received) => Some(received),
+        _ => None,
+    });
+    let mut received = install.expect("it is whole");
+    // The same entries, and more, from the log of the next leader.
+    let mut handed_out = node.append("n2", 2, (0, 0), 9);
+    handed_out.extend(node.append("n3", 3, (9, 2), 12));
+    assert_eq!(handed_out.len(), 12);
+    // The worker takes its jobs in order: first the snapshot, then the entries.
+    let rows = std::mem::take(&mut received.rows);
+    let facts = node.applier.install(received.base, rows).expect("installed").map(Box::new);
+    assert!(facts.is_some());
+    let batch = node.applier.apply(&handed_out).expect("applied").expect("more than the snapshot");
+    node.step(Input::Installed { snapshot: received, facts });
+    assert_eq!(node.node.applied_index(), Index(9));
+    node.step(Input::Applied(Box::new(batch)));
+    assert_eq!(node.node.applied_index(), Index(12));
+    assert_eq!(node.node.raft_status().last, Index(12), "nothing is lost");
+}
+
+/// Everything that a real node runs on, except what is given.
+fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Input> {
+    struct Nowhere;
+    impl Network for Nowhere {
+        fn send(&self, _to: &NodeId, _frame: Frame) {}
+    }
+    impl Pinger for Nowhere {
+        fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}
+    }
+    fn inlet() -> Inlet<Input> {
+        Inlet { receiver: tokio::sync::mpsc::channel(1).1, translate: Some }
+    }
+    let mut settings = settings("n1");
+    settings.peers.retain(|node, _| node.as_str() == "n1");
+    Parts {
+        settings,
+        log: OpenedLog { log, recovered: Recovered::default(), notes: Vec::new() },
+        state,
+        network: Arc::new(Nowhere),
+        pinger: Arc::new(Nowhere),
+        peers: inlet(),
+        agents: inlet(),
+        metrics: Arc::default(),
+        stop: CancellationToken::new(),
+    }
+}
+
+struct TestLog {
+    panics: bool,
+}
+
+impl LogStore for TestLog {
+    fn append(&mut self, _batches: &[Persist]) -> Result<(), StorageError> {
+        assert!(!self.panics, "planted");
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// Its updates panic, as a broken invariant of the ledger would.
+struct PanickingState(MemoryState);
+
+impl StateStore for PanickingState {
+    fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
+        self.0.view()
+    }
+
+    fn update(
+        &self,
+        _work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
+    ) -> Result<(), KeyspaceError> {
+        panic!("planted")
+    }
+
+    fn flush(&self) -> Result<(), KeyspaceError> {
+        self.0.flush()
+    }
+
+    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
+        self.0.replace(rows)
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+/// A node whose worker died would lead on, and answer nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_ends_when_one_of_its_threads_panics() {
+    let disk = driver::start(parts(TestLog { panics: true }, Arc::new(MemoryState::new())));
+    let ended = disk.expect("started").ended.await.expect("no panic of the task");
+    assert!(matches!(ended, Err(NodeError::Thread("disk"))), "{ended:?}");
+    let state = Arc::new(PanickingState(MemoryState::new()));
+    let apply = driver::start(parts(TestLog { panics: false }, state)).expect("started");
+    let ended = apply.ended.await.expect("no panic of the task");
+    assert!(matches!(ended, Err(NodeError::Thread("apply"))), "{ended:?}");
 }

@@ -120,6 +120,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         events: Arc::clone(&events),
     };
     let (results, from_threads) = mpsc::unbounded_channel();
+    let expected_by = clock.moment().now;
     let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
     let apply = ApplyThread::start(applier, results);
     let driver = Driver {
@@ -139,6 +140,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         applied,
         leading,
         dirty_since: None,
+        expected_by,
     };
     let inlets = Inlets { threads: from_threads, peers: parts.peers, agents: parts.agents, asks: asked };
     let ended = tokio::spawn(driver.run(inlets, parts.stop));
@@ -155,6 +157,20 @@ struct Inlets<P, A> {
 enum FromThread {
     Input(Input),
     Failed(NodeError),
+}
+
+/// Reports the end of a thread that ends by a panic: without it the node would go on, and never hear of its work again.
+struct Obituary {
+    thread: &'static str,
+    results: mpsc::UnboundedSender<FromThread>,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _driver_gone = self.results.send(FromThread::Failed(NodeError::Thread(self.thread)));
+        }
+    }
 }
 
 enum Waiter {
@@ -180,6 +196,8 @@ struct Driver {
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
     dirty_since: Option<Instant>,
+    /// When the clock should be read again at the latest: now, while there is work; the next deadline during a sleep.
+    expected_by: Micros,
 }
 
 impl Driver {
@@ -195,12 +213,7 @@ impl Driver {
                 Some(first) = inlets.peers.receiver.recv() => peers.push(first),
                 Some(first) = inlets.agents.receiver.recv() => agents.push(first),
                 Some(first) = inlets.asks.recv() => asks.push(first),
-                () = tokio::time::sleep_until(wake.into()) => {
-                    let late = Instant::now().saturating_duration_since(wake);
-                    if late >= STALL {
-                        self.step(Input::Stalled(late));
-                    }
-                }
+                () = tokio::time::sleep_until(wake.into()) => {}
             }
             // One batch of everything that is there: one disk write, one round of messages.
             drain(&mut inlets.peers.receiver, &mut peers);
@@ -225,8 +238,20 @@ impl Driver {
     }
 
     fn step(&mut self, input: Input) {
-        let moment = self.clock.moment();
+        let moment = self.moment();
         self.node.step(moment, input);
+    }
+
+    /// The present moment. If it comes much later than it should, this process stood still: the node hears of that
+    /// before it hears of anything that waited meanwhile, whatever woke the task and wherever it stood.
+    fn moment(&mut self) -> Moment {
+        let moment = self.clock.moment();
+        let late = moment.now.since(self.expected_by);
+        self.expected_by = moment.now;
+        if late >= STALL {
+            self.node.step(moment, Input::Stalled(late));
+        }
+        moment
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -247,7 +272,7 @@ impl Driver {
 
     /// Ends a batch: carries the effects out and publishes what changed.
     fn turn(&mut self) {
-        let moment = self.clock.moment();
+        let moment = self.moment();
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
@@ -299,9 +324,12 @@ impl Driver {
         }
     }
 
+    /// When to wake up. Asked as of the last turn: what has become due since then was not done by it, and must not be
+    /// taken for done.
     fn next_wake(&mut self) -> Instant {
-        let now = self.clock.moment().now;
-        let mut wake = self.clock.instant(self.node.deadline(now));
+        let deadline = self.node.deadline(self.expected_by);
+        self.expected_by = self.expected_by.max(deadline);
+        let mut wake = self.clock.instant(deadline);
         if let Some(since) = self.dirty_since {
             wake = wake.min(since + FLUSH_EVERY);
         }
@@ -421,6 +449,7 @@ impl DiskThread {
         let bytes = Arc::new(std::sync::atomic::AtomicU64::new(log.bytes()));
         let size = Arc::clone(&bytes);
         let thread = std::thread::spawn(move || {
+            let _obituary = Obituary { thread: "disk", results: results.clone() };
             while let Ok(first) = work.recv() {
                 let mut batches = vec![first];
                 batches.extend(work.try_iter());
@@ -475,6 +504,7 @@ impl ApplyThread {
     fn start(mut applier: Applier, results: mpsc::UnboundedSender<FromThread>) -> ApplyThread {
         let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
         let thread = std::thread::spawn(move || {
+            let _obituary = Obituary { thread: "apply", results: results.clone() };
             while let Ok(job) = work.recv() {
                 let result = match Self::work(&mut applier, job) {
                     Ok(None) => continue,

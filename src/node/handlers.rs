@@ -186,7 +186,11 @@ impl Node {
                 }
                 raft::Effect::SendSnapshot { to } => {
                     let configuration = self.raft.status().configuration.clone();
-                    let part = self.outgoing.begin(&to, configuration, moment.entropy, moment.now);
+                    let (part, replaced) =
+                        self.outgoing.begin(&to, configuration, moment.entropy, moment.now);
+                    if let Some(transfer) = replaced {
+                        self.effects.push(Effect::CloseExport { transfer });
+                    }
                     self.effects.push(Effect::Export(part));
                 }
                 raft::Effect::Event(event) => self.handle_raft_event(event),
@@ -286,6 +290,7 @@ impl Node {
     pub(super) fn handle_applied(&mut self, moment: Moment, batch: AppliedBatch) {
         assert!(batch.upto.index > self.applied.index, "the applied index only moves forward");
         self.applied = batch.upto;
+        self.incoming.forget_up_to(self.applied.index);
         for happening in batch.happenings {
             match &happening {
                 // The first interval opens here: what health counts from now on belongs to it as a whole.
@@ -398,9 +403,13 @@ impl Node {
         self.installing = false;
         let Some(facts) = facts else { return };
         self.applied = snapshot.base;
-        let installed =
-            raft::Input::SnapshotInstalled { base: snapshot.base, configuration: snapshot.configuration };
-        self.step_raft(moment, installed);
+        // While the snapshot was being installed, another leader may have sent the entries that it covers, and they
+        // were handed out to be applied after it. Then the log has more than the snapshot, and keeps it.
+        if snapshot.base.index >= self.raft.status().applied {
+            let installed =
+                raft::Input::SnapshotInstalled { base: snapshot.base, configuration: snapshot.configuration };
+            self.step_raft(moment, installed);
+        }
         self.take_facts(*facts, moment);
         let (finished, _) = self.requests.applied(self.applied.index, &Default::default(), moment.now);
         finished.into_iter().for_each(|finished| self.finish(finished));

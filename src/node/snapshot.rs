@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::raft::{Base, Configuration};
-use crate::types::{Micros, NodeId};
+use crate::types::{Index, Micros, NodeId};
 
 use super::applier::rows_checksum;
 use super::frame::SnapshotChunk;
@@ -83,14 +83,15 @@ pub enum Next {
 }
 
 impl Outgoings {
-    /// Begins a transfer. `first` makes the numbers of different runs differ.
+    /// Begins a transfer, and gives the number of the one that it replaces, which must be closed: an export keeps a
+    /// view open. `entropy` makes the numbers of different runs differ.
     pub fn begin(
         &mut self,
         to: &NodeId,
         configuration: Configuration,
         entropy: u64,
         now: Micros,
-    ) -> WantPart {
+    ) -> (WantPart, Option<u64>) {
         self.last_transfer = self.last_transfer.wrapping_add(1) ^ (entropy & 0xffff_ffff_0000_0000);
         let transfer = self.last_transfer;
         let outgoing = Outgoing {
@@ -105,8 +106,8 @@ impl Outgoings {
             configuration,
         };
         let want = outgoing.want(to);
-        self.by_peer.insert(to.clone(), outgoing);
-        want
+        let replaced = self.by_peer.insert(to.clone(), outgoing);
+        (want, replaced.map(|replaced| replaced.transfer))
     }
 
     /// A part was exported and sent.
@@ -241,5 +242,10 @@ impl Incoming {
             return Taken::Ack { next: current.parts };
         }
         self.current.take().map_or(Taken::Dropped, |received| Taken::Whole(Box::new(received)))
+    }
+
+    /// The state has come to `applied` by itself: forgets a transfer that would not bring it further, and its rows.
+    pub fn forget_up_to(&mut self, applied: Index) {
+        self.current.take_if(|received| received.base.index <= applied);
     }
 }

@@ -89,7 +89,7 @@ impl Clients {
         };
         let invoked = world.now;
         world.note(&format!("client {client} asks {} on key{key}: {action:?}", world.hosts[host].id));
-        let ask = world.ask(host, want)?;
+        let ask = world.ask(host, want);
         self.pending[client] = Some(Pending { ask, key, invoked, action });
         Ok(())
     }

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use crate::ledger::command::{Command, Request};
+use crate::ledger::records::MemberKind;
+use crate::node::requests::Want;
+use crate::types::MemberId;
+
 use super::world::{Due, Weather, World};
 
 /// The faults of a history so far.
@@ -25,7 +30,7 @@ impl Faults {
         self.count += 1;
         let hosts = world.hosts.len();
         let host = usize::try_from(world.dice.below(hosts as u64)).expect("small");
-        match world.dice.below(10) {
+        match world.dice.below(13) {
             0 | 1 => {
                 if world.hosts[host].alive.is_some() {
                     world.crash(host);
@@ -65,9 +70,44 @@ impl Faults {
                 let weather = world.weather;
                 world.note(&format!("{weather:?}"));
             }
+            9 => {
+                let span = world.dice.span(Duration::from_millis(50), Duration::from_millis(2_500));
+                world.hosts[host].disk_stuck_until = Some(world.now.after(span));
+                world.note(&format!("the disk of host {host} hangs for {} ms", span.as_millis()));
+            }
+            10 => {
+                // A wall clock is set, forward or back.
+                let jump = i64::try_from(world.dice.below(20_000)).expect("small") - 10_000;
+                world.hosts[host].clock_skew_ms += jump;
+                world.note(&format!("the clock of host {host} jumps by {jump} ms"));
+            }
+            11 => self.agent(world, host),
             _ => world.weather = Weather::default(),
         }
         Ok(())
+    }
+
+    /// An agent joins, leaves, falls silent or speaks again.
+    fn agent(&mut self, world: &mut World, host: usize) {
+        let member: MemberId = format!("a{}", 1 + world.dice.below(4)).parse().expect("a valid name");
+        let command = match world.dice.below(4) {
+            0 | 1 => {
+                if !world.silent_agents.remove(&member) {
+                    world.silent_agents.insert(member);
+                }
+                return;
+            }
+            2 => Command::MemberLeave { member },
+            _ => {
+                let address = format!("sim:{member}");
+                Command::MemberJoin { member, kind: MemberKind::Agent, address }
+            }
+        };
+        if world.hosts[host].alive.is_some() {
+            world.note(&format!("{command:?}"));
+            let request = Request { idempotency_key: Some(format!("agent-{}", self.count)), command };
+            world.ask(host, Want::Write(request));
+        }
     }
 
     /// Cuts the hosts in two: every link between the sides, both ways.
@@ -93,6 +133,7 @@ impl Faults {
         world.note("healed");
         for host in 0..world.hosts.len() {
             world.hosts[host].paused_until = None;
+            world.hosts[host].disk_stuck_until = None;
             if world.hosts[host].alive.is_none() {
                 world.start(host)?;
             }

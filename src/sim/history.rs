@@ -63,6 +63,8 @@ pub struct Summary {
     pub committed: Index,
     /// Intervals settled.
     pub settled: u64,
+    /// Snapshots installed.
+    pub installed: u64,
     /// Hash of the trace.
     pub trace_hash: u64,
 }
@@ -103,7 +105,7 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
     for host in 0..world.hosts.len() {
         world.start(host)?;
     }
-    enrol_agents(world)?;
+    enrol_agents(world);
     let mut faults = Faults::new(world);
     let until = world.now.after(scenario.faults_for);
     play(world, &mut clients, Some(&mut faults), until, &mut |_| false)?;
@@ -141,6 +143,7 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
         unknown: clients.unknown,
         committed: world.watch.last_committed(),
         settled: settled(world)?,
+        installed: world.installed,
         trace_hash: world.trace_hash,
     };
     if summary.elections == 0 || summary.faults == 0 || summary.acknowledged == 0 || summary.settled == 0 {
@@ -200,7 +203,7 @@ fn settled(world: &World) -> Result<u64, String> {
 }
 
 /// Two agents join through the first node, and one of them is silent for a while.
-fn enrol_agents(world: &mut World) -> Result<(), String> {
+fn enrol_agents(world: &mut World) {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
         let command = Command::MemberJoin {
@@ -209,12 +212,11 @@ fn enrol_agents(world: &mut World) -> Result<(), String> {
             address: format!("sim:{name}"),
         };
         let request = Request { idempotency_key: Some(format!("join-{name}")), command };
-        world.ask(0, Want::Write(request))?;
+        world.ask(0, Want::Write(request));
         if world.dice.chance(500_000) {
             world.silent_agents.insert(member);
         }
     }
-    Ok(())
 }
 
 /// Lets the world run until a time, or until `done` says so; true if it did.

@@ -2,17 +2,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::node::applier::Applier;
 use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
-use crate::raft::Persist;
+use crate::raft::{Persist, Recovered};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
 use crate::storage::log::{Log, LogOptions};
-use crate::types::{Index, Micros, NodeId, Term};
+use crate::types::{Micros, NodeId};
+
+use super::world::Job;
 
 /// Small segments, so that short histories fill several.
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -27,8 +30,12 @@ pub struct Alive {
     pub applier: Applier,
     /// Batches that the disk has not written yet.
     pub writing: VecDeque<Persist>,
+    /// What waits for the apply thread.
+    pub jobs: VecDeque<Job>,
     /// When the last queued apply job will be done; jobs end in order.
     pub apply_done_at: Micros,
+    /// Whether inputs were taken in and the batch has not ended.
+    pub turn_scheduled: bool,
     /// Whether a flush is scheduled.
     pub flush_scheduled: bool,
 }
@@ -49,14 +56,18 @@ pub struct Host {
     pub life: u64,
     /// Frozen (as by SIGSTOP) until then.
     pub paused_until: Option<Micros>,
+    /// For how long it is, or last was.
+    pub paused_for: Duration,
+    /// Its disk takes writes and finishes none until then.
+    pub disk_stuck_until: Option<Micros>,
     /// The next wake-up that is scheduled.
     pub wake_at: Option<Micros>,
     /// How far its wall clock is off, in milliseconds.
     pub clock_skew_ms: i64,
-    /// The newest term that its disk has acknowledged.
-    pub durable_term: Term,
-    /// The last log position that its disk has acknowledged.
-    pub durable_index: Index,
+    /// What its disk has acknowledged, as a plain value.
+    pub acknowledged: Recovered,
+    /// The batches that a crash interrupted: some of the first may be on disk, whole.
+    pub interrupted: Vec<Persist>,
 }
 
 impl Host {
@@ -70,10 +81,12 @@ impl Host {
             alive: None,
             life: 0,
             paused_until: None,
+            paused_for: Duration::ZERO,
+            disk_stuck_until: None,
             wake_at: None,
             clock_skew_ms,
-            durable_term: Term(0),
-            durable_index: Index(0),
+            acknowledged: Recovered::default(),
+            interrupted: Vec::new(),
         }
     }
 
@@ -85,25 +98,45 @@ impl Host {
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let applier = Applier::new(store).map_err(|error| format!("state: {error}"))?;
         let facts = applier.facts().map_err(|error| format!("state: {error}"))?;
-        if opened.recovered.hard_state.term < self.durable_term {
-            return Err(format!(
-                "durability: term {} was acknowledged, {} was recovered",
-                self.durable_term, opened.recovered.hard_state.term
-            ));
-        }
+        self.check_durability(&opened.recovered)?;
         let node = Node::new(self.settings.clone(), opened.recovered, applier.standing(), facts, moment)
             .map_err(|error| format!("recovery: {error}"))?;
         self.life += 1;
         self.paused_until = None;
+        self.disk_stuck_until = None;
         self.wake_at = None;
         self.alive = Some(Alive {
             node,
             log: opened.log,
             applier,
             writing: VecDeque::new(),
+            jobs: VecDeque::new(),
             apply_done_at: moment.now,
+            turn_scheduled: false,
             flush_scheduled: false,
         });
+        Ok(())
+    }
+
+    /// Term, vote and log are what the disk acknowledged, with as many of the interrupted batches as it likes.
+    fn check_durability(&mut self, recovered: &Recovered) -> Result<(), String> {
+        let mut expected = std::mem::take(&mut self.acknowledged);
+        let mut more = std::mem::take(&mut self.interrupted).into_iter();
+        while expected != *recovered {
+            match more.next() {
+                Some(batch) => expected.record(&batch),
+                None => {
+                    return Err(format!(
+                        "durability: {:?} was acknowledged with a log up to {}, recovered {:?} with a log up to {}",
+                        expected.hard_state,
+                        expected.last(),
+                        recovered.hard_state,
+                        recovered.last()
+                    ));
+                }
+            }
+        }
+        self.acknowledged = expected;
         Ok(())
     }
 
@@ -115,6 +148,7 @@ impl Host {
                 // The write was under way, and stops after so many calls to the disk.
                 self.disk.fail_after((entropy >> 1) & 3);
                 let _interrupted = alive.log.append(&batches);
+                self.interrupted = batches;
             }
         }
         self.disk.crash(entropy >> 3);
@@ -127,14 +161,7 @@ impl Host {
         let batches: Vec<Persist> = alive.writing.drain(..).collect();
         let Some(last) = batches.last().map(|batch| batch.seq) else { return Ok(None) };
         alive.log.append(&batches).map_err(|error| format!("log write on a healthy disk: {error}"))?;
-        for batch in &batches {
-            if let Some(hard_state) = &batch.hard_state {
-                self.durable_term = self.durable_term.max(hard_state.term);
-            }
-            if let Some(entry) = batch.entries.last() {
-                self.durable_index = entry.index;
-            }
-        }
+        batches.iter().for_each(|batch| self.acknowledged.record(batch));
         Ok(Some(last))
     }
 

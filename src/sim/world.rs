@@ -11,6 +11,7 @@ use crate::node::frame::Frame;
 use crate::node::io::{Effect, Input};
 use crate::node::moment::Moment;
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
+use crate::node::snapshot::{Received, WantPart};
 use crate::raft::Entry;
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
@@ -23,6 +24,11 @@ use super::invariants::Watch;
 const TRACE_KEPT: usize = 400;
 /// Where virtual wall-clock time begins: 2026-01-01T00:00:00Z.
 const EPOCH_MS: i64 = 1_767_225_600_000;
+
+/// From so long a pause on, a process notices that it stood still (as the driver does).
+const STALL: Duration = Duration::from_millis(250);
+/// How often an input is taken together with those that follow it, in parts per million.
+const BATCHED_PPM: u64 = 300_000;
 
 /// What can happen.
 #[derive(Debug)]
@@ -54,6 +60,32 @@ pub enum Event {
         /// Whose.
         node: NodeId,
     },
+    /// Somebody above asks for something.
+    Ask {
+        /// Names the answer.
+        ask: AskId,
+        /// What is wanted.
+        want: Want,
+    },
+    /// A batch of steps ends.
+    Turn,
+    /// The apply thread takes its next job.
+    Work,
+}
+
+/// What waits for a host's apply thread, in order.
+#[derive(Debug)]
+pub enum Job {
+    /// See [`Effect::Apply`].
+    Apply(Vec<Entry>),
+    /// See [`Effect::Export`].
+    Export(WantPart),
+    /// See [`Effect::CloseExport`].
+    CloseExport(u64),
+    /// See [`Effect::Install`].
+    Install(Box<Received>),
+    /// Makes the state durable.
+    Flush,
 }
 
 /// Something that is due.
@@ -116,6 +148,8 @@ pub struct World {
     pub watch: Watch,
     /// Steps so far.
     pub steps: u64,
+    /// Snapshots installed so far.
+    pub installed: u64,
     /// FNV-1a over all trace lines: one seed, one value.
     pub trace_hash: u64,
     trace: std::collections::VecDeque<String>,
@@ -132,10 +166,12 @@ impl World {
         let peers: BTreeMap<NodeId, String> =
             ids.iter().map(|id| (id.clone(), format!("sim:{id}"))).collect();
         let identity = format!("{:032x}", dice.word());
+        // Sometimes so few that whoever is away needs the whole state.
+        let keep_entries = *dice.pick(&[4, 16, 64]);
         let hosts = ids
             .iter()
             .map(|id| {
-                let settings = settings(id, &peers, &identity, policy);
+                let settings = settings(id, &peers, &identity, policy, keep_entries);
                 let skew = i64::try_from(dice.below(4_000)).expect("small") - 2_000;
                 Host::new(id.clone(), settings, skew)
             })
@@ -150,6 +186,7 @@ impl World {
             answers: Vec::new(),
             watch: Watch::default(),
             steps: 0,
+            installed: 0,
             trace_hash: 0xcbf2_9ce4_8422_2325,
             trace: std::collections::VecDeque::new(),
             queue: BTreeMap::new(),
@@ -220,14 +257,15 @@ impl World {
         let id = self.hosts[host].id.clone();
         self.note(&format!("{id} is frozen for {} ms", span.as_millis()));
         self.hosts[host].paused_until = Some(self.now.after(span));
+        self.hosts[host].paused_for = span;
     }
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
-    pub fn ask(&mut self, host: usize, want: Want) -> Result<AskId, String> {
+    pub fn ask(&mut self, host: usize, want: Want) -> AskId {
         self.last_ask += 1;
         let ask = self.last_ask;
-        self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })?;
-        Ok(ask)
+        self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
+        ask
     }
 
     fn at_host(&mut self, after: Duration, host: usize, event: Event) {
@@ -253,7 +291,10 @@ impl World {
                 return Ok(());
             }
             self.hosts[host].paused_until = None;
-            self.step(host, Input::Stalled(Duration::from_secs(1)))?;
+            let span = self.hosts[host].paused_for;
+            if span >= STALL {
+                self.step(host, Input::Stalled(span))?;
+            }
         }
         match event {
             Event::Wake => {
@@ -274,16 +315,29 @@ impl World {
                 let from = self.hosts[from].id.clone();
                 self.step(host, Input::Frame { from, frame })
             }
-            Event::DiskDone => match self.hosts[host].write()? {
-                Some(seq) => self.step(host, Input::Persisted { seq }),
-                None => Ok(()),
-            },
+            Event::DiskDone => {
+                if let Some(until) = self.hosts[host].disk_stuck_until.filter(|until| self.now < *until) {
+                    let wait = until.since(self.now);
+                    self.schedule(wait, Due::Host { host, life, event: Event::DiskDone });
+                    return Ok(());
+                }
+                match self.hosts[host].write()? {
+                    Some(seq) => self.step(host, Input::Persisted { seq }),
+                    None => Ok(()),
+                }
+            }
+            Event::Ask { ask, want } => {
+                self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })
+            }
+            Event::Turn => self.turn(host),
+            Event::Work => self.work(host),
             Event::Result(input) => self.step(host, *input),
             Event::Flush => {
-                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
-                alive.flush_scheduled = false;
-                let index = alive.applier.flush().map_err(|error| format!("flush: {error}"))?;
-                self.step(host, Input::Flushed { index })
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.flush_scheduled = false;
+                    self.job(host, Job::Flush);
+                }
+                Ok(())
             }
             Event::Pong { member, seq } => {
                 self.step(host, Input::AgentPong { member, seq, version: Version::current() })
@@ -296,11 +350,26 @@ impl World {
         let moment = self.moment(host);
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
         alive.node.step(moment, input);
+        if alive.turn_scheduled {
+            return Ok(());
+        }
+        // Like the driver, now and then it takes several inputs before it ends the batch.
+        if self.dice.chance(BATCHED_PPM) {
+            if let Some(alive) = self.hosts[host].alive.as_mut() {
+                alive.turn_scheduled = true;
+            }
+            let after = self.dice.span(Duration::from_micros(10), Duration::from_millis(2));
+            self.at_host(after, host, Event::Turn);
+            return Ok(());
+        }
         self.turn(host)
     }
 
     fn turn(&mut self, host: usize) -> Result<(), String> {
         self.steps += 1;
+        if let Some(alive) = self.hosts[host].alive.as_mut() {
+            alive.turn_scheduled = false;
+        }
         let moment = self.moment(host);
         let effects = self.hosts[host].take_effects(moment);
         for effect in effects {
@@ -335,28 +404,13 @@ impl World {
                     self.at_host(after, host, Event::Pong { member, seq });
                 }
             }
-            Effect::Apply(entries) => self.apply(host, &entries)?,
-            Effect::Export(part) => {
-                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
-                let chunk = alive.applier.export(&part).map_err(|error| format!("export: {error}"))?;
-                let input = Input::Exported { to: part.to, chunk: chunk.map(Box::new) };
-                self.result(host, input);
+            Effect::Apply(entries) => {
+                self.watch.committed(&self.hosts[host].id, &entries)?;
+                self.job(host, Job::Apply(entries));
             }
-            Effect::CloseExport { transfer } => {
-                if let Some(alive) = self.hosts[host].alive.as_mut() {
-                    alive.applier.close_export(transfer);
-                }
-            }
-            Effect::Install(mut received) => {
-                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
-                let rows = std::mem::take(&mut received.rows);
-                let facts = alive
-                    .applier
-                    .install(received.base, rows)
-                    .map_err(|error| format!("install: {error}"))?;
-                self.watch.installed(&self.hosts[host], received.base)?;
-                self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
-            }
+            Effect::Export(part) => self.job(host, Job::Export(part)),
+            Effect::CloseExport { transfer } => self.job(host, Job::CloseExport(transfer)),
+            Effect::Install(received) => self.job(host, Job::Install(received)),
             Effect::Reply { ask, outcome } => self.answers.push(Answered { ask, host, outcome }),
             Effect::Tell(notice) => {
                 let id = self.hosts[host].id.clone();
@@ -372,10 +426,55 @@ impl World {
         Ok(())
     }
 
-    /// Applies at once, one entry at a time so that the states of all nodes can be compared at every position; the
-    /// node hears of it later.
+    /// Hands a job to the apply thread, which takes one after the other.
+    fn job(&mut self, host: usize, job: Job) {
+        let most = match job {
+            Job::Apply(_) | Job::CloseExport(_) => Duration::from_micros(500),
+            Job::Flush | Job::Export(_) => Duration::from_millis(5),
+            // A whole state is written and synced; much else may happen meanwhile.
+            Job::Install(_) => Duration::from_millis(400),
+        };
+        let takes = self.dice.span(Duration::from_micros(10), most);
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return };
+        alive.jobs.push_back(job);
+        alive.apply_done_at = alive.apply_done_at.max(self.now).after(takes);
+        let after = alive.apply_done_at.since(self.now);
+        self.at_host(after, host, Event::Work);
+    }
+
+    /// The apply thread does the job that has waited longest; the node hears of it a little later.
+    fn work(&mut self, host: usize) -> Result<(), String> {
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+        let Some(job) = alive.jobs.pop_front() else { return Ok(()) };
+        match job {
+            Job::Apply(entries) => return self.apply(host, &entries),
+            Job::Export(part) => {
+                let chunk = alive.applier.export(&part).map_err(|error| format!("export: {error}"))?;
+                self.result(host, Input::Exported { to: part.to, chunk: chunk.map(Box::new) });
+            }
+            Job::CloseExport(transfer) => alive.applier.close_export(transfer),
+            Job::Install(mut received) => {
+                let rows = std::mem::take(&mut received.rows);
+                let facts = alive
+                    .applier
+                    .install(received.base, rows)
+                    .map_err(|error| format!("install: {error}"))?;
+                if facts.is_some() {
+                    self.installed += 1;
+                    self.watch.installed(&self.hosts[host], received.base)?;
+                }
+                self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
+            }
+            Job::Flush => {
+                let index = alive.applier.flush().map_err(|error| format!("flush: {error}"))?;
+                self.result(host, Input::Flushed { index });
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one entry at a time, so that the states of all nodes can be compared at every position.
     fn apply(&mut self, host: usize, entries: &[Entry]) -> Result<(), String> {
-        self.watch.committed(&self.hosts[host].id, entries)?;
         for entry in entries {
             let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
             let batch = alive
@@ -383,7 +482,7 @@ impl World {
                 .apply(std::slice::from_ref(entry))
                 .map_err(|error| format!("apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
-            self.watch.applied(&self.hosts[host], entry.index)?;
+            self.watch.applied(&self.hosts[host], entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
@@ -394,25 +493,22 @@ impl World {
         Ok(())
     }
 
-    /// A worker's result reaches the node a little later, in order.
+    /// A worker's result reaches the node, in order.
     fn result(&mut self, host: usize, input: Input) {
-        let takes = self.dice.span(Duration::from_micros(10), Duration::from_micros(500));
-        let Some(alive) = self.hosts[host].alive.as_mut() else { return };
-        alive.apply_done_at = alive.apply_done_at.max(self.now).after(takes);
-        let after = alive.apply_done_at.since(self.now);
-        self.at_host(after, host, Event::Result(Box::new(input)));
+        self.at_host(Duration::from_micros(5), host, Event::Result(Box::new(input)));
     }
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
         let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
-        // The port promises at most once; only what must bear doubling by its own rules is doubled.
-        let bears = matches!(frame, Frame::Raft(_) | Frame::Ping { .. } | Frame::Pong { .. });
-        let double_ppm = if bears { self.weather.double_ppm } else { 0 };
-        let copies = match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(double_ppm)) {
-            (true, _) => 0,
-            (false, true) => 2,
-            (false, false) => 1,
-        };
+        // A connection delivers a frame once or never. Consensus is made for less than that and must show it; a
+        // forwarded write without a key is not, and relies on it.
+        let may_double = !matches!(frame, Frame::Forward { .. });
+        let copies =
+            match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
+                (true, _) => 0,
+                (false, true) if may_double => 2,
+                (false, _) => 1,
+            };
         let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
         for _ in 0..if dead { 0 } else { copies } {
             let slow = self.dice.chance(self.weather.slow_ppm);
@@ -424,7 +520,13 @@ impl World {
     }
 }
 
-fn settings(id: &NodeId, peers: &BTreeMap<NodeId, String>, identity: &str, policy: &Policy) -> Settings {
+fn settings(
+    id: &NodeId,
+    peers: &BTreeMap<NodeId, String>,
+    identity: &str,
+    policy: &Policy,
+    keep_entries: u64,
+) -> Settings {
     let genesis = Command::Genesis {
         cluster: "sim".to_string(),
         identity: identity.to_string(),
@@ -438,7 +540,7 @@ fn settings(id: &NodeId, peers: &BTreeMap<NodeId, String>, identity: &str, polic
         raft: raft::Config { id: id.clone(), ..raft::Config::default() },
         health: health::Config::new(id.into()),
         genesis,
-        keep_entries: 64,
+        keep_entries,
         url: format!("http://{id}"),
     }
 }

@@ -6,7 +6,7 @@ use crate::ledger::apply::Happening;
 use crate::ledger::verify::verify;
 use crate::node::io::Notice;
 use crate::node::ports::StateStore;
-use crate::types::{IntervalId, NodeId};
+use crate::types::{Index, IntervalId, NodeId};
 
 use crate::sim::host::Host;
 
@@ -15,6 +15,8 @@ use crate::sim::host::Host;
 pub struct Watch {
     /// The last interval that each node saw settled in its present life.
     settled: BTreeMap<NodeId, IntervalId>,
+    /// Where each interval was settled, on whichever node applied it first.
+    places: BTreeMap<IntervalId, Index>,
 }
 
 impl Watch {
@@ -30,6 +32,16 @@ impl Watch {
         }
         self.settled.insert(node.clone(), *interval);
         Ok(())
+    }
+
+    /// A node has settled an interval by the entry at `index`. A replay does it at the same place; any other place would
+    /// pay a second time.
+    pub fn settled_at(&mut self, node: &NodeId, interval: IntervalId, index: Index) -> Result<(), String> {
+        let place = *self.places.entry(interval).or_insert(index);
+        if place == index {
+            return Ok(());
+        }
+        Err(format!("settled once: {node} settles {interval} at {index}, though it was settled at {place}"))
     }
 
     /// A snapshot may have carried a node over some intervals.

@@ -6,6 +6,7 @@ pub mod linearizable;
 pub mod log;
 pub mod state;
 
+use crate::ledger::apply::Happening;
 use crate::node::io::Notice;
 use crate::raft::{Base, Entry};
 use crate::types::{Index, NodeId};
@@ -34,7 +35,12 @@ impl Watch {
     }
 
     /// A node has applied one entry.
-    pub fn applied(&mut self, host: &Host, index: Index) -> Result<(), String> {
+    pub fn applied(&mut self, host: &Host, index: Index, happenings: &[Happening]) -> Result<(), String> {
+        for happening in happenings {
+            if let Happening::IntervalSettled { interval, .. } = happening {
+                self.ledger.settled_at(&host.id, *interval, index)?;
+            }
+        }
         self.state.at(&host.id, index, host.state.digest())
     }
 
