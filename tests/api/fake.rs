@@ -1,8 +1,7 @@
 //! A node without consensus behind a real [`Handle`].
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
@@ -11,51 +10,17 @@ use super_node::api::{ApiState, router, serve};
 use super_node::config::HttpSettings;
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
-use super_node::ledger::keyspace::{Keyspace, KeyspaceError, MemoryKeyspace, Reader};
+use super_node::ledger::keyspace::Keyspace;
 use super_node::ledger::policy::Policy;
 use super_node::metrics::Metrics;
 use super_node::node::events::EventLog;
 use super_node::node::handle::{Ask, Failure, Handle};
 use super_node::node::ports::StateStore;
 use super_node::node::status::{NodeStatus, PeerStatus, RoleName};
+use super_node::storage::MemoryState;
 use super_node::types::{Index, NodeId, Term, UnixMillis};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-
-/// The state in memory.
-#[derive(Default)]
-struct MemoryStore(Mutex<MemoryKeyspace>);
-
-impl StateStore for MemoryStore {
-    fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
-        Ok(Box::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()))
-    }
-
-    fn update(
-        &self,
-        work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
-    ) -> Result<(), KeyspaceError> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut copy = state.clone();
-        work(&mut copy)?;
-        *state = copy;
-        Ok(())
-    }
-
-    fn flush(&self) -> Result<(), KeyspaceError> {
-        Ok(())
-    }
-
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
-        let rows: BTreeMap<_, _> = rows.collect();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).rows = rows;
-        Ok(())
-    }
-
-    fn bytes(&self) -> u64 {
-        0
-    }
-}
 
 /// How consensus is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +81,7 @@ fn status() -> NodeStatus {
 
 struct Player {
     asks: mpsc::Receiver<Ask>,
-    store: Arc<MemoryStore>,
+    store: Arc<MemoryState>,
     applied: watch::Sender<Index>,
     mood: watch::Receiver<Mood>,
     index: AtomicU64,
@@ -174,7 +139,7 @@ impl Fake {
         let (applied, applied_seen) = watch::channel(Index(0));
         let (_, leading) = watch::channel(Some(Term(7)));
         let (mood, mood_seen) = watch::channel(Mood::Leads);
-        let store = Arc::new(MemoryStore::default());
+        let store = Arc::new(MemoryState::new());
         let handle = Handle {
             asks,
             status: status_seen,
