@@ -16,6 +16,8 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
     measure(notice, metrics);
     let Some((kind, message, data)) = describe(notice) else { return };
     match notice {
+        // Good news is no warning.
+        Notice::Level { to: Level::Up, .. } => tracing::info!(event = kind, "{message}"),
         Notice::Level { .. } | Notice::Stalled(_) => tracing::warn!(event = kind, "{message}"),
         Notice::Raft(raft::Event::BecameLeader { .. } | raft::Event::SteppedDown { .. }) => {
             tracing::info!(event = kind, "{message}");
