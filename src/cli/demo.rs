@@ -39,8 +39,8 @@ pub struct DemoArgs {
     pub keep: Option<PathBuf>,
 }
 
-/// Database of the demo; a name that no deployment uses, and a new one each time, because a projection belongs to one cluster.
-const DATABASE_PREFIX: &str = "super_node_demo_";
+/// The database that a cluster projects into unless it is told otherwise, and the one that the documents name.
+const DATABASE: &str = "super_node";
 
 /// Runs the story. `true`: every check held.
 pub async fn run(
@@ -50,7 +50,7 @@ pub async fn run(
     environment: &Environment,
 ) -> Result<bool, CliError> {
     let begun = Instant::now();
-    let mongodb = mongodb_uri(args, environment).await?;
+    let mongodb = mongodb_beside(args, environment).await?;
     let temporary = match &args.keep {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("super-node-demo-").tempdir()?),
@@ -60,13 +60,12 @@ pub async fn run(
         (None, Some(temporary)) => temporary.path().to_path_buf(),
         (None, None) => return Err(CliError::failed("no directory")),
     };
-    let database = format!("{DATABASE_PREFIX}{:08x}", rand::random::<u32>());
     let (interval, ping) = if args.fast { (2_000, 150) } else { (5_000, 400) };
     let setup = Setup {
         nodes: usize::from(args.nodes),
         interval: Duration::from_millis(interval),
         ping: Duration::from_millis(ping),
-        mongodb: mongodb.clone().map(|uri| (uri, database.clone())),
+        mongodb: mongodb.clone(),
         temporary: temporary.is_some(),
     };
     let mut fleet = Fleet::new(setup, &directory)?;
@@ -79,8 +78,8 @@ pub async fn run(
             if temporary.is_some() { "nothing behind" } else { "its data and logs there" }
         ),
     ];
-    if mongodb.is_some() {
-        preface.push(format!("MongoDB beside it: database {database}."));
+    if let Some((_, database)) = &mongodb {
+        preface.push(format!("MongoDB beside it: database {database}, which stays there for you to query."));
     }
     teller.preface(&preface)?;
     let told = {
@@ -89,7 +88,7 @@ pub async fn run(
             teller: &mut teller,
             begun,
             agents: usize::from(args.agents),
-            mongodb: mongodb.is_some(),
+            mongodb: mongodb.map(|(_, database)| database),
         };
         tokio::select! {
             told = story.tell() => told,
@@ -128,10 +127,14 @@ async fn interrupted() -> Result<(), CliError> {
     Err(CliError::Interrupted)
 }
 
-/// The MongoDB that is asked for, if it answers: without it the story could not end well.
+/// The MongoDB that is asked for, if it answers (without it the story could not end well), and the database to use: a
+/// projection belongs to one cluster, so one that holds anything already is left alone.
 ///
 /// Only the flag counts: whoever has `MONGODB_URI` set for other purposes did not ask the demo to write there.
-async fn mongodb_uri(args: &DemoArgs, environment: &Environment) -> Result<Option<String>, CliError> {
+async fn mongodb_beside(
+    args: &DemoArgs,
+    environment: &Environment,
+) -> Result<Option<(String, String)>, CliError> {
     let uri = match args.mongodb.as_deref() {
         None => return Ok(None),
         Some("") => environment
@@ -144,12 +147,14 @@ async fn mongodb_uri(args: &DemoArgs, environment: &Environment) -> Result<Optio
     value::mongodb_uri(&Raw::Text(uri.clone())).map_err(|problem| {
         CliError::usage(format!("--mongodb: \"{shown}\" {}", problem.what), problem.hint)
     })?;
-    target::reach(&uri).await.map_err(|error| {
+    let unused = target::is_unused(&uri, DATABASE).await.map_err(|error| {
         CliError::failed(format!(
             "--mongodb: {shown} does not answer ({error}); start it, correct the URI, or leave --mongodb out"
         ))
     })?;
-    Ok(Some(uri))
+    let database =
+        if unused { DATABASE.to_string() } else { format!("{DATABASE}_demo_{:08x}", rand::random::<u32>()) };
+    Ok(Some((uri, database)))
 }
 
 /// A new or empty directory: a story needs a fresh cluster, and what is in the directory might be somebody's.

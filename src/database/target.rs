@@ -105,14 +105,16 @@ pub(super) async fn client(uri: &str) -> Result<Client, ProjectionError> {
     Ok(Client::with_options(options)?)
 }
 
-/// Whether MongoDB can be reached and lets us in: asks it for a sign of life.
+/// Whether a database holds nothing at all, so that a new cluster may take it.
 ///
 /// # Errors
-/// Whatever the driver or the server says.
-pub async fn reach(uri: &str) -> Result<(), ProjectionError> {
+/// Whatever the driver or the server says, such as that it cannot be reached or lets nobody in.
+pub async fn is_unused(uri: &str, database: &str) -> Result<bool, ProjectionError> {
     let client = client(uri).await?;
-    bounded("ping", async { Ok(client.database("admin").run_command(doc! { "ping": 1 }).await?) }).await?;
-    Ok(())
+    let collections = bounded("list the collections", async {
+        Ok(client.database(database).list_collection_names().await?)
+    });
+    Ok(collections.await?.is_empty())
 }
 
 /// How many documents of a batch were not there before, per collection.

@@ -30,8 +30,8 @@ pub struct Story<'a> {
     pub begun: Instant,
     /// How many agents there are.
     pub agents: usize,
-    /// Whether MongoDB is beside it.
-    pub mongodb: bool,
+    /// The database in MongoDB, if that is beside it.
+    pub mongodb: Option<String>,
 }
 
 type Told = Result<(), CliError>;
@@ -371,7 +371,8 @@ impl Story<'_> {
         let fact =
             format!("intervals 1 to {} were each settled once, over every change of leader", intervals.len());
         self.teller.check(contiguous && !intervals.is_empty(), &fact)?;
-        if self.mongodb {
+        if let Some(database) = self.mongodb.clone() {
+            self.teller.data("database", json!(database));
             self.compare(records).await?;
         }
         Ok(())
