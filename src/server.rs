@@ -272,6 +272,7 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
+        newest: Arc::default(),
         stopping,
     }
 }

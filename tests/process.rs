@@ -19,6 +19,13 @@ async fn any_node_takes_any_request() {
             let read = cluster.get(other, &format!("/v1/kv/key{at}")).await;
             assert_eq!(read["value"], value, "written through n{}, read through n{}", at + 1, other + 1);
         }
+        // The header of an answer never names an older position than the answer itself.
+        let url = format!("{}/v1/kv/again{at}", cluster.nodes[at].url());
+        let answer = cluster.http.put(&url).json(&value).send().await.expect("an answer");
+        let index =
+            answer.headers()["super-node-index"].to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        let body: serde_json::Value = answer.json().await.expect("JSON");
+        assert!(index >= body["index"].as_u64(), "{index:?} {body}");
     }
 }
 

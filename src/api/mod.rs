@@ -16,6 +16,7 @@ pub mod problem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request as HttpRequest, State};
@@ -64,6 +65,8 @@ pub struct ApiState {
     pub compare: Option<Compare>,
     /// `[http]`
     pub http: HttpSettings,
+    /// The highest position of a write that was answered here.
+    pub newest: Arc<AtomicU64>,
     /// Ends event streams and long polls.
     pub stopping: CancellationToken,
 }
@@ -210,6 +213,7 @@ impl ApiState {
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
         let applied = self.handle.submit(request, forward, patience).await;
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
+        self.newest.fetch_max(applied.index.0, Ordering::Relaxed);
         match applied.answer {
             Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
             _ => Ok(applied),
@@ -334,7 +338,8 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
         response.headers_mut().extend(kept.map(|allow| (header::ALLOW, allow)));
         response.headers_mut().extend(problem.headers);
     }
-    let applied = *state.handle.applied.borrow();
+    // A write that another node ordered may not be applied here yet; its answer must not name an older position.
+    let applied = state.handle.applied.borrow().0.max(state.newest.load(Ordering::Relaxed));
     let about = [
         ("super-node-id", id.to_string()),
         ("super-node-leader", leader.map(String::from).unwrap_or_default()),

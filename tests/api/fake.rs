@@ -162,6 +162,7 @@ impl Fake {
             handle: handle.clone(),
             metrics: Arc::new(Metrics::new()),
             compare: None,
+            newest: Arc::default(),
             client_url: Arc::new(|id| (id.as_str() == "n2").then(|| "http://n2:7400".to_string())),
             http: HttpSettings {
                 timeout: Duration::from_millis(300),
