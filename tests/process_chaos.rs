@@ -83,8 +83,8 @@ async fn torment(cluster: &mut Cluster, dice: &mut Dice) {
         }
         tokio::time::sleep(Duration::from_millis(100 + dice.below(1_200))).await;
     }
-    for at in 0..3 {
-        if frozen[at] {
+    for (at, frozen) in frozen.into_iter().enumerate() {
+        if frozen {
             cluster.signal(at, "CONT");
         }
         if !cluster.nodes[at].is_running() {

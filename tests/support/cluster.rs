@@ -192,6 +192,7 @@ impl Cluster {
             std::thread::sleep(Duration::from_millis(20));
         }
         let _stuck = child.kill();
+        let _reaped = child.wait();
         panic!("{} did not end by itself", self.nodes[at].id);
     }
 
