@@ -3,11 +3,18 @@
 use super_node::sim::{Scenario, run};
 
 /// Seeds that found a bug once, with what they found. They stay.
-const TREASURE: &[(u64, &str)] = &[(
-    4,
-    "a write whose leader was lost was passed on again, found no leader, and was called not applied though the first \
-     try had been",
-)];
+const TREASURE: &[(u64, &str)] = &[
+    (
+        27,
+        "a write whose leader was lost was passed on again, found no leader, and was called not applied though the \
+         first try had been",
+    ),
+    (
+        762,
+        "a snapshot was being installed while another leader sent the entries that it covers: its end found more \
+         handed out than the snapshot holds, and the node stopped",
+    ),
+];
 
 fn check(seed: u64) {
     if let Err(violation) = run(seed, &Scenario::default()) {

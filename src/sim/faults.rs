@@ -127,6 +127,7 @@ impl Faults {
 
     /// Everything that is broken is mended.
     pub fn heal(&mut self, world: &mut World) -> Result<(), String> {
+        world.worst_moments = false;
         world.cut.clear();
         world.weather = Weather::default();
         world.silent_agents.clear();

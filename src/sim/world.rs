@@ -148,6 +148,8 @@ pub struct World {
     pub watch: Watch,
     /// Steps so far.
     pub steps: u64,
+    /// Whether hosts crash at the worst moments.
+    pub worst_moments: bool,
     /// Snapshots installed so far.
     pub installed: u64,
     /// FNV-1a over all trace lines: one seed, one value.
@@ -186,6 +188,7 @@ impl World {
             answers: Vec::new(),
             watch: Watch::default(),
             steps: 0,
+            worst_moments: true,
             installed: 0,
             trace_hash: 0xcbf2_9ce4_8422_2325,
             trace: std::collections::VecDeque::new(),
@@ -396,7 +399,10 @@ impl World {
                 let after = self.dice.span(Duration::from_micros(80), most);
                 self.at_host(after, host, Event::DiskDone);
             }
-            Effect::Send { to, frame } => self.send(host, &to, &frame),
+            Effect::Send { to, frame } => {
+                self.watch.said(&self.hosts[host], &to, &frame)?;
+                self.send(host, &to, &frame);
+            }
             Effect::Ping { member, address: _, seq } => {
                 let lost = self.silent_agents.contains(&member) || self.dice.chance(self.weather.loss_ppm);
                 if !lost {
@@ -405,7 +411,7 @@ impl World {
                 }
             }
             Effect::Apply(entries) => {
-                self.watch.committed(&self.hosts[host].id, &entries)?;
+                self.watch.committed(&self.hosts, &self.hosts[host].id, &entries)?;
                 self.job(host, Job::Apply(entries));
             }
             Effect::Export(part) => self.job(host, Job::Export(part)),
@@ -464,6 +470,10 @@ impl World {
                     self.watch.installed(&self.hosts[host], received.base)?;
                 }
                 self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
+                // The worst moment: the state is replaced, and the log does not know.
+                if self.worst_moments && self.dice.chance(200_000) {
+                    self.crash(host);
+                }
             }
             Job::Flush => {
                 let index = alive.applier.flush().map_err(|error| format!("flush: {error}"))?;

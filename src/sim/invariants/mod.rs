@@ -4,9 +4,11 @@ pub mod election;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
+pub mod promise;
 pub mod state;
 
 use crate::ledger::apply::Happening;
+use crate::node::frame::Frame;
 use crate::node::io::Notice;
 use crate::raft::{Base, Entry};
 use crate::types::{Index, NodeId};
@@ -30,8 +32,18 @@ impl Watch {
     }
 
     /// A node lets entries be applied: it holds them committed.
-    pub fn committed(&mut self, node: &NodeId, entries: &[Entry]) -> Result<(), String> {
+    pub fn committed(&mut self, hosts: &[Host], node: &NodeId, entries: &[Entry]) -> Result<(), String> {
+        let known = self.log.last_committed();
+        entries
+            .iter()
+            .filter(|entry| entry.index > known)
+            .try_for_each(|entry| promise::on_a_majority(hosts, entry))?;
         self.log.committed(node, entries)
+    }
+
+    /// A node says something to another.
+    pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        promise::kept(host, to, frame)
     }
 
     /// A node has applied one entry.
