@@ -47,6 +47,7 @@ pub(super) fn simulate(args: &SimArgs, scenario: &Scenario, output: &mut Output)
     }
     let begun = Instant::now();
     let results = run_all(seeds.clone(), scenario);
+    let histories = results.len() as u64;
     let (mut total, mut failed) = (Summary::default(), Vec::new());
     for result in results.into_values() {
         match result {
@@ -54,7 +55,6 @@ pub(super) fn simulate(args: &SimArgs, scenario: &Scenario, output: &mut Output)
             Err(violation) => failed.push(violation),
         }
     }
-    let histories = seeds.end - seeds.start;
     report(output, histories, &total, &failed, begun.elapsed())?;
     match failed.first() {
         None => Ok(()),

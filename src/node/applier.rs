@@ -3,7 +3,7 @@
 //! Runs on its own thread in a real node and inline in a simulated one. The applied index and the configuration
 //! are written in the same transaction as the effects of the entries, so that a crash leaves both or neither.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -66,14 +66,15 @@ struct Export {
 pub struct Applier {
     store: Arc<dyn StateStore>,
     standing: Standing,
-    exports: BTreeMap<u64, Export>,
+    /// Oldest first.
+    exports: VecDeque<(u64, Export)>,
 }
 
 impl Applier {
     /// Begins where the store stands.
     pub fn new(store: Arc<dyn StateStore>) -> Result<Applier, KeyspaceError> {
         let standing = standing(store.view()?.as_ref())?;
-        Ok(Applier { store, standing, exports: BTreeMap::new() })
+        Ok(Applier { store, standing, exports: VecDeque::new() })
     }
 
     /// Where the state stands.
@@ -129,21 +130,25 @@ impl Applier {
 
     /// Ends a transfer.
     pub fn close_export(&mut self, transfer: u64) {
-        self.exports.remove(&transfer);
+        self.exports.retain(|(open, _)| *open != transfer);
     }
 
     /// One part of a transfer; the first freezes the view that all parts come from. `None` if the transfer is
     /// unknown (closed, or dropped for a newer one).
     pub fn export(&mut self, want: &WantPart) -> Result<Option<SnapshotChunk>, KeyspaceError> {
-        if want.part == 0 && !self.exports.contains_key(&want.transfer) {
+        let open =
+            |exports: &VecDeque<(u64, Export)>| exports.iter().position(|(open, _)| *open == want.transfer);
+        if want.part == 0 && open(&self.exports).is_none() {
             let view = self.store.view()?;
             let standing = standing(view.as_ref())?;
             while self.exports.len() >= EXPORTS_MAX {
-                self.exports.pop_first();
+                self.exports.pop_front();
             }
-            self.exports.insert(want.transfer, Export { view, standing });
+            self.exports.push_back((want.transfer, Export { view, standing }));
         }
-        let Some(export) = self.exports.get(&want.transfer) else { return Ok(None) };
+        let Some((_, export)) = open(&self.exports).and_then(|at| self.exports.get(at)) else {
+            return Ok(None);
+        };
         let after = want.after.as_deref();
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let (mut rows, mut bytes, mut last) = (Vec::new(), 0, true);

@@ -140,7 +140,7 @@ impl Node {
             Input::Persisted { seq } => self.step_raft(moment, raft::Input::Persisted { seq }),
             Input::Applied(batch) => self.handle_applied(moment, *batch),
             Input::Flushed { index } => self.handle_flushed(moment, index),
-            Input::Exported { to, chunk } => self.handle_exported(moment, to, chunk),
+            Input::Exported { to, transfer, chunk } => self.handle_exported(moment, to, transfer, chunk),
             Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));

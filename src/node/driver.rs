@@ -530,7 +530,7 @@ impl ApplyThread {
             ApplyJob::Flush => Some(Input::Flushed { index: applier.flush()? }),
             ApplyJob::Export(part) => {
                 let chunk = applier.export(&part)?.map(Box::new);
-                Some(Input::Exported { to: part.to, chunk })
+                Some(Input::Exported { to: part.to, transfer: part.transfer, chunk })
             }
             ApplyJob::CloseExport(transfer) => {
                 applier.close_export(transfer);

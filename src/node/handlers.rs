@@ -66,7 +66,8 @@ impl Node {
     }
 
     /// Sends a request where it belongs: to the core, to the leader, or back.
-    pub(super) fn route(&mut self, moment: Moment, request: Started, forward: bool) {
+    pub(super) fn route(&mut self, moment: Moment, mut request: Started, forward: bool) {
+        request.forward = forward;
         if self.requests.len() >= REQUESTS_MAX {
             return self.finish(fail(request, Failure::Overloaded));
         }
@@ -174,13 +175,12 @@ impl Node {
                         Refusal::Overloaded => self.finish(fail(request, Failure::Overloaded)),
                         Refusal::NotLeader { leader } => {
                             let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
-                            if asked_here
-                                && let Some(finished) = self.requests.park(request.clone(), moment.now)
-                            {
-                                self.finish(finished);
-                            } else if !asked_here {
-                                self.finish(fail(request, Failure::NotLeader { leader }));
-                            }
+                            let finished = if asked_here && request.forward {
+                                self.requests.park(request, moment.now)
+                            } else {
+                                Some(fail(request, Failure::NotLeader { leader }))
+                            };
+                            finished.into_iter().for_each(|finished| self.finish(finished));
                         }
                     }
                 }
@@ -372,13 +372,23 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_exported(&mut self, moment: Moment, to: NodeId, chunk: Option<Box<SnapshotChunk>>) {
+    pub(super) fn handle_exported(
+        &mut self,
+        moment: Moment,
+        to: NodeId,
+        transfer: u64,
+        chunk: Option<Box<SnapshotChunk>>,
+    ) {
         match chunk {
             Some(chunk) => {
                 self.outgoing.sent(&to, &chunk);
                 self.effects.push(Effect::Send { to, frame: Frame::Snapshot(*chunk) });
             }
-            None => self.step_raft(moment, raft::Input::SnapshotSent { to, index: None }),
+            None => {
+                if let Some(over) = self.outgoing.lost(&to, transfer) {
+                    self.snapshot_next(moment, over);
+                }
+            }
         }
     }
 

@@ -81,6 +81,8 @@ pub enum Input {
     Exported {
         /// The receiver.
         to: NodeId,
+        /// The transfer.
+        transfer: u64,
         /// The part.
         chunk: Option<Box<SnapshotChunk>>,
     },

@@ -79,6 +79,8 @@ pub struct Started {
     pub since: Micros,
     /// Until when it may wait for a leader to be known.
     pub park_until: Micros,
+    /// Whether it may go to another node that leads.
+    pub forward: bool,
     /// An earlier try was lost on its way and may have happened, or may still happen: no failure of a later try says
     /// anything about it.
     pub doubtful: bool,
@@ -118,7 +120,7 @@ impl Requests {
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
         self.last_id = self.last_id.wrapping_add(1);
         let park_until = now.after(patience.min(PARKED_FOR));
-        Started { id: self.last_id, origin, want, since: now, park_until, doubtful: false }
+        Started { id: self.last_id, origin, want, since: now, park_until, forward: false, doubtful: false }
     }
 
     /// How many requests are under way.

@@ -140,6 +140,13 @@ impl Outgoings {
         Some(Next::Part(outgoing.want(from)))
     }
 
+    /// The view of a transfer is gone: the transfer is over, unless another has taken its place.
+    pub fn lost(&mut self, to: &NodeId, transfer: u64) -> Option<Next> {
+        self.by_peer.get(to).filter(|outgoing| outgoing.transfer == transfer)?;
+        self.by_peer.remove(to);
+        Some(Next::Over { to: to.clone(), transfer, base: None })
+    }
+
     /// Sends again what was not acknowledged, and gives up what was sent too often.
     pub fn tick(&mut self, now: Micros) -> Vec<Next> {
         let mut next = Vec::new();

@@ -456,7 +456,8 @@ impl World {
             Job::Apply(entries) => return self.apply(host, &entries),
             Job::Export(part) => {
                 let chunk = alive.applier.export(&part).map_err(|error| format!("export: {error}"))?;
-                self.result(host, Input::Exported { to: part.to, chunk: chunk.map(Box::new) });
+                let (to, transfer) = (part.to, part.transfer);
+                self.result(host, Input::Exported { to, transfer, chunk: chunk.map(Box::new) });
             }
             Job::CloseExport(transfer) => alive.applier.close_export(transfer),
             Job::Install(mut received) => {
