@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly ALL=(format lint docs test demo demo-mongodb simulate compose)
-readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-200}"
+readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-500}"
 summary=()
 failed=0
 
