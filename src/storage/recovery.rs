@@ -233,7 +233,7 @@ fn finish<D: Disk>(disk: &D, found: Found) -> Result<Scan, StorageError> {
         Tail::Torn { end } => {
             let path = disk.locate(&segment::name(current));
             notes.push(format!(
-                "{path}: cut {end} bytes at {} that a crash left unfinished; nothing acknowledged is lost",
+                "{path}: cut {end} bytes at {}: an unfinished record, as a crash in the middle of a write leaves it",
                 walk.tail
             ));
         }
