@@ -92,7 +92,7 @@ impl Fleet {
             .args(["--peers", &peers.join(",")])
             .env("SUPER_NODE_LEDGER__INTERVAL", format!("{}ms", self.setup.interval.as_millis()))
             .env("SUPER_NODE_LEDGER__PING", format!("{}ms", self.setup.ping.as_millis()))
-            .env("SUPER_NODE_LEDGER__PING_TIMEOUT", format!("{}ms", (self.setup.ping / 2).as_millis()));
+            .env("SUPER_NODE_LEDGER__PING_TIMEOUT", format!("{}ms", self.setup.ping.as_millis()));
         if let Some((uri, database)) = &self.setup.mongodb {
             command.env("MONGODB_URI", uri).env("SUPER_NODE_MONGODB__DATABASE", database);
         }
