@@ -101,6 +101,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         cluster: settings.node.cluster.clone(),
         peers: node_settings.peers.clone(),
         url: settings.client_url(),
+        incarnation: directory.identity().incarnation.clone(),
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())

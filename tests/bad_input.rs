@@ -5,6 +5,7 @@ mod cluster;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -73,6 +74,39 @@ fn an_id_twice_is_refused() {
     mentions(&refused(2, &["start", "--id", "n1", "--peers", peers], &[]), &["n1"]);
 }
 
+#[tokio::test]
+async fn a_second_process_with_the_id_of_a_running_node_is_not_heard() {
+    let cluster = Cluster::start(&Setup::nodes(3));
+    let (leader, term) = cluster.leader().await;
+    let twin = (leader + 1) % 3;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let ports: Vec<String> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let log = std::fs::File::create(directory.path().join("log")).expect("a log file");
+    let mut child = Command::new(BINARY)
+        .args(["start", "--id", &cluster.nodes[twin].id, "--peers", &cluster.peers(), "--data-dir", "data"])
+        .args(["--listen", &ports[0], "--peer-listen", &ports[1], "--agents-listen", &ports[2]])
+        .env_remove("MONGODB_URI")
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    let said = cluster
+        .wait_for("the twin is told", async || {
+            let text = std::fs::read_to_string(directory.path().join("log")).ok()?;
+            text.contains("another process with the id").then_some(text)
+        })
+        .await;
+    for number in 0..20 {
+        cluster.put(number % 3, &format!("k{number}"), &json!(number)).await;
+    }
+    child.kill().expect("it still runs");
+    child.wait().expect("it can be reaped");
+    mentions(&said, &[&cluster.nodes[twin].id, "--id"]);
+    assert_eq!(cluster.leader().await, (leader, term), "no election");
+}
+
 #[test]
 fn a_listener_for_strangers_must_be_asked_for() {
     let text = refused(2, &["start", "--listen", "0.0.0.0:7400"], &[]);
@@ -133,8 +167,17 @@ async fn a_data_directory_of_another_node_or_cluster_is_refused() {
     cluster.leader().await;
 }
 
-#[tokio::test]
-async fn a_cut_off_log_tail_is_cut_and_said() {
+/// A cluster that has written a little, of which one follower was killed.
+struct Wounded {
+    cluster: Cluster,
+    leader: usize,
+    victim: usize,
+    /// The last file of the victim's log, and where its content ends.
+    segment: PathBuf,
+    end: usize,
+}
+
+async fn wounded() -> Wounded {
     let mut cluster = Cluster::start(&Setup::nodes(3));
     let (leader, _) = cluster.leader().await;
     for number in 0..20 {
@@ -142,11 +185,16 @@ async fn a_cut_off_log_tail_is_cut_and_said() {
     }
     let victim = (leader + 1) % 3;
     cluster.kill(victim);
-    // What a crash in the middle of a write leaves: the last record lacks its end.
-    let log = files_under(&cluster.nodes[victim].directory.join("log"));
-    let segment = log.last().expect("a segment");
-    let bytes = std::fs::read(segment).expect("readable");
+    let segment = files_under(&cluster.nodes[victim].directory.join("log")).pop().expect("a segment");
+    let bytes = std::fs::read(&segment).expect("readable");
     let end = bytes.iter().rposition(|byte| *byte != 0).expect("content") + 1;
+    Wounded { cluster, leader, victim, segment, end }
+}
+
+#[tokio::test]
+async fn a_cut_off_log_tail_is_cut_and_said() {
+    let Wounded { mut cluster, victim, segment, end, .. } = wounded().await;
+    // What a crash in the middle of a write leaves: the last record lacks its end.
     let file = std::fs::OpenOptions::new().write(true).open(segment).expect("writable");
     file.set_len(end as u64 - 3).expect("cut");
     drop(file);
@@ -162,17 +210,8 @@ async fn a_cut_off_log_tail_is_cut_and_said() {
 
 #[tokio::test]
 async fn a_damaged_log_stops_the_node_with_code_9_and_the_others_go_on() {
-    let mut cluster = Cluster::start(&Setup::nodes(3));
-    let (leader, _) = cluster.leader().await;
-    for number in 0..20 {
-        cluster.put(leader, &format!("k{number}"), &json!(number)).await;
-    }
-    let victim = (leader + 1) % 3;
-    cluster.kill(victim);
-    let log = files_under(&cluster.nodes[victim].directory.join("log"));
-    let segment = log.last().expect("a segment");
-    let mut bytes = std::fs::read(segment).expect("readable");
-    let end = bytes.iter().rposition(|byte| *byte != 0).expect("content") + 1;
+    let Wounded { mut cluster, leader, victim, segment, end } = wounded().await;
+    let mut bytes = std::fs::read(&segment).expect("readable");
     bytes[end / 2] ^= 0x10;
     std::fs::write(segment, bytes).expect("written");
     cluster.start_node(victim);

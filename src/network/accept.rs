@@ -104,9 +104,16 @@ async fn greet(shared: &Shared, stream: TcpStream) -> Result<Admitted, NotAdmitt
         Greeting::Refused { .. } => return Err(NotAdmitted::Refused("it began with a refusal".to_string())),
     };
     let admission = shared.check(&hello).and_then(|()| {
-        shared.peer(&hello.from).ok_or_else(|| {
+        let peer = shared.peer(&hello.from).ok_or_else(|| {
             format!("{} does not know a node {}: add it to the cluster first", shared.id, hello.from)
-        })
+        })?;
+        if peer.may_be(&hello.incarnation) {
+            return Ok(peer);
+        }
+        Err(format!(
+            "another process with the id {} runs at {}: stop one of the two, or give this one an --id of its own",
+            hello.from, peer.address
+        ))
     });
     match admission {
         Ok(peer) => {

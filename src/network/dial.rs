@@ -143,7 +143,10 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<Conversation, DialError
             hello.from, peer.id
         ))),
         Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
-            Ok(()) => Ok(Conversation { reader: reader.into_inner(), writer, url: hello.url }),
+            Ok(()) => {
+                peer.found_at_its_address(hello.incarnation);
+                Ok(Conversation { reader: reader.into_inner(), writer, url: hello.url })
+            }
             Err(reason) => Err(DialError::Refused(reason)),
         },
         Ok(Greeting::Refused { reason }) => {

@@ -10,7 +10,8 @@
 //! body    postcard with a leading format byte (`codec::encode`)
 //! dialler                            acceptor
 //!   Hello{protocol, cluster,  ->
-//!         from, to, version}   <-      Hello{…}           or Refused{reason} and the end
+//!         from, to, version,   <-      Hello{…}           or Refused{reason} and the end
+//!         url, incarnation}
 //!   Frame, Frame, …            ->
 //! ```
 //!

@@ -33,6 +33,8 @@ pub struct PeerSettings {
     pub peers: BTreeMap<NodeId, String>,
     /// Where clients find this node; told to the peers.
     pub url: String,
+    /// The incarnation of this node's data directory; told to the peers.
+    pub incarnation: String,
 }
 
 /// What the network tells the node.
@@ -75,6 +77,7 @@ pub(super) struct Shared {
     pub(super) id: NodeId,
     pub(super) cluster: String,
     url: String,
+    incarnation: String,
     pub(super) inbox: mpsc::Sender<PeerEvent>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -99,6 +102,8 @@ pub(super) struct Peer {
     pub(super) refusals: Throttle,
     /// Ends the current incoming connection.
     incoming: Mutex<Option<CancellationToken>>,
+    /// The data directory of the process that answered at the peer's own address.
+    incarnation: Mutex<Option<String>>,
 }
 
 impl Peer {
@@ -115,6 +120,18 @@ impl Peer {
         }
         self.was_there.store(true, Ordering::Release);
         token
+    }
+
+    /// The process at the peer's own address has this data directory.
+    pub(super) fn found_at_its_address(&self, incarnation: String) {
+        *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
+    }
+
+    /// Whether somebody with this data directory may speak for the peer. While the process at the peer's own address
+    /// is there, no other may: two processes of one name would both vote.
+    pub(super) fn may_be(&self, incarnation: &str) -> bool {
+        let known = self.incarnation.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.lanes.is_open() || known.as_deref().is_none_or(|known| known == incarnation)
     }
 
     /// The incoming connection that `ended` belongs to is over.
@@ -187,6 +204,7 @@ impl Shared {
             to: to.clone(),
             version: Version::current(),
             url: self.url.clone(),
+            incarnation: self.incarnation.clone(),
         }
     }
 
@@ -229,6 +247,7 @@ impl Shared {
             stop: self.shutdown.child_token(),
             refusals: Throttle::default(),
             incoming: Mutex::new(None),
+            incarnation: Mutex::new(None),
         });
         let dialler = dial::keep_connected(self.clone(), peer.clone());
         let before = self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, peer);
@@ -253,6 +272,7 @@ pub fn start(
         id: settings.id,
         cluster: settings.cluster,
         url: settings.url,
+        incarnation: settings.incarnation,
         inbox,
         shutdown,
         tasks: TaskTracker::new(),

@@ -73,8 +73,13 @@ impl Node {
     ) -> Node {
         let peers: BTreeMap<_, _> =
             peers.iter().map(|(name, address)| (id(name), address.to_string())).collect();
-        let settings =
-            PeerSettings { id: id(name), cluster: cluster.to_string(), peers, url: format!("http://{name}") };
+        let settings = PeerSettings {
+            id: id(name),
+            cluster: cluster.to_string(),
+            peers,
+            url: format!("http://{name}"),
+            incarnation: format!("disk of {name}"),
+        };
         let (sender, inbox) = mpsc::channel(inbox);
         let (metrics, token) = (Arc::new(Metrics::new()), CancellationToken::new());
         let network = start(listener, settings, sender, metrics.clone(), token.clone()).expect("it starts");
@@ -144,6 +149,7 @@ fn hello(cluster: &str, from: &str, to: &str) -> Hello {
         to: id(to),
         version: Version::current(),
         url: String::new(),
+        incarnation: format!("disk of {from}"),
     }
 }
 
@@ -297,6 +303,11 @@ async fn who_does_not_belong_is_refused_with_the_remedy_and_disturbs_nobody() {
         ("unknown", hello("c", "n9", "n1"), "does not know a node n9"),
         ("own name", hello("c", "n1", "n1"), "own name"),
         ("protocol", Hello { protocol: 99, ..hello("c", "n2", "n1") }, "run the same version"),
+        (
+            "second process of one name",
+            Hello { incarnation: "another disk".to_string(), ..hello("c", "n2", "n1") },
+            "another process with the id n2",
+        ),
     ];
     for (refused, (name, hello, expected)) in (1..).zip(cases) {
         let mut stream = dial(&n1).await;

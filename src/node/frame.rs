@@ -28,6 +28,8 @@ pub struct Hello {
     pub version: Version,
     /// Where clients find the speaker, for redirects.
     pub url: String,
+    /// The speaker's data directory: tells two processes of one name apart.
+    pub incarnation: String,
 }
 
 /// One frame after the hello.

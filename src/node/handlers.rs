@@ -9,8 +9,8 @@ use crate::health::{self, Level, Target};
 use crate::ledger::apply::Happening;
 use crate::ledger::command::{Envelope, Request};
 use crate::ledger::records::MemberKind;
-use crate::raft::{self, ElectionReason, Entry, Refusal};
-use crate::types::{Index, IntervalId, NodeId, Version};
+use crate::raft::{self, ElectionReason, Refusal};
+use crate::types::{Index, IntervalId, NodeId, Term, Version};
 
 use super::applier::AppliedBatch;
 use super::core::{Node, REQUESTS_MAX};
@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    fn stamp(&self, moment: Moment, term: crate::types::Term, request: Request) -> Bytes {
+    fn stamp(&self, moment: Moment, term: Term, request: Request) -> Bytes {
         let envelope = Envelope { at: moment.wall, term, leader: self.settings.id.clone(), request };
         Bytes::from(codec::encode(&envelope))
     }
@@ -162,7 +162,7 @@ impl Node {
                 raft::Effect::Send { to, message } => {
                     self.effects.push(Effect::Send { to, frame: Frame::Raft(message) });
                 }
-                raft::Effect::Apply { entries } => self.apply(entries),
+                raft::Effect::Apply { entries } => self.effects.push(Effect::Apply(entries)),
                 raft::Effect::Proposed { request, index, term } => self.requests.placed(request, index, term),
                 raft::Effect::ReadReady { request, index } => {
                     if let Some(finished) = self.requests.readable(request, index, self.applied.index) {
@@ -196,11 +196,6 @@ impl Node {
                 raft::Effect::Event(event) => self.handle_raft_event(event),
             }
         }
-    }
-
-    fn apply(&mut self, entries: Vec<Entry>) {
-        debug_assert!(!entries.is_empty());
-        self.effects.push(Effect::Apply(entries));
     }
 
     fn handle_raft_event(&mut self, event: raft::Event) {
@@ -239,7 +234,8 @@ impl Node {
         }
         let moved = !again.is_empty();
         for request in again {
-            self.route(moment, request, true);
+            let forward = request.forward;
+            self.route(moment, request, forward);
         }
         moved
     }
@@ -312,7 +308,8 @@ impl Node {
         let founded = unfounded && self.facts.genesis.is_some();
         if founded {
             for request in self.requests.unpark() {
-                self.route(moment, request, true);
+                let forward = request.forward;
+                self.route(moment, request, forward);
             }
         }
         let (finished, waits) = self.requests.applied(self.applied.index, &batch.answers, moment.now);
