@@ -316,6 +316,9 @@ impl World {
                 }
                 let frame: Frame = codec::decode(&bytes).map_err(|error| format!("codec: {error}"))?;
                 let from = self.hosts[from].id.clone();
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.reachable.insert(from.clone());
+                }
                 self.step(host, Input::Frame { from, frame })
             }
             Event::DiskDone => {
@@ -408,6 +411,11 @@ impl World {
                 if !lost {
                     let after = self.dice.span(Duration::from_micros(200), Duration::from_millis(8));
                     self.at_host(after, host, Event::Pong { member, seq });
+                }
+            }
+            Effect::SetBook(book) => {
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.reachable.extend(book.nodes.into_keys());
                 }
             }
             Effect::Apply(entries) => {
@@ -510,7 +518,8 @@ impl World {
     }
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
-        let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
+        let reachable = self.hosts[host].alive.as_ref().is_some_and(|alive| alive.reachable.contains(to));
+        let Some(to) = self.hosts.iter().position(|other| reachable && &other.id == to) else { return };
         // A connection delivers a frame once or never. Consensus is made for less than that and must show it; a
         // forwarded write without a key is not, and relies on it.
         let may_double = !matches!(frame, Frame::Forward { .. });
@@ -552,6 +561,7 @@ fn settings(
         health: health::Config::new(id.into()),
         genesis,
         keep_entries,
+        address: format!("sim:{id}"),
         url: format!("http://{id}"),
     }
 }
