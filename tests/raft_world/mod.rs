@@ -6,6 +6,7 @@ mod checks;
 mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use super_node::raft::{
@@ -104,47 +105,44 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Every count by its name.
-    pub fn counts(&self) -> [(&'static str, u64); 17] {
+    /// Every count, with its name.
+    fn counts(&mut self) -> [(&'static str, &mut u64); 17] {
         [
-            ("elections", self.elections),
-            ("crashes", self.crashes),
-            ("reads", self.reads),
-            ("leased reads", self.leased),
-            ("snapshots", self.snapshots),
-            ("truncations", self.truncations),
-            ("committed", self.committed),
-            ("reconciled", self.reconciled),
-            ("changes", self.changes),
-            ("changes rolled back", self.rolled_back),
-            ("promotions", self.promotions),
-            ("replacements", self.replacements),
-            ("leaders removed", self.removed),
-            ("transfers", self.transferred),
-            ("transfers given up", self.transfers_aborted),
-            ("degraded disks", self.degraded),
-            ("stuck leaders", self.stuck),
+            ("elections", &mut self.elections),
+            ("crashes", &mut self.crashes),
+            ("reads", &mut self.reads),
+            ("leased reads", &mut self.leased),
+            ("snapshots", &mut self.snapshots),
+            ("truncations", &mut self.truncations),
+            ("committed", &mut self.committed),
+            ("reconciled", &mut self.reconciled),
+            ("changes", &mut self.changes),
+            ("changes rolled back", &mut self.rolled_back),
+            ("promotions", &mut self.promotions),
+            ("replacements", &mut self.replacements),
+            ("leaders removed", &mut self.removed),
+            ("transfers", &mut self.transferred),
+            ("transfers given up", &mut self.transfers_aborted),
+            ("degraded disks", &mut self.degraded),
+            ("stuck leaders", &mut self.stuck),
         ]
     }
+}
 
-    pub fn add(&mut self, other: &Seen) {
-        self.elections += other.elections;
-        self.crashes += other.crashes;
-        self.reads += other.reads;
-        self.leased += other.leased;
-        self.snapshots += other.snapshots;
-        self.truncations += other.truncations;
-        self.committed += other.committed;
-        self.reconciled += other.reconciled;
-        self.changes += other.changes;
-        self.rolled_back += other.rolled_back;
-        self.promotions += other.promotions;
-        self.replacements += other.replacements;
-        self.removed += other.removed;
-        self.transferred += other.transferred;
-        self.transfers_aborted += other.transfers_aborted;
-        self.degraded += other.degraded;
-        self.stuck += other.stuck;
+impl AddAssign for Seen {
+    fn add_assign(&mut self, mut other: Seen) {
+        for ((_, total), (_, more)) in self.counts().into_iter().zip(other.counts()) {
+            *total += *more;
+        }
+    }
+}
+
+impl IntoIterator for Seen {
+    type Item = (&'static str, u64);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(mut self) -> Self::IntoIter {
+        self.counts().map(|(what, count)| (what, *count)).to_vec().into_iter()
     }
 }
 
@@ -162,6 +160,8 @@ pub struct Plan {
     pub reluctant: BTreeSet<usize>,
     /// Whether anything goes wrong by itself.
     pub faults: bool,
+    /// The longest pause of the clients, in microseconds.
+    pub pause_max: u64,
 }
 
 pub struct World {
@@ -174,6 +174,7 @@ pub struct World {
     pub cut: BTreeSet<(usize, usize)>,
     loss: u64,
     pub faults: bool,
+    pause_max: u64,
     requests: u64,
     leaders: BTreeMap<Term, usize>,
     votes: BTreeMap<(usize, Term), NodeId>,
@@ -191,7 +192,7 @@ pub fn number(id: &NodeId) -> usize {
 
 impl World {
     pub fn new(plan: Plan) -> World {
-        let Plan { seed, voters, learners, spare, loss, lease, reluctant, faults } = plan;
+        let Plan { seed, voters, learners, spare, loss, lease, reluctant, faults, pause_max } = plan;
         let mut random = Random(seed);
         let configuration = Configuration {
             voters: (0..voters).map(name).collect(),
@@ -234,6 +235,7 @@ impl World {
             cut: BTreeSet::new(),
             loss,
             faults,
+            pause_max,
             requests: 0,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
