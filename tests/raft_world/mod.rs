@@ -179,6 +179,8 @@ pub struct World {
     leaders: BTreeMap<Term, usize>,
     votes: BTreeMap<(usize, Term), NodeId>,
     pub book: BTreeMap<Index, Entry>,
+    /// In which term each entry of the book was committed.
+    committed_in: BTreeMap<Index, Term>,
     pub seen: Seen,
 }
 
@@ -240,6 +242,7 @@ impl World {
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             book: BTreeMap::new(),
+            committed_in: BTreeMap::new(),
             seen: Seen::default(),
         };
         for node in 0..world.machines.len() {
@@ -313,6 +316,10 @@ impl World {
         let now = self.clock(node);
         let Some(raft) = &mut self.machines[node].raft else { return };
         raft.step(now, entropy, input);
+        // What a leader commits, it commits under the configuration of this step; the next step may change it.
+        if raft.leads().is_some() {
+            self.check_commit(node);
+        }
         // A batch may hold several inputs.
         if self.random.percent(80) {
             self.collect(node);
@@ -548,7 +555,7 @@ impl World {
             self.now = at;
             self.happen(happening);
             events += 1;
-            if events.is_multiple_of(256) {
+            if events.is_multiple_of(if self.faults { 256 } else { 4_096 }) {
                 self.check_log_matching();
             }
         }
