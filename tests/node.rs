@@ -88,7 +88,7 @@ impl Bench {
 
 fn put(key: &str) -> Want {
     let command = Command::KvPut { key: key.to_string(), value: "1".to_string(), if_revision: None };
-    Want::Write(Request { idempotency_key: None, command })
+    Want::Write(Request::new(command))
 }
 
 fn forwarded(effects: &[Effect]) -> u64 {

@@ -277,7 +277,7 @@ impl Node {
     pub(super) fn do_duties(&mut self, moment: Moment) {
         let leading = self.leading();
         for command in self.duties.due(&self.facts, leading, moment.now) {
-            let want = Want::Write(Request { idempotency_key: None, command });
+            let want = Want::Write(Request::new(command));
             let request = self.requests.begin(Origin::Duty, want, moment.now, PARKED_FOR);
             self.route(moment, request, true);
         }

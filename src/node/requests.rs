@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::ledger::command::{Applied, Request};
+use crate::ledger::command::{Answer, Applied, Request};
 use crate::raft::RequestId;
 use crate::types::{Index, Micros, NodeId, Term};
 
@@ -209,12 +209,12 @@ impl Requests {
             | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(Box::new(request)),
             Outcome::Read(Ok(index)) => Ok(self.wait_for_apply(request, index, applied)),
             Outcome::Write(Err(failure)) | Outcome::Read(Err(failure)) => Ok(Some(fail(request, failure))),
-            outcome @ Outcome::Write(Ok(_)) => Ok(Some(Finished { origin: request.origin, outcome })),
+            Outcome::Write(Ok(applied)) => Ok(Some(answered(request, applied))),
         }
     }
 
     /// `leader` leads now (or nobody is known to): requests that another node holds will hear nothing more from it.
-    /// Reads and writes with an idempotency key come back to be tried again; other writes are unknown.
+    /// Reads and repeatable writes come back to be tried again; other writes are unknown.
     pub fn leader_changed(&mut self, leader: Option<&NodeId>) -> (Vec<Finished>, Vec<Started>) {
         let orphaned: Vec<RequestId> =
             self.forwarded.iter().filter(|(_, f)| Some(&f.to) != leader).map(|(id, _)| *id).collect();
@@ -223,7 +223,7 @@ impl Requests {
             let Some(Forwarded { mut request, to }) = self.forwarded.remove(&id) else { continue };
             request.doubtful = true;
             match &request.want {
-                Want::Write(write) if write.idempotency_key.is_none() && request.origin != Origin::Duty => {
+                Want::Write(write) if !write.is_repeatable() && request.origin != Origin::Duty => {
                     let why = format!("the leader {to} was lost before it answered");
                     finished.push(fail(request, Failure::Unknown(why)));
                 }
@@ -247,8 +247,7 @@ impl Requests {
             let failure = match answers.get(&index) {
                 Some((applied_term, Some(answer))) if *applied_term == term => {
                     waits.push(now.since(request.since));
-                    let outcome = Outcome::Write(Ok(answer.clone()));
-                    finished.push(Finished { origin: request.origin, outcome });
+                    finished.push(answered(request, answer.clone()));
                     continue;
                 }
                 Some(_) => Failure::Superseded,
@@ -286,6 +285,17 @@ impl Requests {
         let parked = self.parked.iter().map(|request| request.park_until).min();
         let forwarded = self.forwarded.values().map(|f| f.request.since.after(FORWARDED_FOR)).min();
         parked.into_iter().chain(forwarded).min()
+    }
+}
+
+/// The answered end of a write. An answer that says nothing of the earlier tries of a doubtful one leaves it in doubt.
+fn answered(request: Started, applied: Applied) -> Finished {
+    match &applied.answer {
+        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_earlier_tries_open() => {
+            let why = format!("a leader was lost on the way, and then: {rejection}");
+            fail(request, Failure::Unknown(why))
+        }
+        _ => Finished { origin: request.origin, outcome: Outcome::Write(Ok(applied)) },
     }
 }
 
