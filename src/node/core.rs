@@ -15,6 +15,7 @@ use crate::types::{Index, Micros, NodeId, Term};
 use super::applier::Standing;
 use super::duties::Duties;
 use super::facts::Facts;
+use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
 use super::moment::Moment;
 use super::requests::{Origin, Requests};
@@ -58,6 +59,7 @@ pub struct Node {
     pub(super) peer_urls: BTreeMap<NodeId, String>,
     pub(super) duties: Duties,
     pub(super) requests: Requests,
+    pub(super) heard: Heard,
     pub(super) outgoing: Outgoings,
     pub(super) incoming: Incoming,
     /// A received snapshot is being installed; further parts are dropped meanwhile.
@@ -106,6 +108,7 @@ impl Node {
             peer_urls: BTreeMap::new(),
             duties,
             requests: Requests::new(moment.entropy),
+            heard: Heard::default(),
             outgoing: Outgoings::default(),
             incoming: Incoming::default(),
             installing: false,

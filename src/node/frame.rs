@@ -9,7 +9,7 @@ use crate::types::{Index, NodeId, Version};
 use super::handle::Failure;
 
 /// Version of the peer protocol. Nodes whose versions differ refuse each other in the hello.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Largest frame, in bytes, on a peer connection.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
@@ -49,9 +49,11 @@ pub enum Frame {
         /// The answerer's version.
         version: Version,
     },
-    /// A write for the leader.
+    /// A write for the leader. Taken once, however often it arrives; see [`super::heard`].
     Forward {
-        /// Chosen by the sender.
+        /// The life of the sending process: a number that it drew when it began.
+        life: u64,
+        /// Counted up from `life` with every try of every request: never used for a second one.
         id: u64,
         /// What to do.
         request: Request,
@@ -65,7 +67,7 @@ pub enum Frame {
     },
     /// A linearizable read asks the leader for a read index.
     ReadIndex {
-        /// Chosen by the sender.
+        /// Counted as in [`Frame::Forward`]: an answer to an earlier try is none to this one.
         id: u64,
     },
     /// The leader's answer.

@@ -40,7 +40,10 @@ impl Node {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
-            Frame::Forward { id, request } => {
+            Frame::Forward { life, id, request } => {
+                if !self.heard.first_time(&from, life, id) {
+                    return;
+                }
                 let origin = Origin::Peer { node: from, id };
                 let request = self.requests.begin(origin, Want::Write(request), moment.now, PARKED_FOR);
                 self.route(moment, request, false);
@@ -97,12 +100,12 @@ impl Node {
         }
         match self.raft.leader().cloned() {
             Some(leader) => {
-                let id = request.id;
-                let frame = match &request.want {
-                    Want::Write(write) => Frame::Forward { id, request: write.clone() },
+                let want = request.want.clone();
+                let id = self.requests.to_peer(request, leader.clone());
+                let frame = match want {
+                    Want::Write(request) => Frame::Forward { life: self.requests.life(), id, request },
                     Want::Read => Frame::ReadIndex { id },
                 };
-                self.requests.to_peer(request, leader.clone());
                 self.effects.push(Effect::Send { to: leader, frame });
             }
             None => {

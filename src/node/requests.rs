@@ -95,6 +95,7 @@ struct Forwarded {
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Requests {
+    life: u64,
     last_id: RequestId,
     /// Handed to the core, not yet placed or refused.
     in_core: BTreeMap<RequestId, Started>,
@@ -113,14 +114,24 @@ impl Requests {
     /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
     /// those of its successor with what came of them.
     pub fn new(entropy: u64) -> Requests {
-        Requests { last_id: entropy, ..Requests::default() }
+        Requests { life: entropy, last_id: entropy, ..Requests::default() }
+    }
+
+    /// Where the numbers began: tells the lives of this node's processes apart.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
     }
 
     /// Takes in a new request.
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
-        self.last_id = self.last_id.wrapping_add(1);
         let park_until = now.after(patience.min(PARKED_FOR));
-        Started { id: self.last_id, origin, want, since: now, park_until, forward: false, doubtful: false }
+        let id = self.next_id();
+        Started { id, origin, want, since: now, park_until, forward: false, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -138,9 +149,13 @@ impl Requests {
         self.in_core.insert(request.id, request);
     }
 
-    /// Another node has it now.
-    pub fn to_peer(&mut self, request: Started, to: NodeId) {
-        self.forwarded.insert(request.id, Forwarded { request, to });
+    /// Another node has it now, under the number that is given back. Each try has a number of its own: the node takes
+    /// each number once, and what it says about an earlier try is no answer to this one.
+    pub fn to_peer(&mut self, mut request: Started, to: NodeId) -> RequestId {
+        request.id = self.next_id();
+        let id = request.id;
+        self.forwarded.insert(id, Forwarded { request, to });
+        id
     }
 
     /// Nobody leads: it waits, or fails at once if too many do or if it already waited too long.
