@@ -480,6 +480,11 @@ pub fn id_key(document: &RawDocument) -> Vec<u8> {
     }
 }
 
+/// [`id_key`] of a document whose `_id` is this number.
+pub fn id_number_key(id: u64) -> Vec<u8> {
+    signed(id).to_be_bytes().to_vec()
+}
+
 /// The `_id` of a document for people.
 pub fn id_text(document: &RawDocument) -> String {
     id_value(document).map_or_else(|| "without _id".to_string(), |id| id.to_string())

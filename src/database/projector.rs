@@ -63,7 +63,7 @@ struct Projector<'a, S> {
     confirmed: Option<Checkpoint>,
     error: Option<String>,
     reported: Option<(ProjectionStatus, Micros)>,
-    /// Whether the present session has come as far as to move the checkpoint.
+    /// Whether the present session has written a batch or found nothing to write.
     progressed: bool,
     /// What the cluster knew of it when the ledger was last asked.
     agreed: Checkpoint,
@@ -126,7 +126,7 @@ impl<S: Surroundings> Projector<'_, S> {
         // Another writer may just be moving the checkpoint that was read, and a power cut may take that back. Once our
         // own move to the same place is acknowledged, it is there for good, and the cluster may be told.
         target.advance(start, term).await?;
-        self.moved(start);
+        self.confirmed = Some(start);
         let records = limits.batch_records;
         let mut batch = self.next(start, records).await?;
         let mut after = start;
@@ -138,6 +138,7 @@ impl<S: Surroundings> Projector<'_, S> {
                     target.advance(upto, term).await?;
                     self.moved(upto);
                 }
+                self.recovered();
                 self.report(true).await;
                 let seen = self.surroundings.applied();
                 batch = self.next(after, records).await?;
@@ -196,11 +197,17 @@ impl<S: Surroundings> Projector<'_, S> {
     /// The checkpoint stands here for good.
     fn moved(&mut self, checkpoint: Checkpoint) {
         self.confirmed = Some(checkpoint);
+        self.recovered();
+        self.propose();
+    }
+
+    /// A batch has gone through, or there was none to write. (That MongoDB can be reached is not enough: a document that
+    /// it refuses would be told anew with every try.)
+    fn recovered(&mut self) {
         self.progressed = true;
         if self.error.take().is_some() {
             self.surroundings.tell(News::Recovered);
         }
-        self.propose();
     }
 
     /// Tells the cluster how far MongoDB is: at most once a second, one proposal at a time, until the ledger says so
