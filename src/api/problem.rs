@@ -253,6 +253,19 @@ impl Problem {
             Failure::Draining => {
                 Problem::new(Code::Draining, "this node is stopping").hint("ask another node")
             }
+            Failure::Change(error) => Problem::new(Code::Conflict, error.to_string()),
+            Failure::ChangePending => {
+                Problem::new(Code::Conflict, "another change of the super-nodes is under way")
+                    .hint("retry when super-node status shows that it is over")
+            }
+            Failure::NoTarget => Problem::new(Code::Conflict, "nobody can take over"),
+            Failure::TransferAborted { to } => {
+                Problem::new(Code::Conflict, format!("{to} did not take over in time; the leader leads on"))
+                    .hint("retry, or choose another node")
+            }
+            Failure::Removed => Problem::new(Code::NoLeader, "this node was removed from the cluster").hint(
+                "ask another node; to bring this one back, empty its data directory and start it with --join",
+            ),
             Failure::Damaged(why) => Problem::new(Code::Damaged, why).hint("super-node ledger verify"),
         }
     }

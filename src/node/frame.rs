@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::command::{Applied, Request};
-use crate::raft::{Base, Configuration, Message};
+use crate::raft::{Base, Change, Configuration, Message};
 use crate::types::{Index, NodeId, Version};
 
-use super::handle::Failure;
+use super::handle::{Changed, Failure, Transferred};
 
 /// Version of the peer protocol. Nodes whose versions differ refuse each other in the hello.
 pub const PROTOCOL: u16 = 2;
@@ -30,6 +30,11 @@ pub struct Hello {
     pub url: String,
     /// The speaker's data directory: tells two processes of one name apart.
     pub incarnation: String,
+    /// Where super-nodes reach the speaker (`host:port`); empty if it does not know. Whoever does not have the speaker
+    /// in its configuration yet answers there.
+    pub address: String,
+    /// The identity that the speaker's cluster was founded with; `None` if the speaker has not heard of it yet.
+    pub identity: Option<String>,
 }
 
 /// One frame after the hello.
@@ -85,6 +90,49 @@ pub enum Frame {
         transfer: u64,
         /// The next part wanted.
         next: u32,
+    },
+    /// A read asks the leader for a read index, and is content with its lease. Answered by
+    /// [`Frame::ReadIndexAnswer`].
+    ReadLease {
+        /// Chosen by the sender.
+        id: u64,
+    },
+    /// A change of the configuration for the leader.
+    Change {
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
+        id: u64,
+        /// What changes.
+        change: Change,
+    },
+    /// The leader's answer.
+    ChangeAnswer {
+        /// Of the [`Frame::Change`].
+        id: u64,
+        /// What came of it.
+        result: Result<Changed, Failure>,
+    },
+    /// The leader is asked to hand over.
+    Transfer {
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
+        id: u64,
+        /// To whom; `None`: to whom it likes.
+        to: Option<NodeId>,
+    },
+    /// The leader's answer, if it can still give one.
+    TransferAnswer {
+        /// Of the [`Frame::Transfer`].
+        id: u64,
+        /// What came of it.
+        result: Result<Transferred, Failure>,
+    },
+    /// "You are not in the cluster's configuration": the answer to a node that speaks as if it were.
+    NotMember {
+        /// As of this applied position.
+        as_of: Index,
     },
 }
 
