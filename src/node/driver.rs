@@ -22,7 +22,7 @@ use crate::types::{Index, Micros, Term, UnixMillis};
 use super::applier::Applier;
 use super::core::{Node, Settings};
 use super::events::EventLog;
-use super::handle::{Ask, Failure, Handle};
+use super::handle::{Ask, Changed, Failure, Handle, Transferred};
 use super::io::{Effect, Input};
 use super::moment::Moment;
 use super::notices;
@@ -102,7 +102,8 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     parts: Parts<L, P, A>,
 ) -> Result<Running, NodeError> {
     let mut clock = Clock::new();
-    let applier = Applier::new(Arc::clone(&parts.state))?;
+    let mut applier = Applier::new(Arc::clone(&parts.state))?;
+    applier.found(&parts.settings.bootstrap())?;
     let facts = applier.facts()?;
     let OpenedLog { log, recovered, notes: _ } = parts.log;
     let node = Node::new(parts.settings, recovered, applier.standing(), facts, clock.moment())?;
@@ -176,6 +177,8 @@ impl Drop for Obituary {
 enum Waiter {
     Write(oneshot::Sender<Result<Applied, Failure>>),
     Read(oneshot::Sender<Result<Index, Failure>>),
+    Change(oneshot::Sender<Result<Changed, Failure>>),
+    Transfer(oneshot::Sender<Result<Transferred, Failure>>),
 }
 
 struct Driver {
@@ -259,8 +262,14 @@ impl Driver {
             Ask::Submit { request, forward, patience, reply } => {
                 (Waiter::Write(reply), Want::Write(request), forward, patience)
             }
-            Ask::ReadBarrier { forward, patience, reply } => {
-                (Waiter::Read(reply), Want::Read, forward, patience)
+            Ask::ReadBarrier { lease, forward, patience, reply } => {
+                (Waiter::Read(reply), Want::Read { lease }, forward, patience)
+            }
+            Ask::Change { change, forward, patience, reply } => {
+                (Waiter::Change(reply), Want::Change(change), forward, patience)
+            }
+            Ask::Transfer { to, forward, patience, reply } => {
+                (Waiter::Transfer(reply), Want::Transfer(to), forward, patience)
             }
             Ask::Projection(status) => return self.step(Input::Projection(status)),
         };
@@ -301,6 +310,7 @@ impl Driver {
             Effect::CloseExport { transfer } => self.apply.send(ApplyJob::CloseExport(transfer)),
             Effect::Install(received) => self.apply.send(ApplyJob::Install(received)),
             Effect::Reply { ask, outcome } => self.reply(ask, outcome),
+            Effect::SetBook(book) => self.network.set_book(&book),
             Effect::Tell(notice) => notices::tell(&notice, moment.wall, &self.events, &self.metrics),
         }
     }
@@ -318,6 +328,12 @@ impl Driver {
                 let _gone = reply.send(result);
             }
             (Some(Waiter::Read(reply)), Outcome::Read(result)) => {
+                let _gone = reply.send(result);
+            }
+            (Some(Waiter::Change(reply)), Outcome::Change(result)) => {
+                let _gone = reply.send(result);
+            }
+            (Some(Waiter::Transfer(reply)), Outcome::Transfer(result)) => {
                 let _gone = reply.send(result);
             }
             _ => {}
