@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod error;
 pub mod events;
+pub mod membership;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 
 use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
+pub use membership::NewSuperNode;
 
 /// First pause after all endpoints failed; doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(25);
