@@ -73,6 +73,8 @@ pub struct Node {
     pub peer_port: u16,
     pub agent_port: u16,
     pub directory: PathBuf,
+    /// The client URL of a running cluster that it joins; `None`: it is one of the first.
+    pub join: Option<String>,
     child: Option<Child>,
 }
 
@@ -164,6 +166,7 @@ impl Cluster {
                 peer_port: free_port(),
                 agent_port: free_port(),
                 directory: directory.path().join(format!("n{number}")),
+                join: None,
                 child: None,
             })
             .collect();
@@ -180,8 +183,8 @@ impl Cluster {
     }
 
     pub fn peers(&self) -> String {
-        let peers =
-            self.nodes.iter().map(|node| format!("{}={}:{}", node.id, node.place.host, node.peer_port));
+        let first = self.nodes.iter().filter(|node| node.join.is_none());
+        let peers = first.map(|node| format!("{}={}:{}", node.id, node.place.host, node.peer_port));
         peers.collect::<Vec<_>>().join(",")
     }
 
@@ -195,16 +198,41 @@ impl Cluster {
             .args(["--data-dir", node.directory.to_str().expect("a printable path")])
             .args(["--listen", &format!("{host}:{}", node.client_port)])
             .args(["--peer-listen", &format!("{host}:{}", node.peer_port)])
-            .args(["--peers", &self.peers()])
             .env("SUPER_NODE_LISTEN__AGENTS", format!("{host}:{}", node.agent_port))
             .env("SUPER_NODE_LOG__LEVEL", "debug")
             .env_remove("MONGODB_URI")
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        match &node.join {
+            Some(url) => command.args(["--join", url]),
+            None => command.args(["--peers", &self.peers()]),
+        };
         for (name, value) in &self.setup.environment {
             command.env(name, value);
         }
         command
+    }
+
+    /// Starts one more node, which joins through another one; returns its position.
+    pub fn join_node(&mut self, id: &str, through: usize) -> usize {
+        let at = self.add_node(id, through);
+        self.start_node(at);
+        at
+    }
+
+    /// One more node, which joins through another one once it is started; returns its position.
+    pub fn add_node(&mut self, id: &str, through: usize) -> usize {
+        self.nodes.push(Node {
+            id: id.to_string(),
+            place: self.setup.places.get(self.nodes.len()).cloned().unwrap_or_else(Place::loopback),
+            client_port: free_port(),
+            peer_port: free_port(),
+            agent_port: free_port(),
+            directory: self.directory.path().join(id),
+            join: Some(self.nodes[through].url()),
+            child: None,
+        });
+        self.nodes.len() - 1
     }
 
     pub fn start_node(&mut self, at: usize) {
@@ -284,17 +312,33 @@ impl Cluster {
         child.wait().expect("it can be reaped");
     }
 
-    /// Runs a command of the binary against this cluster's running nodes.
-    pub fn cli(&self, arguments: &[&str]) -> Output {
+    /// Whether a node that was started has ended by itself; it can be started again.
+    pub fn has_ended(&mut self, at: usize) -> bool {
+        let child = &mut self.nodes[at].child;
+        let ended =
+            child.as_mut().is_some_and(|child| child.try_wait().expect("it can be waited for").is_some());
+        if ended {
+            *child = None;
+        }
+        ended
+    }
+
+    /// A command of the binary against this cluster's running nodes.
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let running = self.nodes.iter().filter(|node| node.is_running());
         let urls = running.map(Node::url).collect::<Vec<_>>().join(",");
-        Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .args(arguments)
             .env("SUPER_NODE_ENDPOINTS", urls)
             .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command runs")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs such a command.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_command(arguments).output().expect("the command runs")
     }
 
     /// The JSON that a command prints with `-o json`; it must succeed.

@@ -36,6 +36,9 @@ pub struct Torment {
     span: Duration,
     begun: Instant,
     frozen: BTreeSet<usize>,
+    /// Those that were removed from the cluster and killed.
+    retired: BTreeSet<usize>,
+    leases: bool,
     /// What was done, and when.
     deeds: Vec<(Micros, String)>,
     http: reqwest::Client,
@@ -67,13 +70,18 @@ pub struct Plan {
     pub seconds: u64,
     pub setup: Setup,
     pub field: Option<Field>,
-    /// Whether reads may be answered from leases.
-    pub leases: bool,
+    /// Whether half of the reads may be answered from leases; `None`: the dice say.
+    pub leases: Option<bool>,
 }
 
 impl Plan {
     pub fn new(name: &'static str, seconds: u64, nodes: usize) -> Plan {
-        Plan { name, seconds, setup: Setup::nodes(nodes), field: None, leases: false }
+        Plan { name, seconds, setup: Setup::nodes(nodes), field: None, leases: None }
+    }
+
+    pub fn with_leases(mut self, leases: bool) -> Plan {
+        self.leases = Some(leases);
+        self
     }
 
     pub fn on(mut self, field: Field) -> Plan {
@@ -95,6 +103,9 @@ impl Torment {
         let Plan { name, seconds, mut setup, field, leases } = plan;
         // Few entries are kept in some runs, so that whoever is away for a while needs the whole state.
         setup.set("SUPER_NODE_RAFT__SNAPSHOT_ENTRIES", dice.one(&["100", "1000", "100000"]));
+        let by_dice = dice.percent(50);
+        let leases = leases.unwrap_or(by_dice);
+        setup.set("SUPER_NODE_RAFT__LEASE", &leases.to_string());
         let cluster = Cluster::start(&setup);
         cluster.leader().await;
         let load = Load::begin(leases);
@@ -112,6 +123,8 @@ impl Torment {
             span: Duration::from_secs(number(SECONDS).unwrap_or(seconds)),
             begun: Instant::now(),
             frozen: BTreeSet::new(),
+            retired: BTreeSet::new(),
+            leases,
             deeds: Vec::new(),
             http: http.expect("an HTTP client"),
             _alone: alone,
@@ -172,14 +185,47 @@ impl Torment {
         self.cluster.wait_for("the node is ready", ask).await;
     }
 
-    /// The nodes that run and are not frozen.
-    pub fn awake(&self) -> Vec<usize> {
-        let all = 0..self.cluster.nodes.len();
-        all.filter(|at| self.cluster.nodes[*at].is_running() && !self.frozen.contains(at)).collect()
+    /// The nodes that were not retired.
+    pub fn members(&self) -> Vec<usize> {
+        (0..self.cluster.nodes.len()).filter(|at| !self.retired.contains(at)).collect()
     }
 
-    pub fn is_frozen(&self, at: usize) -> bool {
-        self.frozen.contains(&at)
+    /// A node that left the cluster is not needed any more.
+    pub fn retire(&mut self, at: usize) {
+        self.load.leave(&self.id(at));
+        if self.cluster.nodes[at].is_running() {
+            self.kill(&[at]);
+        }
+        self.retired.insert(at);
+    }
+
+    /// A new node's clients begin.
+    pub fn ask(&mut self, at: usize) {
+        let node = &self.cluster.nodes[at];
+        self.load.ask(&node.id, &node.url(), self.dice.split());
+    }
+
+    /// The voters of the configuration in force, as whoever leads sees them.
+    pub async fn voters(&self) -> BTreeSet<String> {
+        let leader = self.leader().await;
+        let status = self.status(leader).await.unwrap_or_default();
+        let voters = status["voters"].as_array().into_iter().flatten();
+        voters.filter_map(|id| id.as_str().map(str::to_string)).collect()
+    }
+
+    /// Undoes what was done to one node.
+    pub fn restore(&mut self, at: usize) {
+        if self.frozen.contains(&at) {
+            self.thaw(at);
+        } else if !self.cluster.nodes[at].is_running() {
+            self.start(at);
+        }
+    }
+
+    /// The nodes that run and are not frozen.
+    pub fn awake(&self) -> Vec<usize> {
+        let all = self.members().into_iter();
+        all.filter(|at| self.cluster.nodes[*at].is_running() && !self.frozen.contains(at)).collect()
     }
 
     /// kill -9, all at once.
@@ -228,12 +274,8 @@ impl Torment {
         if let Some(field) = &mut self.field {
             field.heal();
         }
-        for at in 0..self.cluster.nodes.len() {
-            if self.frozen.contains(&at) {
-                self.thaw(at);
-            } else if !self.cluster.nodes[at].is_running() {
-                self.start(at);
-            }
+        for at in self.members() {
+            self.restore(at);
         }
         self.cluster.leader().await;
         self.progress("everything was mended").await;
@@ -248,8 +290,8 @@ impl Torment {
             panic!("{why}");
         }
         let contents = self.contents().await;
-        for (node, content) in self.cluster.nodes.iter().zip(&contents) {
-            if let Err(why) = judge_content(&operations, &node.id, content) {
+        for (at, content) in self.members().into_iter().zip(&contents) {
+            if let Err(why) = judge_content(&operations, &self.id(at), content) {
                 panic!("{why}");
             }
         }
@@ -262,7 +304,7 @@ impl Torment {
         let begun = Instant::now();
         loop {
             let mut contents = Vec::new();
-            for at in 0..self.cluster.nodes.len() {
+            for at in self.members() {
                 contents.push(self.content(at).await);
             }
             if contents.windows(2).all(|pair| pair[0] == pair[1]) {
@@ -294,12 +336,13 @@ impl Torment {
 
     /// Every interval once, the same movements everywhere, and each chain whole.
     async fn books(&self) {
+        let first = self.members()[0];
         let settled = async || {
-            let movements = all_items(&self.cluster, 0, "/v1/rewards").await;
+            let movements = all_items(&self.cluster, first, "/v1/rewards").await;
             (!movements.is_empty()).then_some(movements)
         };
         let reference = self.cluster.wait_for("something is paid", settled).await;
-        for at in 0..self.cluster.nodes.len() {
+        for at in self.members() {
             let ids: Vec<u64> = all_items(&self.cluster, at, "/v1/intervals")
                 .await
                 .iter()
@@ -321,12 +364,13 @@ impl Torment {
             operations.iter().partition(|operation| matches!(operation.action, Action::Write { .. }));
         let gap = ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         println!(
-            "{}: {} things done in {:.1} s (seed {}); {} of {} writes acknowledged, {} reads answered, {} requests \
+            "{}: {} things done in {:.1} s (seed {}, leases {}); {} of {} writes acknowledged, {} reads answered, {} requests \
              failed; longest time without an acknowledged write {} ms; nothing lost, nothing stale",
             self.name,
             self.deeds.len(),
             seconds(until),
             self.seed,
+            if self.leases { "on" } else { "off" },
             ends.len(),
             writes.len(),
             reads.len(),

@@ -13,6 +13,7 @@ mod field;
 mod harness;
 #[path = "../support/load.rs"]
 mod load;
+mod membership;
 mod network;
 #[path = "../support/oracle.rs"]
 mod oracle;

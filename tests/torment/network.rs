@@ -6,8 +6,19 @@ use crate::harness::{Plan, Torment, field};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_in_the_minority_is_replaced_and_serves_nothing_stale() {
     let Some(field) = field(5) else { return };
-    let name = "a_leader_in_the_minority_is_replaced_and_serves_nothing_stale";
-    let mut torment = Torment::begin(Plan::new(name, 8, 5).on(field)).await;
+    let plan = Plan::new("a_leader_in_the_minority_is_replaced_and_serves_nothing_stale", 7, 5);
+    split_leaders_off(plan.on(field).with_leases(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_in_the_minority_loses_its_lease_before_it_is_replaced() {
+    let Some(field) = field(5) else { return };
+    let plan = Plan::new("a_leader_in_the_minority_loses_its_lease_before_it_is_replaced", 7, 5);
+    split_leaders_off(plan.on(field).with_leases(true)).await;
+}
+
+async fn split_leaders_off(plan: Plan) {
+    let mut torment = Torment::begin(plan).await;
     while torment.goes_on() {
         let leader = torment.leader().await;
         let mut minority = vec![leader];
@@ -72,17 +83,20 @@ async fn cuts_splits_kills_and_freezes_at_random() {
         Torment::begin(Plan::new("cuts_splits_kills_and_freezes_at_random", 12, 3).on(field)).await;
     while torment.goes_on() {
         let (at, step) = (torment.dice.below(3), 1 + torment.dice.below(2));
-        let running = torment.cluster.nodes[at].is_running();
+        let away = (0..3).find(|at| !torment.awake().contains(at));
         let traffic = torment.dice.one(&[Traffic::All, Traffic::All, Traffic::Tcp, Traffic::Udp]);
-        match torment.dice.below(10) {
-            0..=2 => torment.cut(at, (at + step) % 3, traffic),
-            3 => torment.split(&[at]),
-            4 | 5 => torment.heal(),
-            6 | 7 if running => torment.kill(&[at]),
-            _ if !running => torment.start(at),
-            _ if torment.is_frozen(at) => torment.thaw(at),
-            _ => torment.freeze(at),
+        match (torment.dice.below(10), away) {
+            // Mostly a majority is there and can talk, or there would be nothing to get wrong.
+            (0 | 1, Some(away)) => torment.restore(away),
+            (0..=3, _) => torment.heal(),
+            (4 | 5, _) => torment.cut(at, (at + step) % 3, traffic),
+            (6 | 7, None) => torment.split(&[at]),
+            (8, None) => torment.kill(&[at]),
+            (9, None) => torment.freeze(at),
+            (_, Some(away)) => torment.restore(away),
+            _ => torment.heal(),
         }
+        torment.burst(at);
         torment.pause(100, 1_000).await;
     }
     torment.end().await;

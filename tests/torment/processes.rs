@@ -49,8 +49,18 @@ async fn kill_9_of_all_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_leader_wakes_up_and_serves_nothing_stale() {
-    let mut torment =
-        Torment::begin(Plan::new("a_frozen_leader_wakes_up_and_serves_nothing_stale", 8, 3)).await;
+    let plan = Plan::new("a_frozen_leader_wakes_up_and_serves_nothing_stale", 7, 3);
+    freeze_leaders(plan.with_leases(false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_leader_has_lost_its_lease_when_it_wakes_up() {
+    let plan = Plan::new("a_frozen_leader_has_lost_its_lease_when_it_wakes_up", 7, 3);
+    freeze_leaders(plan.with_leases(true)).await;
+}
+
+async fn freeze_leaders(plan: Plan) {
+    let mut torment = Torment::begin(plan).await;
     while torment.goes_on() {
         let leader = torment.leader().await;
         torment.freeze(leader);
@@ -90,14 +100,15 @@ async fn killed_frozen_and_restarted_at_random() {
     let mut torment = Torment::begin(Plan::new("killed_frozen_and_restarted_at_random", 10, 3)).await;
     while torment.goes_on() {
         let at = torment.dice.below(3);
-        let running = torment.cluster.nodes[at].is_running();
-        match torment.dice.below(4) {
-            _ if !running => torment.start(at),
-            0 | 1 => torment.kill(&[at]),
-            _ if torment.is_frozen(at) => torment.thaw(at),
+        let away = (0..3).find(|at| !torment.awake().contains(at));
+        match (torment.dice.below(4), away) {
+            // Mostly a majority is there, or there would be nothing to get wrong.
+            (0 | 1, Some(away)) => torment.restore(away),
+            _ if !torment.awake().contains(&at) => torment.restore(at),
+            (0 | 2, _) => torment.kill(&[at]),
             _ => torment.freeze(at),
         }
-        torment.pause(100, 1_200).await;
+        torment.pause(100, 1_000).await;
     }
     torment.end().await;
 }
