@@ -82,7 +82,7 @@ impl Clients {
             return Ok(());
         }
         let (want, action) = if world.dice.chance(500_000) {
-            (Want::Read, Action::Read(None))
+            (Want::Read { lease: false }, Action::Read(None))
         } else {
             self.last_value += 1;
             (Want::Write(write(key, self.last_value)), Action::Write(self.last_value))
@@ -113,6 +113,9 @@ impl Clients {
                 Outcome::Write(Err(Failure::Unknown(_))) => self.unknown(pending),
                 // It has not happened: no trace of it may ever be read, which the checker sees as a value from nowhere.
                 Outcome::Write(Err(_)) | Outcome::Read(Err(_)) => {}
+                Outcome::Change(_) | Outcome::Transfer(_) => {
+                    return Err("clients: a change was answered that nobody asked for".to_string());
+                }
                 Outcome::Read(Ok(_)) => {
                     let host = &world.hosts[answered.host];
                     let view = host.state.view().map_err(|error| error.to_string())?;
@@ -162,7 +165,9 @@ impl Clients {
 
 fn write(key: u64, value: u64) -> Request {
     // Half of the writes carry a key that makes them safe to pass on a second time.
-    let idempotency_key = value.is_multiple_of(2).then(|| format!("write-{value}"));
     let command = Command::KvPut { key: format!("key{key}"), value: value.to_string(), if_revision: None };
-    Request { idempotency_key, command }
+    if value.is_multiple_of(2) {
+        return Request::keyed(format!("write-{value}"), command);
+    }
+    Request::new(command)
 }

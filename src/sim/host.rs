@@ -1,6 +1,6 @@
 //! One simulated machine: a node with its disk and its state, alive or dead.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Alive {
     pub turn_scheduled: bool,
     /// Whether a flush is scheduled.
     pub flush_scheduled: bool,
+    /// Whom it can reach: the nodes of its address book, and those that it has heard, which told it where they are.
+    pub reachable: BTreeSet<NodeId>,
 }
 
 /// See the module's head.
@@ -114,6 +116,7 @@ impl Host {
             apply_done_at: moment.now,
             turn_scheduled: false,
             flush_scheduled: false,
+            reachable: BTreeSet::new(),
         });
         Ok(())
     }
