@@ -590,5 +590,6 @@ fn settings(
         keep_entries,
         address: format!("sim:{id}"),
         url: format!("http://{id}"),
+        incarnation: String::new(),
     }
 }
