@@ -105,8 +105,8 @@ impl World {
         let (voters, learners) = [(3, 0), (5, 0), (3, 1), (1, 0), (3, 0), (5, 1)][(seed % 6) as usize];
         let configuration = Configuration {
             voters: (0..voters).map(name).collect(),
-            outgoing: None,
             learners: (voters..voters + learners).map(name).collect(),
+            ..Configuration::default()
         };
         let machine = || Machine {
             raft: None,
@@ -261,7 +261,7 @@ impl World {
                 self.plan(after, Happening::SnapshotArrives { from, from_run, to, base, lost });
             }
             Effect::Event(Event::BecameLeader { term, .. }) => self.became_leader(node, term),
-            Effect::Proposed { .. } | Effect::Event(_) => {}
+            Effect::Proposed { .. } | Effect::Transferring { .. } | Effect::Event(_) => {}
         }
     }
 
@@ -448,7 +448,7 @@ impl World {
             7 | 8 if self.machines[node].raft.is_some() => {
                 let least = self.book.last_key_value().map_or(Index(0), |(index, _)| *index);
                 self.machines[node].reads.insert(request, least);
-                self.step(node, Input::Read { request });
+                self.step(node, Input::Read { request, lease: false });
             }
             _ if self.random.percent(10) => {
                 let machine = &mut self.machines[node];

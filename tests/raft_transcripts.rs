@@ -210,7 +210,10 @@ fn show_message(message: &Message) -> String {
             format!("pre-vote? attempt={attempt} last={}", show_position(*last))
         }
         Body::PreVoteResponse { attempt, granted } => format!("pre-vote={granted} attempt={attempt}"),
-        Body::VoteRequest { last } => format!("vote? last={}", show_position(*last)),
+        Body::VoteRequest { last, transfer } => {
+            let asked = if *transfer { " transfer" } else { "" };
+            format!("vote? last={}{asked}", show_position(*last))
+        }
         Body::VoteResponse { granted } => format!("vote={granted}"),
         Body::AppendRequest { previous, entries, commit, round } => {
             let previous = show_position(*previous);
@@ -221,9 +224,12 @@ fn show_message(message: &Message) -> String {
             format!("rejected {previous} hint={} round={round}", show_position(*hint))
         }
         Body::Heartbeat { commit, round } => format!("heartbeat commit={commit} round={round}"),
-        Body::HeartbeatResponse { round, verified, matched } => {
-            format!("heard round={round} verified={verified} matched={matched}")
+        Body::HeartbeatResponse { round, verified, matched, fit, leases } => {
+            let unfit = if *fit { "" } else { " unfit" };
+            let leases = if *leases { " leases" } else { "" };
+            format!("heard round={round} verified={verified} matched={matched}{unfit}{leases}")
         }
+        Body::TimeoutNow => "stand now".to_string(),
         Body::NewerTerm => "your term is over".to_string(),
     };
     format!("(term {}) {said}", message.term)
@@ -269,7 +275,7 @@ impl Theatre {
             None => all.difference(&learners).cloned().collect(),
         };
         let outgoing = arguments.keys.remove("outgoing").map(listed).transpose()?;
-        let configuration = Configuration { voters: voting, outgoing, learners };
+        let configuration = Configuration { voters: voting, outgoing, learners, ..Configuration::default() };
         let default = Config::default();
         let window =
             arguments.number("window")?.map_or(default.append_messages_max, |window| window as usize);
@@ -322,6 +328,7 @@ impl Theatre {
                 Effect::Send { to, message } => format!("→ {to} {}", show_message(message)),
                 Effect::Apply { entries } => format!("apply {}", show_entries(entries)),
                 Effect::Proposed { request, index, term } => format!("request {request} is {index}/{term}"),
+                Effect::Transferring { request, to } => format!("request {request} hands over to {to}"),
                 Effect::ReadReady { request, index } => format!("read {request} may be served at {index}"),
                 Effect::Refused { request, refusal } => format!("request {request} refused: {refusal:?}"),
                 Effect::SendSnapshot { to } => format!("snapshot wanted for {to}"),
@@ -452,7 +459,7 @@ impl Theatre {
                 hint: arguments.position("hint")?,
                 round,
             },
-            "vote" => Body::VoteRequest { last: arguments.position("last")? },
+            "vote" => Body::VoteRequest { last: arguments.position("last")?, transfer: false },
             "voted" => Body::VoteResponse { granted: true },
             "heartbeat" => Body::Heartbeat { commit, round },
             other => return Err(format!("no message {other}").into()),
@@ -532,7 +539,7 @@ impl Theatre {
             }
             "read" => {
                 self.requests += 1;
-                Input::Read { request: self.requests }
+                Input::Read { request: self.requests, lease: false }
             }
             "silent" => Input::PeerSilent { node: arguments.node()?, reason: ElectionReason::ConnectionLost },
             "compact" => Input::Compact { index: Index(arguments.next()?.parse()?) },

@@ -86,7 +86,7 @@ impl Node {
                     let command = self.stamp(moment, term, write.clone());
                     raft::Input::Propose { request: id, command }
                 }
-                Want::Read => raft::Input::Read { request: id },
+                Want::Read => raft::Input::Read { request: id, lease: false },
             };
             self.requests.to_core(request);
             return self.step_raft(moment, input);
@@ -172,6 +172,22 @@ impl Node {
                 raft::Effect::Refused { request, refusal } => {
                     let Some(request) = self.requests.refused(request) else { continue };
                     match refusal {
+                        // Whoever waits for a leader to be known waits for the next one.
+                        Refusal::Transferring { to } => {
+                            let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
+                            let finished = if asked_here && request.forward {
+                                self.requests.park(request, moment.now)
+                            } else {
+                                Some(fail(request, Failure::NotLeader { leader: Some(to) }))
+                            };
+                            finished.into_iter().for_each(|finished| self.finish(finished));
+                        }
+                        Refusal::ChangePending
+                        | Refusal::NoCommitInTerm
+                        | Refusal::InvalidChange(_)
+                        | Refusal::NoTarget => {
+                            self.finish(fail(request, Failure::NotLeader { leader: None }))
+                        }
                         Refusal::Overloaded => self.finish(fail(request, Failure::Overloaded)),
                         Refusal::NotLeader { leader } => {
                             let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
@@ -183,6 +199,10 @@ impl Node {
                             finished.into_iter().for_each(|finished| self.finish(finished));
                         }
                     }
+                }
+                // Nothing here asks for a transfer.
+                raft::Effect::Transferring { request, .. } => {
+                    self.requests.refused(request);
                 }
                 raft::Effect::SendSnapshot { to } => {
                     let configuration = self.raft.status().configuration.clone();

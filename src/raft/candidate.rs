@@ -111,7 +111,7 @@ impl Node<PreCandidate> {
                     self.core.send(from, question);
                 }
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 if self.core.handle_request_vote(from, last) {
                     return State::Follower(self.into_follower());
                 }
@@ -123,6 +123,7 @@ impl Node<PreCandidate> {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow
             | Body::NewerTerm => {}
         }
         State::PreCandidate(self)
@@ -164,7 +165,7 @@ impl Node<Candidate> {
     }
 
     fn request_votes(&mut self) {
-        let question = Body::VoteRequest { last: self.core.log.last() };
+        let question = Body::VoteRequest { last: self.core.log.last(), transfer: false };
         let votes = &self.role.votes;
         self.core.send_to_voters(&question, |voter| !votes.contains_key(voter));
     }
@@ -222,7 +223,7 @@ impl Node<Candidate> {
                 let willing = self.core.makes_way_for(from, last);
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, willing);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 self.core.handle_request_vote(from, last);
             }
             Body::VoteResponse { granted } => {
@@ -233,6 +234,7 @@ impl Node<Candidate> {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow
             | Body::NewerTerm => {}
         }
         State::Candidate(self)

@@ -141,6 +141,7 @@ impl Core {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow
             | Body::NewerTerm => {}
         }
     }

@@ -106,7 +106,7 @@ impl Node<Follower> {
             Body::PreVoteRequest { attempt, last } => {
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, true);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 // Whoever gives its vote waits for what comes of it (Raft paper, section 5.2).
                 if self.core.handle_request_vote(from, last) {
                     self.role.deadline = self.core.now.after(self.role.timeout);
@@ -119,6 +119,7 @@ impl Node<Follower> {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow
             | Body::NewerTerm => {}
         }
         State::Follower(self)
@@ -146,8 +147,9 @@ impl Node<Follower> {
         self.learn_commit(commit);
         let (round, verified) = (self.role.round, self.role.verified);
         let matched = verified.min(self.core.log.durable());
+        let (fit, leases) = (!self.core.config.reluctant, self.core.config.lease.is_some());
         if let Some(leader) = self.role.leader.clone() {
-            self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched });
+            self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched, fit, leases });
         }
     }
 

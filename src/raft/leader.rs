@@ -141,7 +141,7 @@ impl Node<Leader> {
             Body::PreVoteRequest { attempt, last } => {
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, false);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 self.core.handle_request_vote(from, last);
             }
             Body::AppendAccepted { matched: index, round }
@@ -163,9 +163,10 @@ impl Node<Leader> {
             Body::AppendRejected { previous, hint, round } => {
                 self.handle_append_rejected(from, previous, hint, round);
             }
-            Body::HeartbeatResponse { round, verified, matched } => {
+            Body::HeartbeatResponse { round, verified, matched, fit, leases } => {
                 if let Some(peer) = self.role.peers.get_mut(from) {
                     peer.heard(now, round);
+                    (peer.fit, peer.leases) = (fit, leases);
                     let news = matched > peer.matched && peer.accepted(matched);
                     peer.heartbeat_answered(round, verified);
                     if news {
@@ -173,7 +174,8 @@ impl Node<Leader> {
                     }
                 }
             }
-            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => {}
+            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::TimeoutNow | Body::NewerTerm => {
+            }
         }
         State::Leader(self)
     }

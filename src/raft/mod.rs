@@ -201,7 +201,10 @@ use std::collections::BTreeMap;
 
 use crate::types::{Index, Micros, NodeId, Term};
 
-pub use config::{Config, HELD_MESSAGES_MAX, READS_PENDING_MAX, RecoveryError, SILENT_JITTER_MICROS_MAX};
+pub use config::{
+    ADDRESS_BYTES_MAX, Config, HELD_MESSAGES_MAX, NODES_MAX, READS_PENDING_MAX, RecoveryError,
+    SILENT_JITTER_MICROS_MAX, VOTERS_MAX,
+};
 pub use message::*;
 pub use quorum::VoteResult;
 pub use wire::{Body, Message, Position};
@@ -306,6 +309,8 @@ impl Raft {
             matched: peer.matched,
             next: peer.next,
             last_contact: peer.heard.then_some(peer.contact),
+            fit: peer.fit,
+            caught_up_since: peer.caught_up_since,
         };
         Status {
             role: match state {
@@ -326,6 +331,9 @@ impl Raft {
             leader_contact: core.leader_contact,
             peers: peers.map(|(id, peer)| (id.clone(), progress(peer))).collect(),
             dropped_messages: core.dropped,
+            disk_degraded: false,
+            transfer: None,
+            lease_until: None,
         }
     }
 
@@ -395,6 +403,12 @@ pub struct Status {
     pub peers: BTreeMap<NodeId, PeerProgress>,
     /// Messages ignored since the start as malformed, out of place or from strangers, or for want of room.
     pub dropped_messages: u64,
+    /// Whether a write to its disk takes, or of late took, suspiciously long.
+    pub disk_degraded: bool,
+    /// To whom it is handing leadership.
+    pub transfer: Option<NodeId>,
+    /// Until when its lease holds, on a leader that has one.
+    pub lease_until: Option<Micros>,
 }
 
 /// A peer, as a leader sees it.
@@ -406,4 +420,8 @@ pub struct PeerProgress {
     pub next: Index,
     /// When it was last heard in this leadership; `None` if never.
     pub last_contact: Option<Micros>,
+    /// Whether it called itself fit to lead when it last answered.
+    pub fit: bool,
+    /// Since when its log has been close to the leader's end; `None` when it is not.
+    pub caught_up_since: Option<Micros>,
 }

@@ -49,6 +49,12 @@ pub(super) struct Progress {
     pub sent_at: Option<Micros>,
     /// The newest round it has echoed.
     pub round: u64,
+    /// Whether it is a good choice for a leader, by its own last word.
+    pub fit: bool,
+    /// Whether it honours leases, by its own last word.
+    pub leases: bool,
+    /// Since when its log has been close to the end of ours.
+    pub caught_up_since: Option<Micros>,
     check: Option<Check>,
     /// The place at which the last check found it short of what had been sent.
     stalled: Option<Index>,
@@ -65,6 +71,9 @@ impl Progress {
             heard: false,
             sent_at: None,
             round: 0,
+            fit: false,
+            leases: false,
+            caught_up_since: None,
             check: None,
             stalled: None,
         }

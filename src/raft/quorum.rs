@@ -124,7 +124,7 @@ mod tests {
         (nodes(), proptest::option::of(nodes())).prop_map(|(voters, outgoing)| Configuration {
             voters,
             outgoing,
-            learners: BTreeSet::new(),
+            ..Configuration::default()
         })
     }
 

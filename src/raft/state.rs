@@ -77,10 +77,11 @@ impl State {
                 State::Leader(node) => node.propose(request, command),
                 _ => self.refuse(request),
             },
-            Input::Read { request } => match &mut self {
+            Input::Read { request, lease: _ } => match &mut self {
                 State::Leader(node) => node.read(request),
                 _ => self.refuse(request),
             },
+            Input::Change { request, change: _ } | Input::Transfer { request, to: _ } => self.refuse(request),
             Input::PeerSilent { node: peer, reason } => {
                 if let State::Follower(node) = &mut self {
                     node.peer_silent(&peer, reason);
