@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use goldenscript::{Argument, Context};
 use super_node::raft::{
-    Base, Body, Config, Configuration, Effect, ElectionReason, Entry, HardState, Input, Message, Payload,
-    Persist, Position, Raft, Recovered,
+    Base, Body, Change, Config, Configuration, Effect, ElectionReason, Entry, Event, HardState, Input,
+    Message, Payload, Persist, Position, Raft, Recovered,
 };
 use super_node::types::{Index, Micros, NodeId, Term};
 
@@ -182,6 +182,13 @@ fn show_configuration(configuration: &Configuration) -> String {
     if !configuration.learners.is_empty() {
         let _infallible = write!(text, " learners {{{}}}", show_names(&configuration.learners));
     }
+    for (node, replaces) in &configuration.joining {
+        let replaces = replaces.as_ref().map_or(String::new(), |replaced| format!(" for {replaced}"));
+        let _infallible = write!(text, " joining {node}{replaces}");
+    }
+    for (node, address) in &configuration.addresses {
+        let _infallible = write!(text, " {node}@{address}");
+    }
     text
 }
 
@@ -229,7 +236,7 @@ fn show_message(message: &Message) -> String {
             let leases = if *leases { " leases" } else { "" };
             format!("heard round={round} verified={verified} matched={matched}{unfit}{leases}")
         }
-        Body::TimeoutNow => "stand now".to_string(),
+        Body::TimeoutNow { round } => format!("stand now! round={round}"),
         Body::NewerTerm => "your term is over".to_string(),
     };
     format!("(term {}) {said}", message.term)
@@ -260,7 +267,8 @@ impl Theatre {
         Ok(self.actors.get_mut(id).ok_or_else(|| format!("no node {id}"))?)
     }
 
-    /// `cluster 3 [learners=1] [outgoing="n3 n4"] [voters="…"] [window=4] [bytes=…] [pre_vote=false] [term=1]`
+    /// `cluster 3 [learners=1] [outgoing="n3 n4"] [voters="…"] [waiting=1] [window=4] [bytes=…] [uncommitted=…]
+    /// [pre_vote=false] [lease=270] [reluctant="n1"]`. `waiting`: further nodes, that know of nobody yet.
     fn cluster(&mut self, arguments: &mut Arguments) -> Outcome {
         let voters: u64 = arguments.next()?.parse()?;
         let learners = arguments.number("learners")?.unwrap_or(0);
@@ -281,16 +289,25 @@ impl Theatre {
             arguments.number("window")?.map_or(default.append_messages_max, |window| window as usize);
         let bytes = arguments.number("bytes")?.map_or(default.append_bytes_max, |bytes| bytes as usize);
         let uncommitted = arguments.number("uncommitted")?.unwrap_or(default.uncommitted_bytes_max as u64);
-        for id in all {
+        let pre_vote = arguments.keys.remove("pre_vote").as_deref() != Some("false");
+        let lease = arguments.number("lease")?.map(Duration::from_millis);
+        let reluctant = arguments.keys.remove("reluctant").map(listed).transpose()?.unwrap_or_default();
+        let waiting = arguments.number("waiting")?.unwrap_or(0);
+        let waiting = names(all.len() as u64 + 1, all.len() as u64 + waiting)?;
+        for id in all.union(&waiting).cloned() {
+            let configuration =
+                if waiting.contains(&id) { Configuration::default() } else { configuration.clone() };
             let config = Config {
                 id: id.clone(),
+                pre_vote,
+                lease,
+                reluctant: reluctant.contains(&id),
                 append_messages_max: window,
                 append_bytes_max: bytes,
                 uncommitted_bytes_max: uncommitted as usize,
                 ..default.clone()
             };
-            let actor =
-                Actor { config: Some(config), configuration: configuration.clone(), ..Actor::default() };
+            let actor = Actor { config: Some(config), configuration, ..Actor::default() };
             self.actors.insert(id, actor);
         }
         Ok(())
@@ -332,6 +349,9 @@ impl Theatre {
                 Effect::ReadReady { request, index } => format!("read {request} may be served at {index}"),
                 Effect::Refused { request, refusal } => format!("request {request} refused: {refusal:?}"),
                 Effect::SendSnapshot { to } => format!("snapshot wanted for {to}"),
+                Effect::Event(Event::ConfigurationChanged { index, configuration }) => {
+                    format!("ConfigurationChanged {index}: {}", show_configuration(configuration))
+                }
                 Effect::Event(event) => format!("{event:?}"),
             };
             self.say(format!("{id} {text}"));
@@ -341,6 +361,12 @@ impl Theatre {
                     self.network.push_back((id.clone(), to, message));
                 }
                 Effect::Apply { entries } => {
+                    let changes = entries.iter().rev().find_map(|entry| match &entry.payload {
+                        Payload::Configuration(configuration) => Some(configuration.clone()),
+                        Payload::Noop | Payload::Command(_) => None,
+                    });
+                    let actor = self.actor(id)?;
+                    actor.configuration = changes.unwrap_or(actor.configuration.clone());
                     if let Some(Entry { index, term, .. }) = entries.last() {
                         self.actor(id)?.applied = Base { index: *index, term: *term };
                     }
@@ -427,8 +453,11 @@ impl Theatre {
             Some(text) => position(&text).map(|Position { index, term }| Base { index, term })?,
             None => self.actor(&from)?.applied,
         };
-        let configuration = self.actor(&from)?.configuration.clone();
+        let sender = self.actor(&from)?;
+        let running = sender.raft.as_ref().and_then(|raft| raft.configuration_as_of(base.index));
+        let configuration = running.unwrap_or(&sender.configuration).clone();
         self.actor(&to)?.applied = base;
+        self.actor(&to)?.configuration = configuration.clone();
         self.step(&to, 0, Input::SnapshotInstalled { base, configuration }, false)?;
         if arguments.keys.remove("report").as_deref() != Some("false") {
             let index = Some(base.index);
@@ -459,7 +488,12 @@ impl Theatre {
                 hint: arguments.position("hint")?,
                 round,
             },
-            "vote" => Body::VoteRequest { last: arguments.position("last")?, transfer: false },
+            "vote" => {
+                let transfer = arguments.keys.remove("transfer").as_deref() == Some("true");
+                Body::VoteRequest { last: arguments.position("last")?, transfer }
+            }
+            "newer" => Body::NewerTerm,
+            "stand" => Body::TimeoutNow { round },
             "voted" => Body::VoteResponse { granted: true },
             "heartbeat" => Body::Heartbeat { commit, round },
             other => return Err(format!("no message {other}").into()),
@@ -486,8 +520,36 @@ impl Theatre {
         for (peer, progress) in &status.peers {
             let _infallible = write!(text, " {peer}:{}<{}", progress.matched, progress.next);
         }
+        if status.disk_degraded {
+            text.push_str(" degraded");
+        }
+        if let Some(to) = &status.transfer {
+            let _infallible = write!(text, " hands over to {to}");
+        }
+        if let Some(until) = status.lease_until {
+            let _infallible = write!(text, " lease until {} ms", until.0 as f64 / 1_000.0);
+        }
         self.say(text);
         Ok(())
+    }
+
+    /// `change LEADER add NODE ADDRESS [promote=true] [replaces=NODE]`, `change LEADER promote|demote|remove NODE`,
+    /// `change LEADER readdress NODE ADDRESS`
+    fn change(arguments: &mut Arguments) -> Result<Change, Box<dyn Error>> {
+        let (what, node) = (arguments.next()?, arguments.node()?);
+        Ok(match what.as_str() {
+            "add" => Change::AddLearner {
+                node,
+                address: arguments.next()?,
+                promote: arguments.keys.remove("promote").as_deref() == Some("true"),
+                replaces: arguments.id("replaces")?,
+            },
+            "promote" => Change::Promote { node },
+            "demote" => Change::Demote { node },
+            "remove" => Change::Remove { node },
+            "readdress" => Change::Readdress { node, address: arguments.next()? },
+            other => return Err(format!("no change {other}").into()),
+        })
     }
 
     fn crash(&mut self, id: &NodeId, written: u64) -> Outcome {
@@ -539,7 +601,16 @@ impl Theatre {
             }
             "read" => {
                 self.requests += 1;
-                Input::Read { request: self.requests, lease: false }
+                let lease = arguments.keys.remove("lease").as_deref() == Some("true");
+                Input::Read { request: self.requests, lease }
+            }
+            "change" => {
+                self.requests += 1;
+                Input::Change { request: self.requests, change: Self::change(arguments)? }
+            }
+            "transfer" => {
+                self.requests += 1;
+                Input::Transfer { request: self.requests, to: arguments.id("to")? }
             }
             "silent" => Input::PeerSilent { node: arguments.node()?, reason: ElectionReason::ConnectionLost },
             "compact" => Input::Compact { index: Index(arguments.next()?.parse()?) },

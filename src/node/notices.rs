@@ -18,8 +18,20 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
     match notice {
         // Good news is no warning.
         Notice::Level { to: Level::Up, .. } => tracing::info!(event = kind, "{message}"),
-        Notice::Level { .. } | Notice::Stalled(_) => tracing::warn!(event = kind, "{message}"),
-        Notice::Raft(raft::Event::BecameLeader { .. } | raft::Event::SteppedDown { .. }) => {
+        Notice::Level { .. }
+        | Notice::Stalled(_)
+        | Notice::Removed
+        | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
+            tracing::warn!(event = kind, "{message}");
+        }
+        Notice::Raft(
+            raft::Event::BecameLeader { .. }
+            | raft::Event::SteppedDown { .. }
+            | raft::Event::TransferStarted { .. }
+            | raft::Event::DiskRecovered
+            | raft::Event::ConfigurationChanged { .. }
+            | raft::Event::LearnerPromoted { .. },
+        ) => {
             tracing::info!(event = kind, "{message}");
         }
         _ => tracing::debug!(event = kind, "{message}"),
@@ -100,6 +112,12 @@ fn describe(notice: &Notice) -> Option<Description> {
             let words = format!("this process did not run for {} ms", span.as_millis());
             Some(("stalled", words, json!({"ms": span.as_millis()})))
         }
+        Notice::Removed => Some((
+            "removed",
+            "this node was removed from the cluster: it stays idle until it is stopped, or added again"
+                .to_string(),
+            json!({}),
+        )),
         Notice::Pinged(_) | Notice::Committed(_) => None,
     }
 }

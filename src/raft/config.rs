@@ -15,7 +15,7 @@ pub const READS_PENDING_MAX: usize = 65_536;
 /// Most voters of one configuration. More make every commit slower and nothing safer.
 pub const VOTERS_MAX: usize = 15;
 /// Most nodes of one configuration, learners included.
-pub const NODES_MAX: usize = 64;
+pub const NODES_MAX: usize = 256;
 /// Longest peer address in a configuration, in bytes.
 pub const ADDRESS_BYTES_MAX: usize = 256;
 
@@ -43,8 +43,8 @@ pub struct Config {
     /// Proposals are refused as overloaded while uncommitted entries hold so many bytes.
     pub uncommitted_bytes_max: usize,
     /// How long a leader may serve reads by itself after it *asked* a quorum that answered (Raft dissertation, section
-    /// 6.4.1); shorter than `election_min`, with room for the drift of clocks. All nodes of a cluster must agree on it and
-    /// on `election_min`. `None`: no leases.
+    /// 6.4.1); cut to nine tenths of `election_min`. All nodes of a cluster must have the same `election_min`, and
+    /// a node keeps the promise of an earlier run only if this is set in the next. `None`: no leases.
     pub lease: Option<Duration>,
     /// Whether this node prefers not to lead: it stands later than others, and hands over when another can lead.
     pub reluctant: bool,

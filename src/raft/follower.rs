@@ -49,11 +49,20 @@ impl Follower {
             acknowledged: Index(0),
         }
     }
+
+    /// The newest round heard from this term's leader.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
 }
 
 impl Node<Follower> {
     pub fn deadline(&self) -> Micros {
-        if self.core.is_voter() { self.role.deadline } else { Micros(u64::MAX) }
+        if self.core.is_voter() {
+            self.role.deadline.after(self.core.reluctance()).max(self.core.promised_until)
+        } else {
+            Micros(u64::MAX)
+        }
     }
 
     pub fn tick(self) -> State {
@@ -74,12 +83,12 @@ impl Node<Follower> {
         if self.core.config.pre_vote && !alone {
             PreCandidate::start(self.core, reason)
         } else {
-            State::Candidate(Candidate::start(self.core, reason))
+            State::Candidate(Candidate::start(self.core, reason, false))
         }
     }
 
     /// A detector outside says that `node` is gone. If it leads, this node no longer waits for it, and no longer refuses
-    /// others who want to replace it. The jitter keeps neighbours with the same news from standing all at once.
+    /// others who want to replace it, unless it promised to (see `lease`). The jitter keeps neighbours with the same news from standing all at once.
     pub fn peer_silent(&mut self, node: &NodeId, reason: ElectionReason) {
         if self.role.leader.as_ref() != Some(node) {
             return;
@@ -113,13 +122,13 @@ impl Node<Follower> {
                     self.role.reason = None;
                 }
             }
+            Body::TimeoutNow { round } => return self.timeout_now(from, round),
             // Answers to what this node asked in a role that it has left.
             Body::PreVoteResponse { .. }
             | Body::VoteResponse { .. }
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
-            | Body::TimeoutNow
             | Body::NewerTerm => {}
         }
         State::Follower(self)
@@ -147,7 +156,7 @@ impl Node<Follower> {
         self.learn_commit(commit);
         let (round, verified) = (self.role.round, self.role.verified);
         let matched = verified.min(self.core.log.durable());
-        let (fit, leases) = (!self.core.config.reluctant, self.core.config.lease.is_some());
+        let (fit, leases) = (self.core.is_fit(), self.core.config.lease.is_some());
         if let Some(leader) = self.role.leader.clone() {
             self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched, fit, leases });
         }

@@ -43,7 +43,8 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
             Payload::Noop => 0,
             Payload::Command(command) => command.len(),
             Payload::Configuration(configuration) => {
-                configuration.all_nodes().iter().map(|id| id.as_str().len()).sum()
+                let names: usize = configuration.all_nodes().iter().map(|id| id.as_str().len()).sum();
+                names + configuration.addresses.values().map(String::len).sum::<usize>()
             }
         }
 }
@@ -105,6 +106,17 @@ impl Log {
     /// Where the configuration in force stands.
     pub fn configuration_index(&self) -> Index {
         self.configurations.back().expect("the configuration as of the base is always there").0
+    }
+
+    /// The configuration as of `index`; `None` if that lies before the base.
+    pub fn configuration_as_of(&self, index: Index) -> Option<&Configuration> {
+        let mut newest_first = self.configurations.iter().rev();
+        newest_first.find(|(place, _)| *place <= index).map(|(_, configuration)| configuration)
+    }
+
+    /// The configurations after `after`, up to `upto`, each with its place.
+    pub fn configurations(&self, after: Index, upto: Index) -> impl Iterator<Item = &(Index, Configuration)> {
+        self.configurations.iter().filter(move |(index, _)| after < *index && *index <= upto)
     }
 
     fn offset(&self, index: Index) -> Option<usize> {

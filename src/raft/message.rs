@@ -10,14 +10,15 @@ use crate::types::{Index, NodeId, Term};
 
 use super::wire::Message;
 
-/// Who votes and who only listens. Joint consensus (Raft paper, section 6) has its place in `outgoing`.
+/// Who votes and who only listens. It is *joint* (Raft paper, section 6) while `outgoing` is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// The nodes whose majority decides.
     pub voters: BTreeSet<NodeId>,
     /// While a change is under way: the old voters, whose majority is needed too. `None` outside a change.
     pub outgoing: Option<BTreeSet<NodeId>>,
-    /// Nodes that receive the log and do not vote.
+    /// Nodes that receive the log and do not vote. A voter that becomes one is listed from the beginning of the change,
+    /// while its vote still counts among the `outgoing`.
     pub learners: BTreeSet<NodeId>,
     /// Learners that become voters by themselves once they have caught up and stayed so. The value is the voter that
     /// leaves in the same change, if any: replacing a node is one change.
@@ -216,7 +217,7 @@ pub type RequestId = u64;
 pub enum Input {
     /// Time has passed; due whenever [`super::Raft::deadline`] is reached, harmless at any other time.
     Tick,
-    /// A peer's message. Anything from a node outside the configuration, or malformed, is dropped and counted.
+    /// A peer's message. What is malformed is dropped and counted, and so are answers of nodes outside the configuration.
     Message {
         /// The authenticated sender.
         from: NodeId,

@@ -185,9 +185,12 @@
 mod candidate;
 mod config;
 mod core;
+mod disk;
 mod follower;
 mod leader;
+mod lease;
 mod log;
+mod membership;
 pub mod message;
 mod outbox;
 mod progress;
@@ -195,6 +198,7 @@ mod quorum;
 mod reads;
 mod recovered;
 mod state;
+mod transfer;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -210,6 +214,7 @@ pub use quorum::VoteResult;
 pub use wire::{Body, Message, Position};
 
 use self::core::{Core, Node};
+use self::disk::Disk;
 use self::follower::Follower;
 use self::log::Log;
 use self::outbox::Outbox;
@@ -225,7 +230,8 @@ pub struct Raft {
 const WHOLE: &str = "the core is not used again after one of its assertions failed";
 
 impl Raft {
-    /// A node with what its log store found. `configuration`: as of `recovered.base`; for a new cluster the first
+    /// A node with what its log store found. `configuration`: as of `recovered.base`, or of any later applied
+    /// place; for a new cluster the first
     /// one, for a node that waits to be found an empty one. `applied`: how far the state is durably applied. `entropy`: one
     /// random word.
     ///
@@ -250,7 +256,11 @@ impl Raft {
         if applied > last.index {
             return Err(RecoveryError::AppliedBeyondLog { applied, last: last.index });
         }
+        // A vote of an earlier run may have been promised to nobody's rival; see `lease`.
+        let promised = config.lease.is_some() && hard_state.term > Term(0);
         let core = Box::new(Core {
+            disk: Disk::new(config.election_max),
+            promised_until: if promised { now.after(config.election_min) } else { Micros(0) },
             config,
             hard: hard_state,
             log,
@@ -280,6 +290,7 @@ impl Raft {
         let core = state.core_mut();
         core.now = core.now.max(now);
         core.entropy = entropy;
+        core.observe_disk();
         self.state = Some(state.step(input));
     }
 
@@ -331,9 +342,15 @@ impl Raft {
             leader_contact: core.leader_contact,
             peers: peers.map(|(id, peer)| (id.clone(), progress(peer))).collect(),
             dropped_messages: core.dropped,
-            disk_degraded: false,
-            transfer: None,
-            lease_until: None,
+            disk_degraded: core.disk.degraded(),
+            transfer: match state {
+                State::Leader(node) => node.role.transfer.as_ref().map(|transfer| transfer.to.clone()),
+                _ => None,
+            },
+            lease_until: match state {
+                State::Leader(node) => node.lease_until(),
+                _ => None,
+            },
         }
     }
 
@@ -345,6 +362,16 @@ impl Raft {
     /// Who leads this term, as far as this node knows. Cheap.
     pub fn leader(&self) -> Option<&NodeId> {
         self.state.as_ref().expect(WHOLE).leader()
+    }
+
+    /// The configuration in force. Cheap.
+    pub fn configuration(&self) -> &Configuration {
+        self.state.as_ref().expect(WHOLE).core().log.configuration()
+    }
+
+    /// The configuration as of `index`: what a snapshot that ends there must carry. `None` before the log's base.
+    pub fn configuration_as_of(&self, index: Index) -> Option<&Configuration> {
+        self.state.as_ref().expect(WHOLE).core().log.configuration_as_of(index)
     }
 
     /// Where the node's log begins. Cheap.

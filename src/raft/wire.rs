@@ -132,7 +132,29 @@ pub enum Body {
     /// "Your term is over": the answer to any request of an older term. The news is the message's own term.
     NewerTerm,
     /// "Stand at once, you are to lead" (Raft dissertation, section 3.10), from the leader to the one it hands over to.
-    TimeoutNow,
+    TimeoutNow {
+        /// The leader's newest round: whoever has heard a newer one knows that the word is old.
+        round: u64,
+    },
+}
+
+impl Body {
+    /// Whether somebody says it of its own accord, and not in answer to what it was asked.
+    pub fn is_request(&self) -> bool {
+        match self {
+            Body::PreVoteRequest { .. }
+            | Body::VoteRequest { .. }
+            | Body::AppendRequest { .. }
+            | Body::Heartbeat { .. }
+            | Body::TimeoutNow { .. } => true,
+            Body::PreVoteResponse { .. }
+            | Body::VoteResponse { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatResponse { .. }
+            | Body::NewerTerm => false,
+        }
+    }
 }
 
 impl Message {
@@ -146,9 +168,7 @@ impl Message {
             Body::PreVoteRequest { last, .. } => last.is_well_formed(self.term),
             // The sender votes in its own term, so its log ends in an earlier one.
             Body::VoteRequest { last, .. } => last.is_well_formed(self.term) && last.term < self.term,
-            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm | Body::TimeoutNow => {
-                true
-            }
+            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => true,
             Body::AppendRequest { previous, entries, commit, round } => {
                 previous.is_well_formed(self.term)
                     && bounded(*commit, *round)
@@ -163,6 +183,7 @@ impl Message {
                     && hint.index <= *previous
             }
             Body::Heartbeat { commit, round } => bounded(*commit, *round),
+            Body::TimeoutNow { round } => *round < COUNTER_MAX,
             Body::HeartbeatResponse { round, verified, matched, .. } => {
                 bounded(*verified, *round) && matched <= verified
             }

@@ -128,10 +128,13 @@ impl Clients {
     fn choose(&self, client: usize, key: u64, value: u64, dice: &mut Dice, world: &World) -> (Want, Action) {
         let name = format!("key{key}");
         // Half of the writes carry a key that makes them safe to pass on a second time.
-        let idempotency_key = dice.chance(500_000).then(|| format!("write-{value}"));
+        let keyed = dice.chance(500_000);
+        let request = |command| {
+            if keyed { Request::keyed(format!("write-{value}"), command) } else { Request::new(command) }
+        };
         let lease = world.plan.lease_ms.is_some() && dice.chance(500_000);
         let command = match dice.below(100) {
-            0..45 => return (read(lease), Action::Read(None)),
+            0..45 => return (Want::Read { lease }, Action::Read(None)),
             45..80 => Command::KvPut { key: name, value: value.to_string(), if_revision: None },
             80..92 => {
                 let seen = self.clients[client].seen.get(&key).copied().flatten();
@@ -140,12 +143,12 @@ impl Clients {
                 let command =
                     Command::KvPut { key: name, value: value.to_string(), if_revision: Some(revision) };
                 let action = Action::Swap { expected, new: value };
-                return (Want::Write(Request { idempotency_key, command }), action);
+                return (Want::Write(request(command)), action);
             }
             _ => Command::KvDelete { key: name, if_revision: None },
         };
         let written = matches!(command, Command::KvPut { .. }).then_some(value);
-        (Want::Write(Request { idempotency_key, command }), Action::Write(written))
+        (Want::Write(request(command)), Action::Write(written))
     }
 
     /// Takes an answer in, if it is to one of the clients.
@@ -193,6 +196,9 @@ impl Clients {
             Outcome::Write(Err(failure)) => {
                 say(world, &format!("not done: {failure}"));
                 world.watch.refused(pending.action.value())?;
+            }
+            Outcome::Change(_) | Outcome::Transfer(_) => {
+                return Err("linearizability: a change was answered that no client asked for".to_string());
             }
             Outcome::Read(Err(failure)) => say(world, &format!("no answer: {failure}")),
             Outcome::Read(Ok(_)) => {
@@ -243,10 +249,6 @@ impl Clients {
         }
         Ok(())
     }
-}
-
-fn read(_lease: bool) -> Want {
-    Want::Read
 }
 
 fn describe(key: u64, action: &Action) -> String {

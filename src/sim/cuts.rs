@@ -37,6 +37,7 @@ fn plan(seed: u64, nodes: u32, cuts: &[(u32, u32)]) -> Plan {
         drift_ppm: Vec::new(),
         skew_ms: Vec::new(),
         worst_moments: false,
+        database: false,
         working_from_ms: Some(WORKING_FROM_MS),
         operations: None,
         acts: acts.collect(),

@@ -125,7 +125,7 @@ impl Faults {
             return;
         }
         let host = living[usize::try_from(act.number).expect("small") % living.len()];
-        let request = Request { idempotency_key: Some(format!("act-{}", act.number)), command };
+        let request = Request::keyed(format!("act-{}", act.number), command);
         world.ask(host, Want::Write(request));
     }
 

@@ -23,6 +23,7 @@ pub fn generate(seed: u64, scenario: &Scenario) -> Plan {
         }
     }
     let keep_entries = *dice.pick(&[4, 16, 64]);
+    let database = dice.chance(10_000 * scenario.database_percent);
     let acts = acts(&mut dice, nodes, scenario);
     Plan {
         about: scenario.name.clone(),
@@ -38,6 +39,7 @@ pub fn generate(seed: u64, scenario: &Scenario) -> Plan {
         drift_ppm: drifts,
         skew_ms: skews,
         worst_moments: scenario.worst_moments,
+        database,
         working_from_ms: None,
         operations: None,
         acts,

@@ -22,6 +22,9 @@ use super::trace::Line;
 use super::world::{Due, World};
 use super::{assertion, invariants};
 
+/// Within which time after healing MongoDB must hold the whole ledger: a request that hangs is given up after
+/// [`crate::database::ports::OPERATION_TIMEOUT`], and what follows may take a few seconds' pause.
+const PROJECTED_WITHIN: Duration = Duration::from_secs(30);
 /// How often a history looks whether it has come where it should.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Longest time without an acknowledged write in a cluster that has to work under a fault.
@@ -54,6 +57,10 @@ pub struct Summary {
     pub settled: u64,
     /// Snapshots installed.
     pub installed: u64,
+    /// Documents projected into MongoDB.
+    pub projected: u64,
+    /// Requests to MongoDB that did not end well.
+    pub database_failures: u64,
     /// How long it took after the last fault until everything was well, in virtual time.
     pub recovery: Duration,
     /// One history, one number.
@@ -94,11 +101,13 @@ pub struct History {
 
 /// Runs the history of a seed. One that shows nothing does not hold either.
 pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
-    let summary = run_plan(&generate(seed, scenario), false).verdict.map_err(Box::new)?;
+    let plan = generate(seed, scenario);
+    let summary = run_plan(&plan, false).verdict.map_err(Box::new)?;
     let vacuous = summary.elections == 0
         || summary.faults.is_empty()
         || summary.acknowledged == 0
-        || summary.settled == 0;
+        || summary.settled == 0
+        || plan.database && summary.projected == 0;
     if vacuous {
         let what = format!("vacuity: the history shows nothing: {summary:?}");
         return Err(Box::new(Violation { seed, at: Micros(0), what, key: None }));
@@ -110,6 +119,9 @@ pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
 pub fn run_plan(plan: &Plan, recording: bool) -> History {
     let policy = Policy { interval_ms: 2_000, ping_ms: 250, ping_timeout_ms: 100, ..Policy::default() };
     let mut world = World::new(plan, &policy, recording);
+    if plan.database {
+        world.found_database(plan.seed);
+    }
     let mut clients = Clients::new(&mut world);
     let played = assertion::catch(|| play_all(&mut world, &mut clients));
     let played = played.unwrap_or_else(|assertion| Err(Broken::from(format!("assertion: {assertion}"))));
@@ -128,10 +140,8 @@ struct Broken {
 
 impl From<String> for Broken {
     fn from(what: String) -> Broken {
-        debug_assert!(
-            invariants::NAMES.iter().any(|name| what.starts_with(name)),
-            "every breach begins with the name of an invariant: {what}"
-        );
+        let is_named = invariants::NAMES.iter().any(|name| what.starts_with(&format!("{name}: ")));
+        let what = if is_named { what } else { format!("unexpected error: {what}") };
         Broken { what, key: None }
     }
 }
@@ -149,6 +159,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         Ok(false)
     })?;
     faults.heal(world)?;
+    world.heal_database();
     let healed = Healed { acknowledged: clients.acknowledged, settled: settled(world)?, at: world.now };
     let within = Duration::from_millis(world.plan.live_within_ms);
     let until = world.now.after(within);
@@ -160,6 +171,12 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         return Err(format!("liveness: {} s after the last fault {lacks}", within.as_secs()).into());
     }
     let recovery = world.now.since(healed.at);
+    let until = world.now.after(PROJECTED_WITHIN);
+    let projected = |world: &World, _: &Clients| Ok(world.is_projected());
+    if !play(world, clients, &mut faults, until, &mut { projected })? {
+        return Err(format!("liveness: the projection lags: {}", world.projection_lacks()).into());
+    }
+    world.projection_at_end()?;
     for host in &world.hosts {
         world.watch.at_end(host)?;
     }
@@ -177,6 +194,8 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         committed: world.watch.last_committed(),
         settled: settled(world)?,
         installed: world.installed,
+        projected: world.database.as_ref().map_or(0, |database| database.written),
+        database_failures: world.database.as_ref().map_or(0, |database| database.failures),
         recovery,
         fingerprint: world.trace.fingerprint(),
     })
@@ -307,7 +326,7 @@ fn enrol_agents(world: &mut World) {
         let member: MemberId = name.parse().expect("a valid name");
         let address = format!("sim:{name}");
         let command = Command::MemberJoin { member, kind: MemberKind::Agent, address };
-        let request = Request { idempotency_key: Some(format!("join-{name}")), command };
+        let request = Request::keyed(format!("join-{name}"), command);
         world.ask(0, Want::Write(request));
     }
 }
@@ -331,6 +350,7 @@ fn play(
             Due::Begin(place) => faults.begin(world, place)?,
             Due::End(place) => faults.end(world, place)?,
             Due::Operator => {}
+            Due::Database(event) => world.database_event(event)?,
         }
         for answered in std::mem::take(&mut world.answers) {
             clients.take_answer(world, &answered)?;

@@ -1,6 +1,6 @@
 //! One simulated machine: a node with its disk, its state and its clocks, alive or dead.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub struct Alive {
     pub turn_scheduled: bool,
     /// Whether a flush is scheduled.
     pub flush_scheduled: bool,
+    /// Whom it can reach: the nodes of its address book, and those that it has heard, which told it where they are.
+    pub reachable: BTreeSet<NodeId>,
     /// The configuration at the end of the last batch of steps that wrote.
     pub configuration: Configuration,
 }
@@ -192,7 +194,8 @@ impl Host {
         self.made = true;
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let state_error = |error| broken(format!("recovery: the state: {error}"));
-        let applier = Applier::new(store).map_err(state_error)?;
+        let mut applier = Applier::new(store).map_err(state_error)?;
+        applier.found(&self.settings.bootstrap()).map_err(state_error)?;
         let facts = applier.facts().map_err(state_error)?;
         let applied = applier.standing().applied.index;
         if applied < self.flushed {
@@ -216,6 +219,7 @@ impl Host {
             apply_done_at: now,
             turn_scheduled: false,
             flush_scheduled: false,
+            reachable: BTreeSet::new(),
             configuration,
         });
         Ok(())

@@ -19,6 +19,9 @@
 //! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
 //! | `faults` | carries out the acts of a plan |
 //! | `clients` | who reads and writes |
+//! | `projection` | the projector of a node, polled by hand |
+//! | `mongodb` | the documents of a MongoDB, and what requests mean |
+//! | `database` | the server around them, and what goes wrong with it |
 //! | `invariants` | one file per safety property |
 //! | `history` | one plan from beginning to verdict |
 //! | `assertion` | catches the nodes' own assertions |
@@ -29,14 +32,17 @@ pub mod assertion;
 pub mod clients;
 pub mod clock;
 pub mod cuts;
+pub mod database;
 pub mod dice;
 pub mod faults;
 pub mod generate;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod mongodb;
 pub mod network;
 pub mod plan;
+pub mod projection;
 pub mod scenario;
 pub mod shrink;
 pub mod tell;

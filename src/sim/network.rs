@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::node::frame::Frame;
-
 use super::dice::Dice;
 
 /// What the streams of links are numbered from.
@@ -17,7 +15,7 @@ const LATENCY: (Duration, Duration) = (Duration::from_micros(100), Duration::fro
 pub struct Weather {
     /// Frames lost.
     pub loss_ppm: u64,
-    /// Frames delivered twice, of those that may be.
+    /// Frames delivered twice.
     pub double_ppm: u64,
     /// Frames delayed.
     pub slow_ppm: u64,
@@ -37,21 +35,6 @@ pub struct Network {
     weather: Weather,
     /// One source of dice per directed link, so that one link's frames do not move another's.
     links: BTreeMap<(usize, usize), Dice>,
-}
-
-/// A connection delivers a frame once or never. Most of what is said is made for less than that and must show it; a
-/// forwarded write without a key is not, and relies on it.
-pub fn may_double(frame: &Frame) -> bool {
-    matches!(
-        frame,
-        Frame::Raft(_)
-            | Frame::Ping { .. }
-            | Frame::Pong { .. }
-            | Frame::ReadIndex { .. }
-            | Frame::ReadIndexAnswer { .. }
-            | Frame::Snapshot(_)
-            | Frame::SnapshotAck { .. }
-    )
 }
 
 impl Network {
@@ -108,7 +91,7 @@ impl Network {
     }
 
     /// After how long each copy of a frame arrives; none if it is lost.
-    pub fn fate(&mut self, from: usize, to: usize, may_double: bool) -> [Option<Duration>; 2] {
+    pub fn fate(&mut self, from: usize, to: usize) -> [Option<Duration>; 2] {
         let seed = self.seed;
         let stream = LINK_STREAMS + ((from as u64) << 16) + to as u64;
         let weather = self.weather;
@@ -117,7 +100,7 @@ impl Network {
         if weather.loss_ppm > 0 && dice.chance(weather.loss_ppm) {
             return copies;
         }
-        let doubled = may_double && weather.double_ppm > 0 && dice.chance(weather.double_ppm);
+        let doubled = weather.double_ppm > 0 && dice.chance(weather.double_ppm);
         for copy in &mut copies[..if doubled { 2 } else { 1 }] {
             let slow = weather.slow_ppm > 0 && dice.chance(weather.slow_ppm);
             let (least, most) = LATENCY;

@@ -42,6 +42,9 @@ pub struct Plan {
     pub skew_ms: Vec<i64>,
     /// Whether hosts also crash by themselves at the worst moments, such as between a snapshot and its record.
     pub worst_moments: bool,
+    /// Whether the leader projects into a MongoDB, which misbehaves by its own dice.
+    #[serde(default)]
+    pub database: bool,
     /// From when on, in milliseconds, the cluster must take writes all the time, whatever goes wrong then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_from_ms: Option<u64>,

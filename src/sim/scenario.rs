@@ -30,6 +30,8 @@ pub struct Scenario {
     pub reluctant: u32,
     /// Most that a monotonic clock is off, in parts per million.
     pub drift_ppm: i64,
+    /// How many histories of a hundred have a MongoDB.
+    pub database_percent: u64,
     /// Whether hosts also crash by themselves at the worst moments.
     pub worst_moments: bool,
     /// How often each kind of fault is drawn beside the others; a kind that is missing never is.
@@ -49,6 +51,7 @@ impl Default for Scenario {
             lease_percent: 35,
             reluctant: 2,
             drift_ppm: DRIFT_PPM_MAX,
+            database_percent: 50,
             worst_moments: true,
             weights: KINDS.iter().map(|kind| (kind.name, kind.weight)).collect(),
         }
@@ -74,6 +77,7 @@ struct Written {
     lease_percent: Option<u64>,
     reluctant: Option<u32>,
     drift_ppm: Option<i64>,
+    database_percent: Option<u64>,
     worst_moments: Option<bool>,
     only: Option<Vec<String>>,
     without: Option<Vec<String>>,
@@ -122,6 +126,8 @@ impl Scenario {
         scenario.reluctant = within("reluctant", written.reluctant.unwrap_or(common.reluctant), 0, 7)?;
         scenario.drift_ppm =
             within("drift_ppm", written.drift_ppm.unwrap_or(common.drift_ppm), 0, DRIFT_PPM_MAX)?;
+        scenario.database_percent =
+            within("database_percent", written.database_percent.unwrap_or(common.database_percent), 0, 100)?;
         scenario.worst_moments = written.worst_moments.unwrap_or(common.worst_moments);
         scenario.weights = weights(written.only, written.without, written.weights)?;
         Ok(scenario)

@@ -20,14 +20,16 @@ pub enum Trait {
     Lease,
     /// Nodes that prefer not to lead.
     Reluctant,
+    /// MongoDB.
+    Database,
     /// Crashes at the worst moments.
     WorstMoments,
 }
 
 impl Trait {
     /// All of them.
-    pub const ALL: [Trait; 5] =
-        [Trait::Drift, Trait::Skew, Trait::Lease, Trait::Reluctant, Trait::WorstMoments];
+    pub const ALL: [Trait; 6] =
+        [Trait::Database, Trait::Drift, Trait::Skew, Trait::Lease, Trait::Reluctant, Trait::WorstMoments];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl Trait {
             Trait::Drift => "drift",
             Trait::Skew => "skew",
             Trait::Lease => "lease",
+            Trait::Database => "database",
             Trait::Reluctant => "reluctant",
             Trait::WorstMoments => "worst-moments",
         }
@@ -72,6 +75,7 @@ impl Reduction {
                 Trait::Drift => plan.drift_ppm.clear(),
                 Trait::Skew => plan.skew_ms.clear(),
                 Trait::Lease => plan.lease_ms = None,
+                Trait::Database => plan.database = false,
                 Trait::Reluctant => plan.reluctant.clear(),
                 Trait::WorstMoments => plan.worst_moments = false,
             }

@@ -57,7 +57,7 @@ fn raft(message: &Message) -> String {
             format!("term {term}: I follow, and have all up to {matched}, round {round}")
         }
         Body::NewerTerm => format!("your term is over, this is {term}"),
-        Body::TimeoutNow => format!("term {term}: stand at once, you are to lead"),
+        Body::TimeoutNow { .. } => format!("term {term}: stand at once, you are to lead"),
     }
 }
 

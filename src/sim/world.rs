@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec;
+use crate::database::errors::ProjectionError;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::node::core::Settings;
@@ -12,15 +13,18 @@ use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
 use crate::raft::{Entry, Persist};
-use crate::types::{MemberId, Micros, NodeId, Version};
+use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
 use super::clock::Clock;
+use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
-use super::network::{Network, may_double};
+use super::mongodb::Reply;
+use super::network::Network;
 use super::plan::Plan;
+use super::projection::CallId;
 use super::tell;
 use super::trace::{Trace, Weight};
 
@@ -76,6 +80,15 @@ pub enum Event {
     Turn,
     /// The apply thread takes its next job.
     Work,
+    /// The projector may go on.
+    Project,
+    /// MongoDB has answered the projector.
+    Answered {
+        /// What.
+        call: CallId,
+        /// How.
+        reply: Box<Result<Reply, ProjectionError>>,
+    },
 }
 
 impl Event {
@@ -91,6 +104,8 @@ impl Event {
             Event::Ask { .. } => 8,
             Event::Turn => 9,
             Event::Work => 10,
+            Event::Project => 11,
+            Event::Answered { .. } => 12,
         }
     }
 }
@@ -132,6 +147,8 @@ pub enum Due {
     End(usize),
     /// The operator looks after what is to be done.
     Operator,
+    /// At MongoDB.
+    Database(DatabaseEvent),
 }
 
 /// An answer to an ask.
@@ -177,6 +194,8 @@ pub struct World {
     pub worst_moments: bool,
     /// Snapshots installed so far.
     pub installed: u64,
+    /// The MongoDB that the leader projects into; `None`: this cluster has none.
+    pub database: Option<Database>,
     /// What went wrong so far, by kind.
     pub counts: BTreeMap<&'static str, u64>,
     /// What is told of all this.
@@ -217,6 +236,7 @@ impl World {
             steps: 0,
             worst_moments: plan.worst_moments,
             installed: 0,
+            database: None,
             counts: BTreeMap::new(),
             trace: Trace::new(recording),
             common,
@@ -263,6 +283,7 @@ impl World {
                 nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
             },
             keep_entries: self.plan.keep_entries,
+            address: address(host),
             url: format!("http://{id}"),
             id,
         }
@@ -362,10 +383,19 @@ impl World {
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
-        self.last_ask += 1;
-        let ask = self.last_ask;
+        let ask = self.new_ask();
         self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
         ask
+    }
+
+    pub(super) fn new_ask(&mut self) -> AskId {
+        self.last_ask += 1;
+        self.last_ask
+    }
+
+    /// What the wall clock of a host shows.
+    pub(super) fn wall(&self, host: usize) -> UnixMillis {
+        self.hosts[host].clock.wall(self.now)
     }
 
     /// Hosts whose process runs (or is frozen).
@@ -373,7 +403,7 @@ impl World {
         (0..self.hosts.len()).filter(|host| self.hosts[*host].alive.is_some()).collect()
     }
 
-    fn at_host(&mut self, after: Duration, host: usize, event: Event) {
+    pub(super) fn at_host(&mut self, after: Duration, host: usize, event: Event) {
         let life = self.hosts[host].life;
         self.schedule(after, Due::Host { host, life, event });
     }
@@ -423,6 +453,8 @@ impl World {
                 self.step(host, Input::AgentPong { member, seq, version: Version::current() })
             }
             Event::Gone { node } => self.step(host, Input::PeerGone { node }),
+            Event::Project => self.project(host),
+            Event::Answered { call, reply } => self.database_answered(host, call, *reply),
         }
     }
 
@@ -433,6 +465,9 @@ impl World {
         let frame: Frame = codec::decode(bytes).map_err(|error| format!("codec: {error}"))?;
         let (from, to) = (self.hosts[from].id.clone(), self.hosts[host].id.clone());
         self.detail(|| format!("{to} hears {from}: {}", tell::frame(&frame)));
+        if let Some(alive) = self.hosts[host].alive.as_mut() {
+            alive.reachable.insert(from.clone());
+        }
         self.step(host, Input::Frame { from, frame })
     }
 
@@ -486,8 +521,11 @@ impl World {
             alive.turn_scheduled = false;
         }
         let effects = self.hosts[host].take_effects(moment);
-        let writes = effects.iter().any(|effect| matches!(effect, Effect::Persist(_)));
-        for effect in effects {
+        // What the disk is given is looked at first: what is committed by this step stands in the log by now.
+        let (writes, others): (Vec<Effect>, Vec<Effect>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Persist(_)));
+        let wrote = !writes.is_empty();
+        for effect in writes {
             self.carry_out(host, effect)?;
         }
         let machine = &self.hosts[host];
@@ -497,9 +535,13 @@ impl World {
         self.watch.after_step(&self.hosts, machine, &status, &alive.configuration)?;
         let wake = alive.node.deadline(moment.now);
         let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
-        if writes && let Some(alive) = self.hosts[host].alive.as_mut() {
+        if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.configuration = status.configuration;
         }
+        for effect in others {
+            self.carry_out(host, effect)?;
+        }
+        self.projector_hears(host);
         if self.hosts[host].wake_at.is_none_or(|at| wake < at) {
             self.hosts[host].wake_at = Some(wake);
             self.at_host(wake.since(self.now), host, Event::Wake);
@@ -533,6 +575,11 @@ impl World {
                 let after = dice.span(Duration::from_micros(200), Duration::from_millis(8));
                 if !lost {
                     self.at_host(after, host, Event::Pong { member, seq });
+                }
+            }
+            Effect::SetBook(book) => {
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.reachable.extend(book.nodes.into_keys());
                 }
             }
             Effect::Apply(entries) => {
@@ -629,6 +676,7 @@ impl World {
                 .map_err(|error| format!("storage: apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
             self.watch.applied(&self.hosts[host], entry, &batch.happenings)?;
+            self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
@@ -645,8 +693,9 @@ impl World {
     }
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
-        let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
-        let copies = self.network.fate(host, to, may_double(frame));
+        let reachable = self.hosts[host].alive.as_ref().is_some_and(|alive| alive.reachable.contains(to));
+        let Some(to) = self.hosts.iter().position(|other| reachable && &other.id == to) else { return };
+        let copies = self.network.fate(host, to);
         if self.hosts[to].alive.is_none() || self.network.is_cut(host, to) {
             return;
         }

@@ -24,6 +24,8 @@ pub struct Totals {
     unknown: u64,
     settled: u64,
     installed: u64,
+    projected: u64,
+    database_failures: u64,
     /// The longest way back to life, and whose it was.
     slowest: Option<(Duration, u64)>,
     fingerprint: u64,
@@ -44,6 +46,8 @@ impl Totals {
         self.unknown += one.unknown;
         self.settled += one.settled;
         self.installed += one.installed;
+        self.projected += one.projected;
+        self.database_failures += one.database_failures;
         self.slowest = self.slowest.max(Some((one.recovery, one.seed)));
         self.fingerprint = one.fingerprint;
     }
@@ -72,6 +76,7 @@ impl Totals {
                 "faults_by_kind": self.faults, "elections": self.elections,
                 "acknowledged_writes": self.acknowledged, "reads": self.reads, "unknown": self.unknown,
                 "settled_intervals": self.settled, "snapshots_installed": self.installed,
+                "projected_documents": self.projected, "database_failures": self.database_failures,
                 "slowest_recovery": slowest, "seconds": took.as_secs_f64(),
                 "histories_per_second": per_second, "virtual_hours_per_minute": virtual_hours,
                 "fingerprint": (histories == 1).then(|| format!("{:016x}", self.fingerprint)),
@@ -79,14 +84,15 @@ impl Totals {
         }
         output.line(&format!(
             "{histories} histories, {} failed: {faults} faults, {} elections, {} writes acknowledged ({} unknown), {} \
-             reads, {} intervals settled, {} snapshots installed",
+             reads, {} intervals settled, {} snapshots installed, {} documents projected",
             u64::from(failed.is_some()),
             self.elections,
             self.acknowledged,
             self.unknown,
             self.reads,
             self.settled,
-            self.installed
+            self.installed,
+            self.projected
         ))?;
         let kinds: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         output.line(&format!("faults: {}", kinds.join(", ")))?;

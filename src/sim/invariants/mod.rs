@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod linearizable;
 pub mod log;
 pub mod once;
+pub mod projection;
 pub mod promise;
 pub mod state;
 
@@ -40,6 +41,7 @@ pub const NAMES: &[&str] = &[
     "settled once",
     "conservation",
     "ledger",
+    "MongoDB equals the ledger",
     "linearizability",
     "durability",
     "recovery",
@@ -48,6 +50,7 @@ pub const NAMES: &[&str] = &[
     "liveness",
     "works under the fault",
     "assertion",
+    "unexpected error",
     "vacuity",
 ];
 
