@@ -14,7 +14,7 @@ use super_node::node::frame::Frame;
 use super_node::node::handle::Failure;
 use super_node::node::io::{Effect, Input};
 use super_node::node::moment::Moment;
-use super_node::node::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
 use super_node::node::requests::{Outcome, PARKED_FOR, Want};
 use super_node::node::snapshot::WantPart;
 use super_node::raft::{self, Body, Entry, Message, Payload, Persist, Position, Recovered};
@@ -42,6 +42,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        address: format!("test:{name}"),
         url: String::new(),
     }
 }
@@ -339,6 +340,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
     struct Nowhere;
     impl Network for Nowhere {
         fn send(&self, _to: &NodeId, _frame: Frame) {}
+        fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
         fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}

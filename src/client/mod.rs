@@ -11,6 +11,7 @@
 pub mod attempt;
 pub mod error;
 pub mod events;
+pub mod membership;
 pub mod session;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,7 @@ use crate::types::Micros;
 
 use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
+pub use membership::NewSuperNode;
 pub use session::Session;
 
 /// Items asked for at once; the nodes' own limit.

@@ -33,6 +33,8 @@ pub struct Node {
     pub peer_port: u16,
     pub agent_port: u16,
     pub directory: PathBuf,
+    /// The client URL of a running cluster that it joins; `None`: it is one of the first.
+    pub join: Option<String>,
     child: Option<Child>,
 }
 
@@ -121,6 +123,7 @@ impl Cluster {
                 peer_port: free_port(),
                 agent_port: free_port(),
                 directory: directory.path().join(format!("n{number}")),
+                join: None,
                 child: None,
             })
             .collect();
@@ -134,7 +137,8 @@ impl Cluster {
     }
 
     pub fn peers(&self) -> String {
-        let peers = self.nodes.iter().map(|node| format!("{}=127.0.0.1:{}", node.id, node.peer_port));
+        let first = self.nodes.iter().filter(|node| node.join.is_none());
+        let peers = first.map(|node| format!("{}=127.0.0.1:{}", node.id, node.peer_port));
         peers.collect::<Vec<_>>().join(",")
     }
 
@@ -147,16 +151,40 @@ impl Cluster {
             .args(["--data-dir", node.directory.to_str().expect("a printable path")])
             .args(["--listen", &format!("127.0.0.1:{}", node.client_port)])
             .args(["--peer-listen", &format!("127.0.0.1:{}", node.peer_port)])
-            .args(["--peers", &self.peers()])
             .env("SUPER_NODE_LISTEN__AGENTS", format!("127.0.0.1:{}", node.agent_port))
             .env("SUPER_NODE_LOG__LEVEL", "debug")
             .env_remove("MONGODB_URI")
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        match &node.join {
+            Some(url) => command.args(["--join", url]),
+            None => command.args(["--peers", &self.peers()]),
+        };
         for (name, value) in &self.setup.environment {
             command.env(name, value);
         }
         command
+    }
+
+    /// Starts one more node, which joins through another one; returns its position.
+    pub fn join_node(&mut self, id: &str, through: usize) -> usize {
+        let at = self.add_node(id, through);
+        self.start_node(at);
+        at
+    }
+
+    /// One more node, which joins through another one once it is started; returns its position.
+    pub fn add_node(&mut self, id: &str, through: usize) -> usize {
+        self.nodes.push(Node {
+            id: id.to_string(),
+            client_port: free_port(),
+            peer_port: free_port(),
+            agent_port: free_port(),
+            directory: self.directory.path().join(id),
+            join: Some(self.nodes[through].url()),
+            child: None,
+        });
+        self.nodes.len() - 1
     }
 
     pub fn start_node(&mut self, at: usize) {
