@@ -325,7 +325,7 @@ impl Shared {
         if guests >= GUESTS_MAX {
             return None;
         }
-        tracing::info!(peer = %hello.from, address = %hello.address, "heard a node that this one does not have in its configuration");
+        tracing::debug!(peer = %hello.from, address = %hello.address, "heard a node that this one does not have in its configuration");
         Some(self.add(&mut peers, hello.from.clone(), hello.address.clone(), true))
     }
 

@@ -37,7 +37,7 @@ const ASKS_MAX: usize = 8_192;
 const BATCH_MAX: usize = 1_024;
 /// How often the applied state is made durable while it changes.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// The status is renewed at most this often, unless role, term or leader changed.
+/// The status is renewed at most this often, unless role, term, leader or configuration changed.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
@@ -138,6 +138,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         last_ask: 0,
         status,
         status_at: None,
+        membership_changes: 0,
         applied,
         leading,
         dirty_since: None,
@@ -195,6 +196,8 @@ struct Driver {
     last_ask: AskId,
     status: watch::Sender<NodeStatus>,
     status_at: Option<Instant>,
+    /// As of the last status; see [`Node::membership_changes`].
+    membership_changes: u64,
     applied: watch::Sender<Index>,
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
@@ -364,7 +367,9 @@ impl Driver {
         let now = Instant::now();
         let role_changed = {
             let (seen, (term, leader)) = (self.status.borrow(), self.node.term_and_leader());
-            seen.term != term || seen.leader.as_ref() != leader
+            let membership = self.node.membership_changes();
+            let moved = std::mem::replace(&mut self.membership_changes, membership) != membership;
+            moved || seen.term != term || seen.leader.as_ref() != leader
         };
         match self.status_at {
             // Something has happened since the last renewal: make sure that another comes.

@@ -285,8 +285,13 @@ impl Node {
         let mut again = Vec::new();
         if leader != self.known_leader {
             let (finished, orphans) =
-                self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader), term);
+                self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader), term, moment.now);
             finished.into_iter().for_each(|finished| self.finish(finished));
+            // It may have been completed before its leader was lost.
+            let committed = [(self.applied.index, self.membership.committed.clone())];
+            for finished in self.requests.changes_completed(&committed) {
+                self.finish(finished);
+            }
             again.extend(orphans);
             if leader.is_some() {
                 again.extend(self.requests.unpark());
