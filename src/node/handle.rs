@@ -83,6 +83,18 @@ pub struct Transferred {
     pub term: Term,
 }
 
+impl Failure {
+    /// Whether another try may fare better.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Failure::Damaged(_))
+    }
+
+    /// Whether a write may have happened, or may still happen.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self, Failure::Unknown(_))
+    }
+}
+
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadLevel {

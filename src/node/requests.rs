@@ -450,7 +450,7 @@ fn shows(configuration: &Configuration, change: &Change) -> bool {
 /// The answered end of a write. An answer that says nothing of the earlier tries of a doubtful one leaves it in doubt.
 fn answered(request: Started, applied: Applied) -> Finished {
     match &applied.answer {
-        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_earlier_tries_open() => {
+        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_other_tries_open() => {
             let why = format!("a leader was lost on the way, and then: {rejection}");
             fail(request, Failure::Unknown(why))
         }
