@@ -272,7 +272,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     // These need no cluster, and must not fail for its lack.
     match cli.command {
         Command::Config { command } => return config::run(command, output),
-        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run(&args, output)),
+        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         _ => {}
     }
     let client = cli.global.client(environment)?;

@@ -86,7 +86,21 @@ pub struct Transferred {
 impl Failure {
     /// Whether another try may fare better.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Failure::Damaged(_))
+        match self {
+            Failure::NoLeader
+            | Failure::NotLeader { .. }
+            | Failure::Overloaded
+            | Failure::Superseded
+            | Failure::Unknown(_)
+            | Failure::Timeout
+            | Failure::Draining
+            | Failure::Removed => true,
+            Failure::Damaged(_)
+            | Failure::Change(_)
+            | Failure::ChangePending
+            | Failure::NoTarget
+            | Failure::TransferAborted { .. } => false,
+        }
     }
 
     /// Whether a write may have happened, or may still happen.

@@ -83,7 +83,6 @@ impl Node {
         }
     }
 
-    /// Another node asks what its clients asked it.
     /// What must not be done twice: a second copy of the frame is dropped.
     fn take_once(&mut self, moment: Moment, node: NodeId, (life, id): (u64, u64), want: Want) {
         if self.heard.first_time(&node, life, id) {
@@ -91,6 +90,7 @@ impl Node {
         }
     }
 
+    /// Another node asks what its clients asked it.
     fn take_forwarded(&mut self, moment: Moment, node: NodeId, id: u64, want: Want) {
         let patience = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let request = self.requests.begin(Origin::Peer { node, id }, want, moment.now, patience);
