@@ -122,7 +122,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     let (results, from_threads) = mpsc::unbounded_channel();
     let expected_by = clock.moment().now;
     let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
-    let apply = ApplyThread::start(applier, results);
+    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
     let driver = Driver {
         node,
         clock,
@@ -140,6 +140,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         applied,
         leading,
         dirty_since: None,
+        flushing: false,
         expected_by,
     };
     let inlets = Inlets { threads: from_threads, peers: parts.peers, agents: parts.agents, asks: asked };
@@ -196,6 +197,8 @@ struct Driver {
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
     dirty_since: Option<Instant>,
+    /// A flush is under way; the next one waits for its end.
+    flushing: bool,
     /// When the clock should be read again at the latest: now, while there is work; the next deadline during a sleep.
     expected_by: Micros,
 }
@@ -224,7 +227,10 @@ impl Driver {
             }
             for result in threads.drain(..) {
                 match result {
-                    FromThread::Input(input) => self.step(input),
+                    FromThread::Input(input) => {
+                        self.flushing &= !matches!(input, Input::Flushed { .. });
+                        self.step(input);
+                    }
                     FromThread::Failed(error) => return Err(error),
                 }
             }
@@ -276,8 +282,9 @@ impl Driver {
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
-        if self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
+        if !self.flushing && self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
             self.dirty_since = None;
+            self.flushing = true;
             self.apply.send(ApplyJob::Flush);
         }
         self.publish(moment);
@@ -330,7 +337,7 @@ impl Driver {
         let deadline = self.node.deadline(self.expected_by);
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
-        if let Some(since) = self.dirty_since {
+        if let Some(since) = self.dirty_since.filter(|_| !self.flushing) {
             wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
@@ -448,7 +455,7 @@ impl DiskThread {
         let (jobs, work) = std::sync::mpsc::channel::<Persist>();
         let bytes = Arc::new(std::sync::atomic::AtomicU64::new(log.bytes()));
         let size = Arc::clone(&bytes);
-        let thread = std::thread::spawn(move || {
+        let thread = named("disk", move || {
             let _obituary = Obituary { thread: "disk", results: results.clone() };
             while let Ok(first) = work.recv() {
                 let mut batches = vec![first];
@@ -495,17 +502,33 @@ enum ApplyJob {
     Install(Box<Received>),
 }
 
+/// Starts a thread that the tools of the system show by name.
+fn named(name: &str, work: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    let thread = std::thread::Builder::new().name(name.to_string()).spawn(work);
+    thread.expect("a system that cannot start a thread cannot run a node")
+}
+
 struct ApplyThread {
     jobs: std::sync::mpsc::Sender<ApplyJob>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl ApplyThread {
-    fn start(mut applier: Applier, results: mpsc::UnboundedSender<FromThread>) -> ApplyThread {
+    fn start(
+        mut applier: Applier,
+        state: Arc<dyn StateStore>,
+        results: mpsc::UnboundedSender<FromThread>,
+    ) -> ApplyThread {
         let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
-        let thread = std::thread::spawn(move || {
+        let thread = named("apply", move || {
             let _obituary = Obituary { thread: "apply", results: results.clone() };
+            let (flushes, flusher) = Self::start_flusher(state, results.clone());
             while let Ok(job) = work.recv() {
+                if matches!(job, ApplyJob::Flush) {
+                    // What is applied by now is flushed while more is applied.
+                    let _reported = flushes.send(applier.standing().applied.index);
+                    continue;
+                }
                 let result = match Self::work(&mut applier, job) {
                     Ok(None) => continue,
                     Ok(Some(input)) => FromThread::Input(input),
@@ -516,6 +539,10 @@ impl ApplyThread {
                     return;
                 }
             }
+            drop(flushes);
+            if flusher.join().is_err() {
+                tracing::error!("the flush thread panicked");
+            }
             // A clean end leaves nothing to replay. If it fails, the log still has everything.
             if let Err(error) = applier.flush() {
                 tracing::warn!("the state could not be flushed at the end: {error}");
@@ -524,10 +551,33 @@ impl ApplyThread {
         ApplyThread { jobs, thread }
     }
 
+    /// Makes the applied state durable, on demand and off the path of every write. A demand names the index that was
+    /// applied when it was made.
+    fn start_flusher(
+        state: Arc<dyn StateStore>,
+        results: mpsc::UnboundedSender<FromThread>,
+    ) -> (std::sync::mpsc::Sender<Index>, std::thread::JoinHandle<()>) {
+        let (demands, work) = std::sync::mpsc::channel::<Index>();
+        let thread = named("flush", move || {
+            let _obituary = Obituary { thread: "flush", results: results.clone() };
+            while let Ok(index) = work.recv() {
+                let result = match state.flush() {
+                    Ok(()) => FromThread::Input(Input::Flushed { index }),
+                    Err(error) => FromThread::Failed(error.into()),
+                };
+                let failed = matches!(result, FromThread::Failed(_));
+                if results.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        (demands, thread)
+    }
+
     fn work(applier: &mut Applier, job: ApplyJob) -> Result<Option<Input>, KeyspaceError> {
         Ok(match job {
             ApplyJob::Apply(entries) => applier.apply(&entries)?.map(|batch| Input::Applied(Box::new(batch))),
-            ApplyJob::Flush => Some(Input::Flushed { index: applier.flush()? }),
+            ApplyJob::Flush => None,
             ApplyJob::Export(part) => {
                 let chunk = applier.export(&part)?.map(Box::new);
                 Some(Input::Exported { to: part.to, transfer: part.transfer, chunk })
