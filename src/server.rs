@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiParts, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::target::MongoSettings;
@@ -140,9 +140,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         settings.listen.peer,
         settings.listen.agents
     );
-    let api =
-        api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
-    let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let result = wait(running.ended, serving, &stop).await;
     stop.cancel();
     if let Some(projection) = projection {
@@ -264,7 +263,7 @@ fn api_state(
         });
         compare
     });
-    ApiState {
+    ApiState::from(ApiParts {
         handle,
         metrics,
         client_url: Arc::new(move |id| {
@@ -273,9 +272,9 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
-        newest: Arc::default(),
+        newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
-    }
+    })
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {

@@ -9,6 +9,7 @@
 //! | [`load`] | the closed loop and its tally |
 //! | [`work`] | the operations: keys, values, the mix |
 //! | [`http`] | one HTTP/1.1 connection, without a library's conveniences |
+//! | [`native`] | clients that share framed connections |
 //! | [`usage`] | CPU time and disk bytes of processes, syncs of nodes |
 //! | [`bare`] | an HTTP server of the same stack that does nothing: the ceiling |
 //! | [`cluster`] | who leads, and a fresh cluster of children |
@@ -19,12 +20,14 @@ pub mod cluster;
 pub mod figures;
 pub mod http;
 pub mod load;
+pub mod native;
 pub mod usage;
 pub mod work;
 
 use std::time::Duration;
 
 use crate::client::ClientError;
+use crate::client::native::Connection;
 use figures::Figures;
 use load::{Load, closed_loop};
 use usage::Usage;
@@ -52,9 +55,13 @@ impl From<ClientError> for BenchError {
     }
 }
 
-/// One row to measure over HTTP.
+/// One row to measure.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// The configured name of the cluster.
+    pub cluster: String,
+    /// Framed connections that the clients share.
+    pub connections: usize,
     /// How many clients, each with one operation under way.
     pub clients: usize,
     /// What they ask for.
@@ -79,6 +86,23 @@ pub async fn measure_http(plan: &Plan) -> Result<Figures, BenchError> {
     let (begun, tally, ended) =
         closed_loop(callers, plan.load, || Usage::sample(&plan.processes, &plan.metrics)).await;
     Ok(Figures::new("http", plan.clients, plan.work, &tally, &ended?.since(&begun?)))
+}
+
+/// Measures one row over framed connections.
+pub async fn measure_native(plan: &Plan) -> Result<Figures, BenchError> {
+    let mut connections = Vec::new();
+    for number in 0..plan.connections.clamp(1, plan.clients) {
+        let target = &plan.targets[number % plan.targets.len()];
+        let opened = Connection::open(target, &plan.cluster).await;
+        connections.push(opened.map_err(|error| BenchError::Node(format!("{target}: {error:?}")))?);
+    }
+    let authors = Author::several(plan.clients, plan.work).into_iter().enumerate();
+    let callers = authors.map(|(number, author)| {
+        native::Client::new(connections[number % connections.len()].clone(), author)
+    });
+    let (begun, tally, ended) =
+        closed_loop(callers.collect(), plan.load, || Usage::sample(&plan.processes, &plan.metrics)).await;
+    Ok(Figures::new("native", plan.clients, plan.work, &tally, &ended?.since(&begun?)))
 }
 
 /// Runs `work` on one thread of its own, which all of its tasks share.

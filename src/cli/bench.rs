@@ -25,6 +25,8 @@ use crate::local::{Fleet, free_address};
 pub enum Protocol {
     /// HTTP/1.1, one request at a time on each connection.
     Http,
+    /// The framed protocol, many requests at a time on each connection.
+    Native,
 }
 
 /// Which nodes the clients connect to.
@@ -60,6 +62,9 @@ pub struct BenchArgs {
     /// What the clients speak
     #[arg(long, value_enum, default_value_t = Protocol::Http)]
     pub protocol: Protocol,
+    /// Framed connections that the clients share [default: one for every 64 clients]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub connections: Option<u16>,
     /// Whom the clients connect to
     #[arg(long, value_enum, default_value_t = Target::Leader)]
     pub target: Target,
@@ -137,8 +142,8 @@ pub async fn run(
     for &clients in &args.clients {
         let cluster = cluster::find(&client).await?;
         let plan = plan(&args, usize::from(clients), &cluster, own.as_ref())?;
-        let bare = match (args.no_bare, args.batch) {
-            (false, 1) => Some(measure_bare(&plan).await?),
+        let bare = match (args.no_bare, args.batch, args.protocol) {
+            (false, 1, Protocol::Http) => Some(measure_bare(&plan).await?),
             _ => None,
         };
         let mut figures = measure(&args, plan).await?;
@@ -171,6 +176,8 @@ fn plan(args: &BenchArgs, clients: usize, cluster: &Cluster, own: Option<&Own>) 
     })?;
     let nodes = own.iter().flat_map(|own| own.fleet.nodes.iter());
     Ok(Plan {
+        cluster: cluster.name.clone(),
+        connections: args.connections.map_or_else(|| clients.div_ceil(64), usize::from),
         clients: clients.max(1),
         work: Workload {
             value_bytes: usize::try_from(args.size).unwrap_or(usize::MAX),
@@ -190,6 +197,7 @@ fn plan(args: &BenchArgs, clients: usize, cluster: &Cluster, own: Option<&Own>) 
 async fn measure(args: &BenchArgs, plan: Plan) -> Result<Figures, CliError> {
     let figures = match args.protocol {
         Protocol::Http => on_one_thread(move || async move { bench::measure_http(&plan).await }).await,
+        Protocol::Native => on_one_thread(move || async move { bench::measure_native(&plan).await }).await,
     };
     Ok(figures??)
 }

@@ -8,6 +8,7 @@
 pub mod attempt;
 pub mod error;
 pub mod events;
+pub mod native;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

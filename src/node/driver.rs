@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::counter::Counter;
 use rand::{Rng, SeedableRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::command::Applied;
@@ -22,7 +23,7 @@ use crate::types::{Index, Micros, Term, UnixMillis};
 use super::applier::Applier;
 use super::core::{Node, Settings};
 use super::events::EventLog;
-use super::handle::{Ask, Failure, Handle};
+use super::handle::{Ask, Failure, Handle, Reply};
 use super::io::{Effect, Input};
 use super::moment::Moment;
 use super::notices;
@@ -124,6 +125,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
     let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
     let driver = Driver {
+        proposals: Proposals::new(&parts.metrics),
         node,
         clock,
         network: parts.network,
@@ -175,12 +177,33 @@ impl Drop for Obituary {
 }
 
 enum Waiter {
-    Write(oneshot::Sender<Result<Applied, Failure>>),
-    Read(oneshot::Sender<Result<Index, Failure>>),
+    Write(Reply<Applied>),
+    Read(Reply<Index>),
+}
+
+/// Counters of answered proposals, looked up once.
+struct Proposals {
+    applied: Counter,
+    unknown: Counter,
+    not_applied: Counter,
+}
+
+impl Proposals {
+    fn new(metrics: &Metrics) -> Proposals {
+        let counter = |result: &str| {
+            metrics.raft_proposals.get_or_create(&ResultLabel { result: result.to_string() }).clone()
+        };
+        Proposals {
+            applied: counter("applied"),
+            unknown: counter("unknown"),
+            not_applied: counter("not_applied"),
+        }
+    }
 }
 
 struct Driver {
     node: Node,
+    proposals: Proposals,
     clock: Clock,
     network: Arc<dyn Network>,
     pinger: Arc<dyn Pinger>,
@@ -316,12 +339,11 @@ impl Driver {
     fn reply(&mut self, ask: AskId, outcome: Outcome) {
         match (self.waiters.remove(&ask), outcome) {
             (Some(Waiter::Write(reply)), Outcome::Write(result)) => {
-                let word = match &result {
-                    Ok(_) => "applied",
-                    Err(Failure::Unknown(_)) => "unknown",
-                    Err(_) => "not_applied",
+                match &result {
+                    Ok(_) => self.proposals.applied.inc(),
+                    Err(Failure::Unknown(_)) => self.proposals.unknown.inc(),
+                    Err(_) => self.proposals.not_applied.inc(),
                 };
-                self.metrics.raft_proposals.get_or_create(&ResultLabel { result: word.to_string() }).inc();
                 let _gone = reply.send(result);
             }
             (Some(Waiter::Read(reply)), Outcome::Read(result)) => {

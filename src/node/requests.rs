@@ -107,6 +107,9 @@ pub struct Requests {
     reading: BTreeMap<(Index, RequestId), Origin>,
     /// Waiting for a leader to be known, oldest first.
     parked: VecDeque<Started>,
+    /// No forwarded or parked request is overdue before this; `None`: there are none. It may come too early, when the
+    /// request that it was for has been answered: looking through all of them for every batch would cost more.
+    overdue_from: Option<Micros>,
 }
 
 impl Requests {
@@ -140,6 +143,7 @@ impl Requests {
 
     /// Another node has it now.
     pub fn to_peer(&mut self, request: Started, to: NodeId) {
+        self.look_at(request.since.after(FORWARDED_FOR));
         self.forwarded.insert(request.id, Forwarded { request, to });
     }
 
@@ -148,8 +152,13 @@ impl Requests {
         if self.parked.len() >= PARKED_MAX || now >= request.park_until {
             return Some(fail(request, Failure::NoLeader));
         }
+        self.look_at(request.park_until);
         self.parked.push_back(request);
         None
+    }
+
+    fn look_at(&mut self, at: Micros) {
+        self.overdue_from = Some(self.overdue_from.map_or(at, |known| known.min(at)));
     }
 
     /// Takes all that wait for a leader.
@@ -267,6 +276,9 @@ impl Requests {
     /// Gives up what waited too long.
     pub fn expire(&mut self, now: Micros) -> Vec<Finished> {
         let mut finished = Vec::new();
+        if self.overdue_from.is_none_or(|from| now < from) {
+            return finished;
+        }
         let (over, waiting) = std::mem::take(&mut self.parked).into_iter().partition(|r| now >= r.park_until);
         self.parked = waiting;
         let over: VecDeque<Started> = over;
@@ -278,14 +290,15 @@ impl Requests {
             let Some(Forwarded { request, to }) = self.forwarded.remove(&id) else { continue };
             finished.push(fail(request, Failure::Unknown(format!("{to} did not answer within 10 s"))));
         }
+        let parked = self.parked.iter().map(|request| request.park_until);
+        let forwarded = self.forwarded.values().map(|forwarded| forwarded.request.since.after(FORWARDED_FOR));
+        self.overdue_from = parked.chain(forwarded).min();
         finished
     }
 
-    /// The earliest time at which [`Requests::expire`] has something to do.
+    /// The earliest time at which [`Requests::expire`] may have something to do.
     pub fn deadline(&self) -> Option<Micros> {
-        let parked = self.parked.iter().map(|request| request.park_until).min();
-        let forwarded = self.forwarded.values().map(|f| f.request.since.after(FORWARDED_FOR)).min();
-        parked.into_iter().chain(forwarded).min()
+        self.overdue_from
     }
 }
 
