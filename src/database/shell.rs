@@ -145,7 +145,7 @@ impl Surroundings for Shell {
         }
         let handle = self.handle.clone();
         *proposal = Some(tokio::spawn(async move {
-            let request = Request { idempotency_key: None, command: Command::Projected(checkpoint) };
+            let request = Request::new(Command::Projected(checkpoint));
             if let Err(failure) = handle.submit(request, false, PROPOSE_TIMEOUT).await {
                 tracing::debug!(%failure, "checkpoint not proposed");
             }

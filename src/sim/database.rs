@@ -320,8 +320,7 @@ impl World {
             Wish::Wake(at) => self.at_host(at.since(self.now), host, Event::Project),
             Wish::Call(call, request) => self.send_to_database(host, life, call, request),
             Wish::Propose(checkpoint) => {
-                let request =
-                    LedgerRequest { idempotency_key: None, command: Command::Projected(checkpoint) };
+                let request = LedgerRequest::new(Command::Projected(checkpoint));
                 let (ask, want) = (self.new_ask(), Want::Write(request));
                 let input = Input::Ask { ask, want, forward: false, patience: PARKED_FOR };
                 self.at_host(Duration::ZERO, host, Event::Result(Box::new(input)));
@@ -340,7 +339,7 @@ impl World {
             }
             Wish::Tell(news) => {
                 let id = self.hosts[host].id.clone();
-                self.note(&format!("{id} projection: {news:?}"));
+                self.detail(|| format!("{id} projection: {news:?}"));
                 // Whatever the server does here may pass by itself.
                 if let News::Failing { class: Class::Operator | Class::Bug, error, .. } = news {
                     return Err(format!(
@@ -386,7 +385,7 @@ impl World {
                 format!("{how:?} after {} ms", after.as_millis())
             }
         };
-        self.note(&format!("{id} to MongoDB, request {flight}: {words}: {fate}"));
+        self.detail(|| format!("{id} to MongoDB, request {flight}: {words}: {fate}"));
     }
 
     /// Something happens at the server. `Err`: an invariant is broken.
@@ -398,10 +397,10 @@ impl World {
                 let id = flight;
                 let Some(flight) = database.flights.get_mut(&id) else { return Ok(()) };
                 flight.pieces -= 1;
-                let changes = database
-                    .tables
-                    .execute(&flight.request, steps, &mut flight.reply)
-                    .map_err(|error| format!("MongoDB refuses {:?}: {error}", flight.request))?;
+                let changes =
+                    database.tables.execute(&flight.request, steps, &mut flight.reply).map_err(|error| {
+                        format!("MongoDB equals the ledger: it refuses {:?}: {error}", flight.request)
+                    })?;
                 if flight.answered && flight.pieces == 0 {
                     database.flights.remove(&id);
                 }
@@ -477,7 +476,7 @@ impl World {
             let after = Duration::from_millis(1);
             self.schedule(after, Due::Host { host: flight.host, life: flight.life, event });
         }
-        self.note(&what);
+        self.note(|| what);
         self.schedule(pause, Due::Database(DatabaseEvent::Fault));
         Ok(())
     }
