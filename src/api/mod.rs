@@ -12,8 +12,8 @@ pub mod kv;
 pub mod members;
 mod native;
 pub mod operations;
-mod sort;
 pub mod problem;
+mod sort;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -148,11 +148,7 @@ pub async fn serve(
     serve_connections(listener, router, stopping).await
 }
 
-async fn serve_connections<L>(
-    listener: L,
-    router: Router,
-    stopping: CancellationToken,
-) -> std::io::Result<()>
+async fn serve_connections<L>(listener: L, router: Router, stopping: CancellationToken) -> std::io::Result<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,

@@ -18,8 +18,8 @@ use crate::ledger::command::{Answer, Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX
 use crate::ledger::query;
 use crate::metrics::ResultLabel;
 use crate::network::native::{
-    self, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL, Reader,
-    Refusal, Response, Welcome, greet, seal,
+    self, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL, Reader, Refusal,
+    Response, Welcome, greet, seal,
 };
 use crate::node::handle::{Failure, Numbered, Reply};
 use crate::types::Index;
@@ -352,9 +352,7 @@ fn command(operation: Operation) -> Result<(Command, bool), Problem> {
 fn done(applied: Applied, conditional: bool) -> Result<Done, Problem> {
     match applied.answer {
         Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
-        Answer::Kv { revision } => {
-            Ok(Done::Written { revision, index: applied.index, term: applied.term })
-        }
+        Answer::Kv { revision } => Ok(Done::Written { revision, index: applied.index, term: applied.term }),
         Answer::Sum { result } => Ok(Done::Sum { result, index: applied.index, leader: applied.leader }),
         _ => Err(unexpected(&applied)),
     }

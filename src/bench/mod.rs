@@ -13,11 +13,15 @@
 //! | [`usage`] | CPU time and disk bytes of processes, syncs of nodes |
 //! | [`bare`] | an HTTP server of the same stack that does nothing: the ceiling |
 //! | [`cluster`] | who leads, and a fresh cluster of children |
+//! | [`failover`] | how long writes wait when the leader is lost |
+//! | [`floor`] | what one write cannot beat on this machine |
 //! | [`figures`] | the measured row, and what is expected of it |
 
 pub mod bare;
 pub mod cluster;
+pub mod failover;
 pub mod figures;
+pub mod floor;
 pub mod http;
 pub mod load;
 pub mod native;
@@ -97,9 +101,8 @@ pub async fn measure_native(plan: &Plan) -> Result<Figures, BenchError> {
         connections.push(opened.map_err(|error| BenchError::Node(format!("{target}: {error:?}")))?);
     }
     let authors = Author::several(plan.clients, plan.work).into_iter().enumerate();
-    let callers = authors.map(|(number, author)| {
-        native::Client::new(connections[number % connections.len()].clone(), author)
-    });
+    let callers = authors
+        .map(|(number, author)| native::Client::new(connections[number % connections.len()].clone(), author));
     let (begun, tally, ended) =
         closed_loop(callers.collect(), plan.load, || Usage::sample(&plan.processes, &plan.metrics)).await;
     Ok(Figures::new("native", plan.clients, plan.work, &tally, &ended?.since(&begun?)))

@@ -271,7 +271,8 @@ impl Cluster {
             Some(connection) => connection,
             None => {
                 let opening = tokio::time::timeout(limit, Connection::open(address, &self.name)).await;
-                let opened = opening.map_err(|_elapsed| CallError::NotSent(format!("timeout {limit:?}")))??;
+                let opened =
+                    opening.map_err(|_elapsed| CallError::NotSent(format!("timeout {limit:?}")))??;
                 self.state().connections.insert(address.to_string(), opened.clone());
                 opened
             }

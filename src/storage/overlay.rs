@@ -119,7 +119,16 @@ impl Layer {
     ) -> Range<'l> {
         let owned = |bound: Bound<&[u8]>| bound.map(<[u8]>::to_vec);
         let (from, to) = (owned(from), owned(to));
-        Range { layer: self, version, from, to, direction, step: SCAN_STEP.0, found: VecDeque::new(), over: false }
+        Range {
+            layer: self,
+            version,
+            from,
+            to,
+            direction,
+            step: SCAN_STEP.0,
+            found: VecDeque::new(),
+            over: false,
+        }
     }
 }
 

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _, TableDefinition,
-    WriteTransaction,
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
+    TableDefinition, WriteTransaction,
 };
 
 use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
@@ -174,7 +174,6 @@ impl State {
         transaction.set_quick_repair(true);
         Ok(transaction)
     }
-
 }
 
 impl Front {
@@ -380,11 +379,7 @@ impl Layers {
 }
 
 /// Visits the rows of several sources as one; of a key that several have, the first source's word counts.
-fn merge(
-    sources: Vec<Source<'_>>,
-    direction: Direction,
-    visit: &mut Visit<'_>,
-) -> Result<(), KeyspaceError> {
+fn merge(sources: Vec<Source<'_>>, direction: Direction, visit: &mut Visit<'_>) -> Result<(), KeyspaceError> {
     let mut sources: Vec<_> = sources.into_iter().map(Iterator::peekable).collect();
     loop {
         let mut next: Option<&[u8]> = None;
@@ -456,7 +451,8 @@ impl Reader for Rows {
         if range_is_empty(from, to) {
             return Ok(());
         }
-        let own = self.changes.range::<[u8], _>((from, to)).map(|(key, value)| Ok((key.clone(), value.clone())));
+        let own =
+            self.changes.range::<[u8], _>((from, to)).map(|(key, value)| Ok((key.clone(), value.clone())));
         let mut sources: Vec<Source<'_>> = vec![match direction {
             Direction::Forward => Box::new(own),
             Direction::Backward => Box::new(own.rev()),
