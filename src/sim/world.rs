@@ -542,7 +542,7 @@ impl World {
         let Some(alive) = machine.alive.as_ref() else { return Ok(()) };
         let status = alive.node.raft_status();
         self.trace.mark(&[status.term.0, status.commit.0, status.last.0]);
-        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration)?;
+        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration, moment.now)?;
         let wake = alive.node.deadline(moment.now);
         let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
         if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {

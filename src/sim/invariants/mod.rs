@@ -10,12 +10,13 @@ pub mod once;
 pub mod projection;
 pub mod promise;
 pub mod state;
+pub mod stuck;
 
 use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
 use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
 
@@ -72,15 +73,18 @@ impl Watch {
         self.log.issued(host, batch)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
+    /// host's own clock.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
         host: &Host,
         status: &Status,
         before: &Configuration,
+        now: Micros,
     ) -> Result<(), String> {
         self.log.after_step(hosts, host, status, before)?;
+        stuck::gives_way(host, status, now)?;
         self.election.after_step(host, status, &self.log)
     }
 
