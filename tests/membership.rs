@@ -163,6 +163,11 @@ async fn a_dead_node_is_replaced_in_one_change() {
         (&json!("learner"), &json!(true), &json!(name))
     );
     assert!(n4["lag"].is_u64(), "{n4}");
+    // Asked for again, it is so; the same name elsewhere is somebody else.
+    let again = cluster.cli_json(&["member", "add", "n4", &address, "--super-node", "--replaces", &name]);
+    assert_eq!(again["already"], json!(true), "{again}");
+    let other = cluster.cli(&["member", "add", "n4", "127.0.0.1:9", "--super-node"]);
+    assert_eq!(other.status.code(), Some(5), "{}", String::from_utf8_lossy(&other.stderr));
     // Added before it was started: it finds that out and just waits to be dialled.
     cluster.start_node(at);
     wait_for_voters(&cluster, &[leader, well, at]).await;

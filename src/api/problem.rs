@@ -70,7 +70,7 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Code::BadRequest => "bad request",
             Code::Unauthorized => "unauthorized",
@@ -107,7 +107,7 @@ impl Code {
         }
     }
 
-    fn retryable(self) -> bool {
+    pub(super) fn retryable(self) -> bool {
         matches!(self, Code::NotLeader | Code::NoLeader | Code::Overloaded | Code::Timeout | Code::Draining)
     }
 }
@@ -306,6 +306,7 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::ChangeError;
 
     #[test]
     fn a_problem_says_of_retries_and_outcome_what_the_failure_says() {
@@ -318,6 +319,11 @@ mod tests {
             Failure::Timeout,
             Failure::Draining,
             Failure::Damaged("row".to_string()),
+            Failure::Change(ChangeError::AlreadyMember),
+            Failure::ChangePending,
+            Failure::NoTarget,
+            Failure::TransferAborted { to: "n2".parse().expect("a name") },
+            Failure::Removed,
         ];
         for failure in failures {
             let problem = Problem::failed(failure.clone());

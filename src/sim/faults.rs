@@ -14,7 +14,6 @@ use super::operator::Operator;
 use super::plan::{Act, Fault};
 use super::world::{Answered, Due, World};
 
-
 /// The faults of a history so far.
 pub struct Faults {
     /// Whether everything is mended; then acts neither begin nor end any more.
@@ -46,7 +45,8 @@ fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
         _ => Vec::new(),
     };
     let index = |node: u32| usize::try_from(node.max(1) - 1).expect("small");
-    let there = |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
+    let there =
+        |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
     nodes.into_iter().map(|node| there(index(node))).collect()
 }
 
@@ -323,7 +323,9 @@ pub fn describe(act: &Act) -> String {
             let side: Vec<String> = side.iter().map(|node| format!("n{node}")).collect();
             format!("the network parts {span}: [{}] and the others", side.join(", "))
         }
-        Fault::OneWay { from, to } => format!("nothing passes from n{from} to n{to} {span}; the way back is whole"),
+        Fault::OneWay { from, to } => {
+            format!("nothing passes from n{from} to n{to} {span}; the way back is whole")
+        }
         Fault::Loss { ppm } => format!("{:.1} % of all frames are lost {span}", percent(ppm)),
         Fault::Duplication { ppm } => format!("{:.1} % of all frames come twice {span}", percent(ppm)),
         Fault::Delay { ppm, up_to_ms } => {

@@ -639,7 +639,8 @@ impl World {
         match job {
             Job::Apply(entries) => return self.apply(host, &entries),
             Job::Export(part) => {
-                let chunk = alive.applier.export(&part).map_err(|error| format!("storage: export: {error}"))?;
+                let chunk =
+                    alive.applier.export(&part).map_err(|error| format!("storage: export: {error}"))?;
                 let (to, transfer) = (part.to, part.transfer);
                 self.result(host, Input::Exported { to, transfer, chunk: chunk.map(Box::new) });
             }

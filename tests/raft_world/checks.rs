@@ -32,6 +32,10 @@ impl World {
         assert_eq!(first, node, "two leaders in term {term}");
         let log = &self.machines[node].log;
         for (index, entry) in self.book.range(log.base.index.next()..) {
+            // A candidate may win late, when a newer term has a leader and commits.
+            if self.committed_in[index] >= term {
+                continue;
+            }
             assert_eq!(log.entry(*index), Some(entry), "the leader of {term} lacks a committed entry");
         }
     }
@@ -52,7 +56,7 @@ impl World {
     pub(super) fn check_commit(&mut self, node: usize) {
         let machine = &self.machines[node];
         let Some(raft) = &machine.raft else { return };
-        let (commit, in_force) = (raft.status().commit, raft.configuration().clone());
+        let (commit, term, in_force) = (raft.status().commit, raft.term(), raft.configuration().clone());
         assert!(commit >= machine.commit, "the commit index went back");
         let mut news = Vec::new();
         for index in (machine.commit.0 + 1..=commit.0).map(Index) {
@@ -76,8 +80,13 @@ impl World {
                 Some((index, joint)) if entry.index <= *index => joint,
                 _ => &in_force,
             };
-            assert!(self.is_on_a_quorum(needed, &entry), "{} committed without a quorum", entry.index);
+            assert!(
+                self.is_on_a_quorum(needed, &entry),
+                "n{node} takes {} for committed, up to {commit}, without a quorum of {needed:?}",
+                entry.index
+            );
             self.seen.changes += u64::from(matches!(entry.payload, Payload::Configuration(_)));
+            self.committed_in.insert(entry.index, term);
             self.book.insert(entry.index, entry);
             self.seen.committed += 1;
         }

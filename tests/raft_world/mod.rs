@@ -179,6 +179,8 @@ pub struct World {
     leaders: BTreeMap<Term, usize>,
     votes: BTreeMap<(usize, Term), NodeId>,
     pub book: BTreeMap<Index, Entry>,
+    /// In which term each entry of the book was committed.
+    committed_in: BTreeMap<Index, Term>,
     pub seen: Seen,
 }
 
@@ -240,6 +242,7 @@ impl World {
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             book: BTreeMap::new(),
+            committed_in: BTreeMap::new(),
             seen: Seen::default(),
         };
         for node in 0..world.machines.len() {
@@ -313,12 +316,22 @@ impl World {
         let now = self.clock(node);
         let Some(raft) = &mut self.machines[node].raft else { return };
         raft.step(now, entropy, input);
+        // What a leader commits, it commits under the configuration of this step; the next step may change it.
+        if raft.leads().is_some() {
+            self.check_commit(node);
+        }
         // A batch may hold several inputs.
         if self.random.percent(80) {
             self.collect(node);
         } else {
             self.wake(node, 100);
         }
+    }
+
+    /// One input, as a batch of its own.
+    pub fn do_now(&mut self, node: usize, input: Input) {
+        self.step(node, input);
+        self.collect(node);
     }
 
     fn wake(&mut self, node: usize, after: u64) {
@@ -384,7 +397,7 @@ impl World {
     fn notice(&mut self, node: usize, event: &Event) {
         let seen = &mut self.seen;
         match event {
-            Event::BecameLeader { term, .. } => return self.became_leader(node, *term),
+            Event::BecameLeader { term, .. } => self.became_leader(node, *term),
             Event::SteppedDown { reason, .. } => match reason {
                 StepDown::Removed => seen.removed += 1,
                 StepDown::DiskStuck => seen.stuck += 1,
@@ -515,12 +528,10 @@ impl World {
     fn wake_up(&mut self, node: usize) {
         let now = self.clock(node);
         let due = self.machines[node].raft.as_ref().is_some_and(|raft| raft.deadline() <= now);
-        if due {
-            let entropy = self.random.word();
-            let raft = self.machines[node].raft.as_mut().expect("it runs");
-            raft.step(now, entropy, Input::Tick);
+        match due {
+            true => self.do_now(node, Input::Tick),
+            false => self.collect(node),
         }
-        self.collect(node);
     }
 
     fn install(&mut self, node: usize, base: Base) -> bool {
@@ -548,7 +559,7 @@ impl World {
             self.now = at;
             self.happen(happening);
             events += 1;
-            if events.is_multiple_of(256) {
+            if events.is_multiple_of(if self.faults { 256 } else { 4_096 }) {
                 self.check_log_matching();
             }
         }

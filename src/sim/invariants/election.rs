@@ -26,11 +26,19 @@ impl Watch {
         if known == vote {
             return Ok(());
         }
-        Err(format!("one vote a term: {node} votes for {vote} in term {}, and voted for {known}", hard_state.term))
+        Err(format!(
+            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
+            hard_state.term
+        ))
     }
 
     /// After every step of a host.
-    pub fn after_step(&mut self, host: &Host, status: &Status, log: &super::log::Watch) -> Result<(), String> {
+    pub fn after_step(
+        &mut self,
+        host: &Host,
+        status: &Status,
+        log: &super::log::Watch,
+    ) -> Result<(), String> {
         if status.role != Role::Leader {
             return Ok(());
         }

@@ -210,7 +210,8 @@ impl Watch {
     /// Leader completeness: a node that begins to lead holds all that is committed.
     pub fn is_complete(&self, host: &Host, term: Term) -> Result<(), String> {
         let log = &host.issued;
-        let lacks = |entry: &&Entry| entry.index > log.base.index && log.term_at(entry.index) != Some(entry.term);
+        let lacks =
+            |entry: &&Entry| entry.index > log.base.index && log.term_at(entry.index) != Some(entry.term);
         match self.committed.values().find(lacks) {
             None => Ok(()),
             Some(entry) => Err(format!(
