@@ -18,6 +18,7 @@
 //! | `world` | the queue, the nodes, what their effects come to |
 //! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
 //! | `faults` | carries out the acts of a plan |
+//! | `operator` | adds, removes, replaces, hands over |
 //! | `clients` | who reads and writes |
 //! | `library` | who does so through the client library |
 //! | `projection` | the projector of a node, polled by hand |
@@ -43,6 +44,7 @@ pub mod invariants;
 pub mod library;
 pub mod mongodb;
 pub mod network;
+pub mod operator;
 pub mod plan;
 pub mod projection;
 pub mod scenario;
