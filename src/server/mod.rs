@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiParts, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -121,13 +121,14 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         return Ok(());
     };
     let metrics = Arc::new(Metrics::new());
-    let node_settings = node_settings(&settings, address.clone());
+    let incarnation = directory.identity().incarnation.clone();
+    let node_settings = node_settings(&settings, address.clone(), incarnation);
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
         // To begin with; the node corrects it with its first turn.
-        book: AddressBook { identity: None, nodes: node_settings.peers.clone() },
+        book: AddressBook { nodes: node_settings.peers.clone(), ..AddressBook::default() },
         address: address.clone(),
         url: settings.client_url(),
         incarnation: directory.identity().incarnation.clone(),
@@ -169,9 +170,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.peer,
         settings.listen.agents
     );
-    let api =
-        api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
-    let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
         tokio::spawn(join::enter(invitation, settings, address, joiner, stop))
@@ -312,7 +312,7 @@ fn belongs(recovered: &Recovered, state: &State) -> Result<bool, ServerError> {
     Ok(logged || configured)
 }
 
-fn node_settings(settings: &Settings, address: String) -> core::Settings {
+fn node_settings(settings: &Settings, address: String, incarnation: String) -> core::Settings {
     let id = settings.node.id.clone();
     let mut peers = settings.cluster.peers.clone();
     if settings.cluster.join.is_none() && peers.is_empty() {
@@ -354,6 +354,7 @@ fn node_settings(settings: &Settings, address: String) -> core::Settings {
         keep_entries: settings.raft.snapshot_entries,
         url: settings.client_url(),
         address,
+        incarnation,
         id,
     }
 }
@@ -384,7 +385,7 @@ fn api_state(
         });
         compare
     });
-    ApiState {
+    ApiState::from(ApiParts {
         handle,
         metrics,
         client_url: Arc::new(move |id| {
@@ -393,16 +394,16 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
-        newest: Arc::default(),
+        newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
-    }
+    })
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {
     match event {
         PeerEvent::Frame { from, frame } => Some(Input::Frame { from, frame }),
         PeerEvent::Gone { node } => Some(Input::PeerGone { node }),
-        PeerEvent::Connected { node, url } => Some(Input::PeerUrl { node, url }),
+        PeerEvent::Connected { node, url, incarnation } => Some(Input::PeerMet { node, url, incarnation }),
         // Whether frames get through is the network's business; consensus and health see what arrives.
         PeerEvent::Lost { .. } => None,
     }
