@@ -21,6 +21,7 @@ use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
+use super::library;
 use super::mongodb::Reply;
 use super::network::Network;
 use super::plan::Plan;
@@ -32,6 +33,8 @@ use super::trace::{Trace, Weight};
 const STALL: Duration = Duration::from_millis(250);
 /// How often an input is taken together with those that follow it, in parts per million.
 const BATCHED_PPM: u64 = 300_000;
+/// Most steps of a node within a second of virtual time; one that takes more wakes itself without end.
+const STEPS_MAX: u64 = 30_000;
 /// The stream of a seed for whatever belongs to no host and no link.
 const WORLD_STREAM: u64 = 2;
 /// How long a supervisor waits before it starts a process again that stopped by itself.
@@ -75,6 +78,8 @@ pub enum Event {
         ask: AskId,
         /// What is wanted.
         want: Want,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
     },
     /// A batch of steps ends.
     Turn,
@@ -141,6 +146,8 @@ pub enum Due {
     Start(usize),
     /// A client's turn.
     Client(usize),
+    /// Something between the hosts and a client that uses the library.
+    Library(library::Event),
     /// An act of the plan (by its place there) begins.
     Begin(usize),
     /// An act of the plan ends.
@@ -384,8 +391,13 @@ impl World {
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
+        self.ask_with(host, want, true)
+    }
+
+    /// As [`World::ask`]. Without `forward` the host says who leads instead of asking it.
+    pub fn ask_with(&mut self, host: usize, want: Want, forward: bool) -> AskId {
         let ask = self.new_ask();
-        self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
+        self.at_host(Duration::ZERO, host, Event::Ask { ask, want, forward });
         ask
     }
 
@@ -437,8 +449,8 @@ impl World {
             }
             Event::Deliver { from, incarnation, bytes } => self.deliver(host, from, incarnation, &bytes),
             Event::DiskDone => self.disk_done(host, life),
-            Event::Ask { ask, want } => {
-                self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })
+            Event::Ask { ask, want, forward } => {
+                self.step(host, Input::Ask { ask, want, forward, patience: PARKED_FOR })
             }
             Event::Turn => self.turn(host),
             Event::Work => self.work(host),
@@ -517,6 +529,14 @@ impl World {
     fn turn(&mut self, host: usize) -> Result<(), String> {
         self.steps += 1;
         let now = self.now;
+        let (since, steps) = &mut self.hosts[host].busy;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *steps) = (now, 0);
+        }
+        *steps += 1;
+        if *steps > STEPS_MAX {
+            return Err(format!("no rest: {} takes {STEPS_MAX} steps within a second", name(host)));
+        }
         let moment = self.hosts[host].moment(now);
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.turn_scheduled = false;
@@ -533,7 +553,7 @@ impl World {
         let Some(alive) = machine.alive.as_ref() else { return Ok(()) };
         let status = alive.node.raft_status();
         self.trace.mark(&[status.term.0, status.commit.0, status.last.0]);
-        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration)?;
+        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration, moment.now)?;
         let wake = alive.node.deadline(moment.now);
         let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
         if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {

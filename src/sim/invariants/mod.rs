@@ -10,12 +10,13 @@ pub mod once;
 pub mod projection;
 pub mod promise;
 pub mod state;
+pub mod stuck;
 
 use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
 use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
 
@@ -36,6 +37,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
@@ -48,6 +50,7 @@ pub const NAMES: &[&str] = &[
     "storage",
     "a stuck leader gives way",
     "liveness",
+    "no rest",
     "works under the fault",
     "assertion",
     "unexpected error",
@@ -71,15 +74,18 @@ impl Watch {
         self.log.issued(host, batch)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
+    /// host's own clock.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
         host: &Host,
         status: &Status,
         before: &Configuration,
+        now: Micros,
     ) -> Result<(), String> {
         self.log.after_step(hosts, host, status, before)?;
+        stuck::gives_way(host, status, now)?;
         self.election.after_step(host, status, &self.log)
     }
 
@@ -101,7 +107,7 @@ impl Watch {
                 self.ledger.settled_at(host, *interval, entry.index)?;
             }
         }
-        self.state.at(&host.id, entry.index, host.state.digest())
+        self.state.at(host, entry.index)
     }
 
     /// A client heard that its write was done.
@@ -117,7 +123,7 @@ impl Watch {
     /// A node's state was replaced by a snapshot.
     pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
         self.ledger.forget(&host.id);
-        self.state.at(&host.id, base.index, host.state.digest())
+        self.state.at(host, base.index)
     }
 
     /// A node told something.
