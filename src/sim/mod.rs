@@ -19,6 +19,7 @@
 //! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
 //! | `faults` | carries out the acts of a plan |
 //! | `clients` | who reads and writes |
+//! | `library` | who does so through the client library |
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
 //! | `database` | the server around them, and what goes wrong with it |
@@ -39,6 +40,7 @@ pub mod generate;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod library;
 pub mod mongodb;
 pub mod network;
 pub mod plan;

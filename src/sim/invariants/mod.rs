@@ -36,6 +36,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
