@@ -126,6 +126,10 @@ counter_type!(
     /// Number of an interval. Contiguous from 1.
     IntervalId
 );
+counter_type!(
+    /// A client session, named by the log position of the command that opened it.
+    SessionId
+);
 
 /// Monotonic time in microseconds since an origin that the shell chose (process start, or the start of a
 /// simulated history). Only differences mean anything; never compared between machines.

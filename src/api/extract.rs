@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::config::load::nearest;
 use crate::config::value::parse_duration;
-use crate::ledger::command::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::ledger::command::{IDEMPOTENCY_KEY_BYTES_MAX, InSession, Once};
+use crate::types::SessionId;
 
 use super::problem::{Code, Problem};
 
@@ -137,6 +138,40 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         None => Err(Problem::bad_request(format!(
             "Idempotency-Key must be 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters"
         ))),
+    }
+}
+
+/// A header that holds a whole number.
+fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("?").trim();
+    match text.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(Problem::bad_request(format!("{name}: {text} is not a whole number"))),
+    }
+}
+
+/// What keeps a repeat of this write from being executed again: `Idempotency-Key`, or `Super-Node-Session` with
+/// `Super-Node-Sequence` and perhaps `Super-Node-Lowest-Unanswered`. Without the last, the client waits for nothing but
+/// this: it does one thing at a time.
+pub fn once(headers: &HeaderMap) -> Result<Once, Problem> {
+    let key = idempotency_key(headers)?;
+    let session = number(headers, "super-node-session")?;
+    let sequence = number(headers, "super-node-sequence")?;
+    let lowest_unanswered = number(headers, "super-node-lowest-unanswered")?;
+    match (key, session, sequence) {
+        (None, None, None) if lowest_unanswered.is_none() => Ok(Once::Unguarded),
+        (Some(key), None, None) if lowest_unanswered.is_none() => Ok(Once::Key(key)),
+        (None, Some(session), Some(sequence)) => Ok(Once::Session(InSession {
+            session: SessionId(session),
+            sequence,
+            lowest_unanswered: lowest_unanswered.unwrap_or(sequence),
+        })),
+        (Some(_), _, _) => Err(Problem::bad_request(
+            "Idempotency-Key and Super-Node-Session exclude each other: a sequence is a key",
+        )),
+        _ => Err(Problem::bad_request("Super-Node-Session and Super-Node-Sequence go together")
+            .hint("POST /v1/sessions opens a session; its first sequence is 1")),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod members;
 pub mod nodes;
 pub mod operations;
 pub mod problem;
+pub mod sessions;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -42,7 +43,7 @@ use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::NodeId;
 
-use extract::{Params, idempotency_key, patience};
+use extract::{Params, once, patience};
 use problem::{Code, Problem};
 
 /// How long open connections may linger once the node is stopping.
@@ -86,6 +87,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/kv/{*key}", get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
         .route("/v1/kv:batch", post(kv::batch))
         .route("/v1/add", post(kv::add))
+        .route("/v1/sessions", post(sessions::open))
+        .route("/v1/sessions/{id}", post(sessions::keep_alive).delete(sessions::close))
         .route("/v1/members", get(members::list).post(members::join))
         .route("/v1/members/{id}", get(members::show).delete(members::leave).post(nodes::act))
         .route("/v1/leader:transfer", post(nodes::transfer))
@@ -212,7 +215,7 @@ impl ApiState {
         conditional: bool,
     ) -> Result<Applied, Problem> {
         let forward = Params::parse(uri, &["forward"])?.truth("forward", true)?;
-        let request = Request { idempotency_key: idempotency_key(headers)?, command };
+        let request = Request { once: once(headers)?, command };
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
         let applied = self.handle.submit(request, forward, patience).await;
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;

@@ -25,6 +25,8 @@ pub enum Code {
     NotFound,
     /// A precondition did not hold. Status 412 when the request stated it (`If-Match`, `If-None-Match`), else 409.
     Conflict,
+    /// The client session is not known any more.
+    SessionExpired,
     /// The body, or a part of it, is beyond its limit.
     TooLarge,
     /// More was claimed than the balance holds.
@@ -54,6 +56,7 @@ impl Code {
             Code::Forbidden => "forbidden",
             Code::NotFound => "not_found",
             Code::Conflict => "conflict",
+            Code::SessionExpired => "session_expired",
             Code::TooLarge => "too_large",
             Code::InsufficientFunds => "insufficient_funds",
             Code::Suspended => "suspended",
@@ -73,6 +76,7 @@ impl Code {
             Code::Forbidden => "forbidden",
             Code::NotFound => "not found",
             Code::Conflict => "conflict",
+            Code::SessionExpired => "session expired",
             Code::TooLarge => "too large",
             Code::InsufficientFunds => "insufficient funds",
             Code::Suspended => "suspended",
@@ -92,6 +96,7 @@ impl Code {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::CONFLICT,
+            Code::SessionExpired => StatusCode::GONE,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::InsufficientFunds | Code::Suspended => StatusCode::UNPROCESSABLE_ENTITY,
             Code::NotLeader => StatusCode::TEMPORARY_REDIRECT,
@@ -203,6 +208,14 @@ impl Problem {
             Rejection::Stale(why) => Problem::new(Code::Conflict, why),
             Rejection::NotFound(why) => Problem::not_found(why),
             Rejection::BadRequest(why) => Problem::bad_request(why),
+            Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
+                .hint("open a new session; read back what earlier tries did before you repeat them there"),
+            Rejection::AlreadyAnswered(why) => {
+                // Nothing was done now. But it may have been before, and the answer is forgotten.
+                let mut problem = Problem::new(Code::Conflict, why);
+                problem.outcome = Outcome::Unknown;
+                problem.hint("a sequence belongs to one request: use the next one for another")
+            }
         }
     }
 
@@ -220,8 +233,9 @@ impl Problem {
                     .hint("retry: the new leader takes it")
             }
             Failure::Unknown(why) => {
-                let mut problem = Problem::new(Code::Timeout, why)
-                    .hint("retry with the same Idempotency-Key, or read back whether it happened");
+                let mut problem = Problem::new(Code::Timeout, why).hint(
+                    "retry with the same Idempotency-Key or session sequence, or read back whether it happened",
+                );
                 problem.outcome = Outcome::Unknown;
                 problem
             }

@@ -272,7 +272,7 @@ impl Projector {
         self.proposed_at = Some(Instant::now());
         let handle = self.handle.clone();
         self.proposal = Some(tokio::spawn(async move {
-            let request = Request { idempotency_key: None, command: Command::Projected(checkpoint) };
+            let request = Request::new(Command::Projected(checkpoint));
             if let Err(failure) = handle.submit(request, false, PROPOSE_TIMEOUT).await {
                 tracing::debug!(%failure, "checkpoint not proposed");
             }

@@ -166,7 +166,7 @@ async fn wait_for_end(stream: &mut TcpStream) {
 /// A frame of about so many bytes.
 fn large(bytes: usize, id: u64) -> Frame {
     let command = Command::KvPut { key: "k".to_string(), value: "x".repeat(bytes), if_revision: None };
-    Frame::Forward { id, request: Request { idempotency_key: None, command } }
+    Frame::Forward { life: 0, id, request: Request::new(command) }
 }
 
 #[tokio::test]

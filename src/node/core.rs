@@ -15,6 +15,7 @@ use crate::types::{Index, Micros, NodeId, Term};
 use super::applier::Standing;
 use super::duties::Duties;
 use super::facts::Facts;
+use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
 use super::moment::Moment;
@@ -74,6 +75,7 @@ pub struct Node {
     pub(super) peer_urls: BTreeMap<NodeId, String>,
     pub(super) duties: Duties,
     pub(super) requests: Requests,
+    pub(super) heard: Heard,
     pub(super) outgoing: Outgoings,
     pub(super) incoming: Incoming,
     /// A received snapshot is being installed; further parts are dropped meanwhile.
@@ -124,6 +126,7 @@ impl Node {
             peer_urls: BTreeMap::new(),
             duties,
             requests: Requests::new(moment.entropy),
+            heard: Heard::default(),
             outgoing: Outgoings::default(),
             incoming: Incoming::default(),
             installing: false,

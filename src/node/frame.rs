@@ -54,9 +54,11 @@ pub enum Frame {
         /// The answerer's version.
         version: Version,
     },
-    /// A write for the leader.
+    /// A write for the leader. Taken once, however often it arrives; see [`super::heard`].
     Forward {
-        /// Chosen by the sender.
+        /// The life of the sending process: a number that it drew when it began.
+        life: u64,
+        /// Counted up from `life` with every try of every request: never used for a second one.
         id: u64,
         /// What to do.
         request: Request,
@@ -70,7 +72,7 @@ pub enum Frame {
     },
     /// A linearizable read asks the leader for a read index.
     ReadIndex {
-        /// Chosen by the sender.
+        /// Counted as in [`Frame::Forward`]: an answer to an earlier try is none to this one.
         id: u64,
     },
     /// The leader's answer.
@@ -97,7 +99,9 @@ pub enum Frame {
     },
     /// A change of the configuration for the leader.
     Change {
-        /// Chosen by the sender.
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
         id: u64,
         /// What changes.
         change: Change,
@@ -111,7 +115,9 @@ pub enum Frame {
     },
     /// The leader is asked to hand over.
     Transfer {
-        /// Chosen by the sender.
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
         id: u64,
         /// To whom; `None`: to whom it likes.
         to: Option<NodeId>,

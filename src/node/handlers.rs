@@ -52,11 +52,17 @@ impl Node {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
-            Frame::Forward { id, request } => self.take_forwarded(moment, from, id, Want::Write(request)),
+            Frame::Forward { life, id, request } => {
+                self.take_once(moment, from, (life, id), Want::Write(request));
+            }
+            Frame::Change { life, id, change } => {
+                self.take_once(moment, from, (life, id), Want::Change(change));
+            }
+            Frame::Transfer { life, id, to } => {
+                self.take_once(moment, from, (life, id), Want::Transfer(to));
+            }
             Frame::ReadIndex { id } => self.take_forwarded(moment, from, id, Want::Read { lease: false }),
             Frame::ReadLease { id } => self.take_forwarded(moment, from, id, Want::Read { lease: true }),
-            Frame::Change { id, change } => self.take_forwarded(moment, from, id, Want::Change(change)),
-            Frame::Transfer { id, to } => self.take_forwarded(moment, from, id, Want::Transfer(to)),
             Frame::ForwardAnswer { id, result } => {
                 self.forward_answered(moment, &from, id, Outcome::Write(result));
             }
@@ -78,6 +84,13 @@ impl Node {
     }
 
     /// Another node asks what its clients asked it.
+    /// What must not be done twice: a second copy of the frame is dropped.
+    fn take_once(&mut self, moment: Moment, node: NodeId, (life, id): (u64, u64), want: Want) {
+        if self.heard.first_time(&node, life, id) {
+            self.take_forwarded(moment, node, id, want);
+        }
+    }
+
     fn take_forwarded(&mut self, moment: Moment, node: NodeId, id: u64, want: Want) {
         let patience = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let request = self.requests.begin(Origin::Peer { node, id }, want, moment.now, patience);
@@ -121,15 +134,16 @@ impl Node {
         }
         match self.raft.leader().cloned() {
             Some(leader) => {
-                let id = request.id;
-                let frame = match &request.want {
-                    Want::Write(write) => Frame::Forward { id, request: write.clone() },
+                let want = request.want.clone();
+                let id = self.requests.to_peer(request, leader.clone());
+                let life = self.requests.life();
+                let frame = match want {
+                    Want::Write(request) => Frame::Forward { life, id, request },
                     Want::Read { lease: false } => Frame::ReadIndex { id },
                     Want::Read { lease: true } => Frame::ReadLease { id },
-                    Want::Change(change) => Frame::Change { id, change: change.clone() },
-                    Want::Transfer(to) => Frame::Transfer { id, to: to.clone() },
+                    Want::Change(change) => Frame::Change { life, id, change },
+                    Want::Transfer(to) => Frame::Transfer { life, id, to },
                 };
-                self.requests.to_peer(request, leader.clone());
                 self.effects.push(Effect::Send { to: leader, frame });
             }
             None => {
@@ -328,7 +342,7 @@ impl Node {
         self.correct_own_address(moment);
         let leading = self.leading();
         for command in self.duties.due(&self.facts, leading, moment.now) {
-            let want = Want::Write(Request { idempotency_key: None, command });
+            let want = Want::Write(Request::new(command));
             let request = self.requests.begin(Origin::Duty, want, moment.now, PARKED_FOR);
             self.route(moment, request, true);
         }

@@ -89,8 +89,8 @@ pub struct AddressBook {
 
 /// The way to the other super-nodes. Never blocks: a full queue drops the frame, as a network may.
 pub trait Network: Send + Sync + 'static {
-    /// Sends a frame: it arrives once or not at all. (Consensus would bear doubled messages; a forwarded write without
-    /// an idempotency key would be done twice.)
+    /// Sends a frame: it may be lost, come late, or arrive twice. But what is sent to one process never arrives at the
+    /// next one of that node: connections end with the process at either end.
     fn send(&self, to: &NodeId, frame: Frame);
 
     /// From now on these are the super-nodes. Connections to new ones are made, those that left are let go: they may

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::ledger::command::{Applied, Request};
+use crate::ledger::command::{Answer, Applied, Request};
 use crate::raft::{Change, Configuration, RequestId};
 use crate::types::{Index, Micros, NodeId, Term};
 
@@ -116,6 +116,7 @@ struct Forwarded {
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Requests {
+    life: u64,
     last_id: RequestId,
     /// Handed to the core, not yet placed or refused.
     in_core: BTreeMap<RequestId, Started>,
@@ -139,15 +140,25 @@ impl Requests {
     /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
     /// those of its successor with what came of them.
     pub fn new(entropy: u64) -> Requests {
-        Requests { last_id: entropy, ..Requests::default() }
+        Requests { life: entropy, last_id: entropy, ..Requests::default() }
+    }
+
+    /// Where the numbers began: tells the lives of this node's processes apart.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
     }
 
     /// Takes in a new request.
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
-        self.last_id = self.last_id.wrapping_add(1);
         let longest = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let park_until = now.after(patience.min(longest));
-        Started { id: self.last_id, origin, want, since: now, park_until, forward: false, doubtful: false }
+        let id = self.next_id();
+        Started { id, origin, want, since: now, park_until, forward: false, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -166,9 +177,13 @@ impl Requests {
         self.in_core.insert(request.id, request);
     }
 
-    /// Another node has it now.
-    pub fn to_peer(&mut self, request: Started, to: NodeId) {
-        self.forwarded.insert(request.id, Forwarded { request, to });
+    /// Another node has it now, under the number that is given back. Each try has a number of its own: the node takes
+    /// each number once, and what it says about an earlier try is no answer to this one.
+    pub fn to_peer(&mut self, mut request: Started, to: NodeId) -> RequestId {
+        request.id = self.next_id();
+        let id = request.id;
+        self.forwarded.insert(id, Forwarded { request, to });
+        id
     }
 
     /// Nobody can take it now: it waits, or fails at once (with `failure`) if too many do or if it already waited too
@@ -259,15 +274,16 @@ impl Requests {
             | Outcome::Read(Err(failure))
             | Outcome::Change(Err(failure))
             | Outcome::Transfer(Err(failure)) => Ok(Some(fail(request, failure))),
-            outcome @ (Outcome::Write(Ok(_)) | Outcome::Change(Ok(_)) | Outcome::Transfer(Ok(_))) => {
+            Outcome::Write(Ok(applied)) => Ok(Some(answered(request, applied))),
+            outcome @ (Outcome::Change(Ok(_)) | Outcome::Transfer(Ok(_))) => {
                 Ok(Some(Finished { origin: request.origin, outcome }))
             }
         }
     }
 
     /// `leader` leads now, in `term` (or nobody is known to): requests that another node holds will hear nothing more
-    /// from it. Reads and writes with an idempotency key come back to be tried again; other writes are unknown. Whoever
-    /// asked for another leader has one.
+    /// from it. Reads and repeatable writes come back to be tried again; other writes are unknown. Whoever asked for
+    /// another leader has one.
     pub fn leader_changed(&mut self, leader: Option<&NodeId>, term: Term) -> (Vec<Finished>, Vec<Started>) {
         let (mut finished, mut again) = (Vec::new(), Vec::new());
         let transferred = leader.map(|leader| Transferred { leader: leader.clone(), term });
@@ -292,7 +308,7 @@ impl Requests {
             let why = || Failure::Unknown(format!("the leader {to} was lost before it answered"));
             match (&request.want, &transferred) {
                 _ if request.origin == Origin::Duty => again.push(request),
-                (Want::Write(write), _) if write.idempotency_key.is_none() => {
+                (Want::Write(write), _) if !write.is_repeatable() => {
                     finished.push(fail(request, why()));
                 }
                 (Want::Change(_), _) => finished.push(fail(request, why())),
@@ -322,8 +338,7 @@ impl Requests {
             let failure = match answers.get(&index) {
                 Some((applied_term, Some(answer))) if *applied_term == term => {
                     waits.push(now.since(request.since));
-                    let outcome = Outcome::Write(Ok(answer.clone()));
-                    finished.push(Finished { origin: request.origin, outcome });
+                    finished.push(answered(request, answer.clone()));
                     continue;
                 }
                 Some((applied_term, None))
@@ -392,6 +407,17 @@ impl Requests {
         let long = self.changing.values().chain(self.transferring.values());
         let long = long.map(|request| request.since.after(CHANGE_FOR)).min();
         parked.into_iter().chain(forwarded).chain(long).min()
+    }
+}
+
+/// The answered end of a write. An answer that says nothing of the earlier tries of a doubtful one leaves it in doubt.
+fn answered(request: Started, applied: Applied) -> Finished {
+    match &applied.answer {
+        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_earlier_tries_open() => {
+            let why = format!("a leader was lost on the way, and then: {rejection}");
+            fail(request, Failure::Unknown(why))
+        }
+        _ => Finished { origin: request.origin, outcome: Outcome::Write(Ok(applied)) },
     }
 }
 

@@ -379,11 +379,6 @@ impl Raft {
         self.state.as_ref().expect(WHOLE).core().log.base()
     }
 
-    /// The configuration in force. Cheap.
-    pub fn configuration(&self) -> &Configuration {
-        self.state.as_ref().expect(WHOLE).core().log.configuration()
-    }
-
     /// Whether this node believes to lead; the term if so. Cheap.
     pub fn leads(&self) -> Option<Term> {
         match self.state.as_ref().expect(WHOLE) {

@@ -165,7 +165,9 @@ impl Clients {
 
 fn write(key: u64, value: u64) -> Request {
     // Half of the writes carry a key that makes them safe to pass on a second time.
-    let idempotency_key = value.is_multiple_of(2).then(|| format!("write-{value}"));
     let command = Command::KvPut { key: format!("key{key}"), value: value.to_string(), if_revision: None };
-    Request { idempotency_key, command }
+    if value.is_multiple_of(2) {
+        return Request::keyed(format!("write-{value}"), command);
+    }
+    Request::new(command)
 }

@@ -105,7 +105,7 @@ impl Faults {
         };
         if world.hosts[host].alive.is_some() {
             world.note(&format!("{command:?}"));
-            let request = Request { idempotency_key: Some(format!("agent-{}", self.count)), command };
+            let request = Request::keyed(format!("agent-{}", self.count), command);
             world.ask(host, Want::Write(request));
         }
     }

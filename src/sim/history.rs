@@ -211,7 +211,7 @@ fn enrol_agents(world: &mut World) {
             kind: MemberKind::Agent,
             address: format!("sim:{name}"),
         };
-        let request = Request { idempotency_key: Some(format!("join-{name}")), command };
+        let request = Request::keyed(format!("join-{name}"), command);
         world.ask(0, Want::Write(request));
         if world.dice.chance(500_000) {
             world.silent_agents.insert(member);

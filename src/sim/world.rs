@@ -111,7 +111,7 @@ pub enum Due {
 pub struct Weather {
     /// Frames lost.
     pub loss_ppm: u64,
-    /// Consensus messages and pings delivered twice.
+    /// Frames delivered twice.
     pub double_ppm: u64,
     /// Frames delayed by up to 300 ms.
     pub slow_ppm: u64,
@@ -520,14 +520,11 @@ impl World {
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
         let reachable = self.hosts[host].alive.as_ref().is_some_and(|alive| alive.reachable.contains(to));
         let Some(to) = self.hosts.iter().position(|other| reachable && &other.id == to) else { return };
-        // A connection delivers a frame once or never. Consensus is made for less than that and must show it; a
-        // forwarded write without a key is not, and relies on it.
-        let may_double = !matches!(frame, Frame::Forward { .. });
         let copies =
             match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
                 (true, _) => 0,
-                (false, true) if may_double => 2,
-                (false, _) => 1,
+                (false, true) => 2,
+                (false, false) => 1,
             };
         let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
         for _ in 0..if dead { 0 } else { copies } {

@@ -196,7 +196,7 @@ impl Fake {
 
     /// Applies a command that no HTTP request makes.
     pub async fn command(&self, command: Command) {
-        let request = Request { idempotency_key: None, command };
+        let request = Request::new(command);
         let applied = self.handle.submit(request, true, Duration::from_secs(5)).await.expect("is applied");
         assert!(!matches!(applied.answer, Answer::Rejected(_)), "{:?}", applied.answer);
     }
