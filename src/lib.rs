@@ -30,7 +30,7 @@
 //! | L3 | `storage` | the ports to the disk: log and state |
 //! | L3 | `network` | the ports to peers and agents |
 //! | L3 | `database` | the projection into MongoDB |
-//! | L3 | `sim` | whole nodes on simulated ports, above the storage whose code it runs |
+//! | L3 | `sim` | whole nodes on simulated ports, above the storage and the projector whose code it runs |
 //! | L4 | `config` | settings: flags, environment, file, defaults |
 //! | L4 | `api` | HTTP |
 //! | L4 | `client` | talks to a cluster over HTTP |

@@ -121,6 +121,8 @@ fn add(total: &mut Summary, one: &Summary) {
     total.reads += one.reads;
     total.unknown += one.unknown;
     total.settled += one.settled;
+    total.projected += one.projected;
+    total.database_failures += one.database_failures;
     total.trace_hash = one.trace_hash;
 }
 
@@ -140,6 +142,7 @@ fn report(
         "steps": total.steps, "virtual_seconds": total.virtual_time.as_secs(), "faults": total.faults,
         "elections": total.elections, "acknowledged_writes": total.acknowledged, "reads": total.reads,
         "unknown": total.unknown, "settled_intervals": total.settled,
+        "projected_documents": total.projected, "database_failures": total.database_failures,
         "seconds": took.as_secs_f64(), "histories_per_second": per_second, "virtual_hours_per_minute": virtual_hours,
         "trace_hash": (histories == 1).then(|| format!("{:016x}", total.trace_hash)),
     });
@@ -147,8 +150,8 @@ fn report(
         return Ok(output.json(&value)?);
     }
     output.line(&format!(
-        "{histories} histories, {} failed: {} faults, {} elections, {} writes acknowledged, {} reads, {} intervals settled",
-        violations.len(), total.faults, total.elections, total.acknowledged, total.reads, total.settled
+        "{histories} histories, {} failed: {} faults, {} elections, {} writes acknowledged, {} reads, {} intervals settled, {} documents projected",
+        violations.len(), total.faults, total.elections, total.acknowledged, total.reads, total.settled, total.projected
     ))?;
     output.line(&format!(
         "{:.1} s: {per_second:.1} histories a second, {virtual_hours:.1} virtual hours a minute",

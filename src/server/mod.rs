@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
-use crate::database::target::MongoSettings;
-use crate::database::{projector, verify};
+use crate::database::mongo::MongoSettings;
+use crate::database::{shell, verify};
 use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
@@ -159,7 +159,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         // The queue is empty at this moment, so it has room.
         let _room = handle.asks.try_send(crate::node::handle::Ask::Projection(enabled));
         let (feed, handle, metrics) = (Arc::clone(&feed), handle.clone(), Arc::clone(&metrics));
-        tokio::spawn(projector::run_with_feed(mongo, feed, handle, metrics, stop.child_token()))
+        tokio::spawn(shell::run_with_feed(mongo, feed, handle, metrics, stop.child_token()))
     });
     tracing::info!(
         "{} of cluster {} serves {} (peers {}, agents {})",

@@ -14,6 +14,10 @@ use super::clients::Clients;
 use super::faults::Faults;
 use super::world::{Due, World};
 
+/// Within which time after healing MongoDB must hold the whole ledger: a request that hangs is given up after
+/// [`crate::database::ports::OPERATION_TIMEOUT`], and what follows may take a few seconds' pause.
+const PROJECTED_WITHIN: Duration = Duration::from_secs(30);
+
 /// What a history is made of.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -25,6 +29,8 @@ pub struct Scenario {
     pub live_within: Duration,
     /// How many clients read and write.
     pub clients: usize,
+    /// Whether the leader projects into a MongoDB; `None`: in half of the seeds.
+    pub database: Option<bool>,
 }
 
 impl Default for Scenario {
@@ -34,6 +40,7 @@ impl Default for Scenario {
             faults_for: Duration::from_secs(12),
             live_within: Duration::from_secs(12),
             clients: 4,
+            database: None,
         }
     }
 }
@@ -65,6 +72,10 @@ pub struct Summary {
     pub settled: u64,
     /// Snapshots installed.
     pub installed: u64,
+    /// Documents projected into MongoDB.
+    pub projected: u64,
+    /// Requests to MongoDB that did not end well.
+    pub database_failures: u64,
     /// Hash of the trace.
     pub trace_hash: u64,
 }
@@ -92,6 +103,10 @@ pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
         _ => 5,
     });
     let mut world = World::new(seed, nodes, &policy);
+    // Not the bits that choose the number of nodes alone: every size comes with and without.
+    if scenario.database.unwrap_or((seed / 2).is_multiple_of(2)) {
+        world.found_database(seed);
+    }
     match history(&mut world, scenario) {
         Ok(summary) => Ok(Summary { seed, ..summary }),
         Err(what) => {
@@ -110,6 +125,7 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
     let until = world.now.after(scenario.faults_for);
     play(world, &mut clients, Some(&mut faults), until, &mut |_| false)?;
     faults.heal(world)?;
+    world.heal_database();
     let healed = Healed { acknowledged: clients.acknowledged, settled: settled(world)?, at: world.now };
     let until = world.now.after(scenario.live_within);
     let live = play(world, &mut clients, None, until, &mut |state| healed.is_live(state))?;
@@ -127,6 +143,11 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
     if !play(world, &mut clients, None, until, &mut |state| caught(state.0, state.1))? {
         return Err("liveness: a node did not catch up".to_string());
     }
+    let until = world.now.after(PROJECTED_WITHIN);
+    if !play(world, &mut clients, None, until, &mut |state| state.0.is_projected())? {
+        return Err(format!("liveness: the projection lags: {}", world.projection_lacks()));
+    }
+    world.projection_at_end()?;
     for host in &world.hosts {
         world.watch.at_end(host)?;
     }
@@ -144,9 +165,17 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
         committed: world.watch.last_committed(),
         settled: settled(world)?,
         installed: world.installed,
+        projected: world.database.as_ref().map_or(0, |database| database.written),
+        database_failures: world.database.as_ref().map_or(0, |database| database.failures),
         trace_hash: world.trace_hash,
     };
-    if summary.elections == 0 || summary.faults == 0 || summary.acknowledged == 0 || summary.settled == 0 {
+    let unprojected = world.database.is_some() && summary.projected == 0;
+    if summary.elections == 0
+        || summary.faults == 0
+        || summary.acknowledged == 0
+        || summary.settled == 0
+        || unprojected
+    {
         return Err(format!("vacuity: the history shows nothing: {summary:?}"));
     }
     Ok(summary)
@@ -231,6 +260,7 @@ fn play(
         match due {
             Due::Host { host, life, event } => world.happen(host, life, event)?,
             Due::Client(client) => clients.turn(client, world)?,
+            Due::Database(event) => world.database_event(event)?,
             Due::Fault => {
                 if let Some(faults) = faults.as_deref_mut() {
                     faults.turn(world)?;

@@ -15,15 +15,21 @@
 //! | `host` | one node with its disk and state, alive or dead |
 //! | `faults` | what goes wrong, and when |
 //! | `clients` | who reads and writes |
+//! | `projection` | the projector of a node, polled by hand |
+//! | `mongodb` | the documents of a MongoDB, and what requests mean |
+//! | `database` | the server around them, and what goes wrong with it |
 //! | `invariants` | one file per safety property |
 //! | `history` | one seed from beginning to verdict |
 
 pub mod clients;
+pub mod database;
 pub mod dice;
 pub mod faults;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod mongodb;
+pub mod projection;
 pub mod world;
 
 pub use history::{Scenario, Summary, Violation, run};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::codec;
+use crate::database::errors::ProjectionError;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::node::core::Settings;
@@ -16,9 +17,12 @@ use crate::raft::Entry;
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
+use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
 use super::host::Host;
 use super::invariants::Watch;
+use super::mongodb::Reply;
+use super::projection::CallId;
 
 /// Lines of the trace that are kept for the report of a failure.
 const TRACE_KEPT: usize = 400;
@@ -71,6 +75,15 @@ pub enum Event {
     Turn,
     /// The apply thread takes its next job.
     Work,
+    /// The projector may go on.
+    Project,
+    /// MongoDB has answered the projector.
+    Answered {
+        /// What.
+        call: CallId,
+        /// How.
+        reply: Box<Result<Reply, ProjectionError>>,
+    },
 }
 
 /// What waits for a host's apply thread, in order.
@@ -104,6 +117,8 @@ pub enum Due {
     Client(usize),
     /// The fault plan goes on.
     Fault,
+    /// At MongoDB.
+    Database(DatabaseEvent),
 }
 
 /// How bad the network is, in parts per million.
@@ -152,6 +167,8 @@ pub struct World {
     pub worst_moments: bool,
     /// Snapshots installed so far.
     pub installed: u64,
+    /// The MongoDB that the leader projects into; `None`: this cluster has none.
+    pub database: Option<Database>,
     /// FNV-1a over all trace lines: one seed, one value.
     pub trace_hash: u64,
     trace: std::collections::VecDeque<String>,
@@ -190,6 +207,7 @@ impl World {
             steps: 0,
             worst_moments: true,
             installed: 0,
+            database: None,
             trace_hash: 0xcbf2_9ce4_8422_2325,
             trace: std::collections::VecDeque::new(),
             queue: BTreeMap::new(),
@@ -265,21 +283,29 @@ impl World {
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
-        self.last_ask += 1;
-        let ask = self.last_ask;
+        let ask = self.new_ask();
         self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
         ask
     }
 
-    fn at_host(&mut self, after: Duration, host: usize, event: Event) {
+    pub(super) fn new_ask(&mut self) -> AskId {
+        self.last_ask += 1;
+        self.last_ask
+    }
+
+    pub(super) fn at_host(&mut self, after: Duration, host: usize, event: Event) {
         let life = self.hosts[host].life;
         self.schedule(after, Due::Host { host, life, event });
     }
 
     fn moment(&mut self, host: usize) -> Moment {
+        Moment { now: self.now, wall: self.wall(host), entropy: self.dice.word() }
+    }
+
+    /// The wall clock of a host.
+    pub(super) fn wall(&self, host: usize) -> UnixMillis {
         let millis = i64::try_from(self.now.0 / 1_000).expect("virtual time is short");
-        let wall = UnixMillis(EPOCH_MS + millis + self.hosts[host].clock_skew_ms);
-        Moment { now: self.now, wall, entropy: self.dice.word() }
+        UnixMillis(EPOCH_MS + millis + self.hosts[host].clock_skew_ms)
     }
 
     /// Lets something happen at a host. `Err`: an invariant is broken.
@@ -349,6 +375,8 @@ impl World {
                 self.step(host, Input::AgentPong { member, seq, version: Version::current() })
             }
             Event::Gone { node } => self.step(host, Input::PeerGone { node }),
+            Event::Project => self.project(host),
+            Event::Answered { call, reply } => self.database_answered(host, call, *reply),
         }
     }
 
@@ -382,6 +410,7 @@ impl World {
             self.carry_out(host, effect)?;
         }
         self.watch.after_step(&self.hosts[host])?;
+        self.projector_hears(host);
         let Some(alive) = self.hosts[host].alive.as_ref() else { return Ok(()) };
         let wake = alive.node.deadline(self.now).max(Micros(self.now.0 + 1));
         if self.hosts[host].wake_at.is_none_or(|at| wake < at) {
@@ -502,6 +531,7 @@ impl World {
                 .map_err(|error| format!("apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
             self.watch.applied(&self.hosts[host], entry.index, &batch.happenings)?;
+            self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };

@@ -4,6 +4,7 @@ pub mod election;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
+pub mod projection;
 pub mod promise;
 pub mod state;
 
