@@ -17,7 +17,6 @@ fn every_bug_can_be_planted() {
     let bugs = list::load(root).expect("the files can be read");
     let problems = list::problems(root, &bugs);
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(bugs.len() >= BUGS_MIN, "{} bugs, at least {BUGS_MIN} are wanted", bugs.len());
     let place = root.join("target/planted");
     list::make_copy(root, &place.join("tree"), &bugs).expect("the copy can be made");
     fs::write(place.join("bugs.tsv"), list::index(&bugs)).expect("the list can be written");
@@ -31,6 +30,7 @@ fn the_documentation_lists_every_bug() {
     let text = fs::read_to_string(root.join("docs/planted.md")).expect("docs/planted.md is there");
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     let listed: Vec<&str> = rows.map(|(name, _)| name).collect();
+    assert!(bugs.len() >= BUGS_MIN, "{} bugs, at least {BUGS_MIN} are wanted", bugs.len());
     let names: Vec<&str> = bugs.iter().map(|(_, bug)| bug.name.as_str()).collect();
     assert_eq!(listed, names, "run scripts/planted.sh --write");
 }

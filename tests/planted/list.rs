@@ -141,7 +141,8 @@ fn with_edits(text: &str, edits: &[(&str, &Edit)]) -> Result<String, String> {
     places.sort_by_key(|(at, ..)| *at);
     let (mut result, mut done, mut before) = (String::new(), 0, "");
     for (at, stem, edit) in places {
-        let between = text.get(done..at).ok_or_else(|| format!("{before} and {stem} change the same text"))?;
+        let between =
+            text.get(done..at).ok_or_else(|| format!("{before} and {stem} change the same text"))?;
         result.push_str(between);
         result.push_str(&edit.replace);
         (done, before) = (at + edit.find.len(), stem);
