@@ -26,6 +26,7 @@
 //! | L1 | `raft` | consensus; commands are opaque bytes |
 //! | L1 | `ledger` | the replicated machine: members, accounts, intervals, policy, the dictionary |
 //! | L1 | `health` | ping schedule, failure detector, interval counters |
+//! | L1 | `calls` | what a client decides: whom to ask, when to give up, what it may then claim |
 //! | L2 | `node` | the three composed; the ports; the driver |
 //! | L3 | `storage` | the ports to the disk: log and state |
 //! | L3 | `network` | the ports to peers and agents |
@@ -49,6 +50,7 @@
 pub mod agent;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod api;
+pub mod calls;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod cli;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

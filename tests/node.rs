@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
@@ -14,7 +15,7 @@ use super_node::node::frame::Frame;
 use super_node::node::handle::Failure;
 use super_node::node::io::{Effect, Input};
 use super_node::node::moment::Moment;
-use super_node::node::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
 use super_node::node::requests::{Outcome, PARKED_FOR, Want};
 use super_node::node::snapshot::WantPart;
 use super_node::raft::{self, Body, Entry, Message, Payload, Persist, Position, Recovered};
@@ -42,6 +43,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        address: format!("test:{name}"),
         url: String::new(),
     }
 }
@@ -339,6 +341,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
     struct Nowhere;
     impl Network for Nowhere {
         fn send(&self, _to: &NodeId, _frame: Frame) {}
+        fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
         fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}
@@ -376,8 +379,8 @@ impl LogStore for TestLog {
     }
 }
 
-/// Its updates panic, as a broken invariant of the ledger would.
-struct PanickingState(MemoryState);
+/// Its updates panic, as a broken invariant of the ledger would; all but the first, which founds the node.
+struct PanickingState(MemoryState, AtomicBool);
 
 impl StateStore for PanickingState {
     fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
@@ -386,9 +389,10 @@ impl StateStore for PanickingState {
 
     fn update(
         &self,
-        _work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
+        work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
     ) -> Result<(), KeyspaceError> {
-        panic!("planted")
+        assert!(!self.1.swap(true, Ordering::Relaxed), "planted");
+        self.0.update(work)
     }
 
     fn flush(&self) -> Result<(), KeyspaceError> {
@@ -410,7 +414,7 @@ async fn a_node_ends_when_one_of_its_threads_panics() {
     let disk = driver::start(parts(TestLog { panics: true }, Arc::new(MemoryState::new())));
     let ended = disk.expect("started").ended.await.expect("no panic of the task");
     assert!(matches!(ended, Err(NodeError::Thread("disk"))), "{ended:?}");
-    let state = Arc::new(PanickingState(MemoryState::new()));
+    let state = Arc::new(PanickingState(MemoryState::new(), AtomicBool::new(false)));
     let apply = driver::start(parts(TestLog { panics: false }, state)).expect("started");
     let ended = apply.ended.await.expect("no panic of the task");
     assert!(matches!(ended, Err(NodeError::Thread("apply"))), "{ended:?}");

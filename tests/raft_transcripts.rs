@@ -27,41 +27,74 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    a_retry_is_a_second_entry
     append_before_base
+    campaign_with_an_unapplied_configuration
     candidate_crashes_before_its_vote_is_durable
+    change_before_the_first_commit
     check_quorum
+    clock_that_stands_still
     commit_survives_step_down
     configuration_rolls_back
     conflict_repair
+    demoted_voter_becomes_a_learner
     disk_order_aba
     figure_8
     five_nodes
+    followers_refuse_and_name_the_leader
+    heartbeat_after_a_vote_is_old
     huge_term
     joint_quorum
+    late_transfer_is_ignored
     leader_counts_itself_when_durable
     learner
+    learner_is_promoted
+    learner_that_lags_is_not_promoted
+    lease_after_a_failed_transfer
+    lease_ends_before_rivals_may_stand
+    lease_needs_those_who_honour_it
     lost_messages
     lost_tail
     malformed_messages
     old_answers_do_not_count
+    one_change_at_a_time
     one_way_link
     overtaken_append_deletes_nothing
     partitioned_leader_serves_no_reads
+    paused_leader_has_no_lease
     peer_silent
     peer_silent_wrongly
     pipelining
     pre_vote_refused
     pre_voter_learns_the_term
     purge_during_transfer
+    quorum_moves_with_the_append
     read_round_is_fresh
     reads_wait_for_the_first_commit
+    reluctant_leader
+    removed_leader_hands_over
+    removed_node_is_told
+    removed_node_with_a_huge_term
+    restart_keeps_a_removed_peer_out
+    restarted_voter_keeps_its_promise
     rivals_make_way
     single_node
+    single_node_waits_for_its_disk
     snapshot
     snapshot_twice
+    stranger_leads
+    stuck_disk_hands_over
+    stuck_disk_steps_down
     three_nodes
+    transfer
+    transfer_gives_up_the_lease
+    transfer_is_given_up
+    transfer_to_a_learner_that_does_not_know_of_its_promotion
     vote_is_durable_before_it_is_told
+    voter_dies_in_a_joint_change
+    voter_is_replaced_in_one_change
     votes_of_one_term
+    wiped_voter_comes_back_as_learner
 }
 
 #[test]
@@ -94,6 +127,10 @@ struct Theatre {
     actors: BTreeMap<NodeId, Actor>,
     network: VecDeque<(NodeId, NodeId, Message)>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Disks that do not answer.
+    hung: BTreeSet<NodeId>,
+    /// Processes that stand still.
+    stopped: BTreeSet<NodeId>,
     requests: u64,
     output: String,
 }
@@ -431,12 +468,14 @@ impl Theatre {
     /// `stabilize`: disks and network work until nothing is left to do. Time stands still.
     fn stabilize(&mut self) -> Outcome {
         for _ in 0..10_000 {
-            if let Some(id) =
-                self.actors.iter().find(|(_, actor)| !actor.queue.is_empty()).map(|(id, _)| id.clone())
-            {
+            let works = |id: &NodeId| !self.hung.contains(id) && !self.stopped.contains(id);
+            let mut busy = self.actors.iter().filter(|(id, actor)| !actor.queue.is_empty() && works(id));
+            let arrives = |(_, to, _): &(NodeId, NodeId, Message)| !self.stopped.contains(to);
+            if let Some(id) = busy.next().map(|(id, _)| id.clone()) {
                 self.sync(&id, 1)?;
-            } else if let Some((from, to, message)) = self.network.pop_front() {
-                if self.actor(&to)?.raft.is_some() {
+            } else if let Some(place) = self.network.iter().position(arrives) {
+                let (from, to, message) = self.network.remove(place).expect("it is there");
+                if self.actors.get(&to).is_some_and(|actor| actor.raft.is_some()) {
                     self.step(&to, 0, Input::Message { from, message }, false)?;
                 }
             } else {
@@ -444,6 +483,27 @@ impl Theatre {
             }
         }
         Err("it does not come to rest".into())
+    }
+
+    /// `pass MILLISECONDS`: that time goes by. Whoever wants its tick gets it; disks and network take no time.
+    fn pass(&mut self, span: u64) -> Outcome {
+        let end = self.now + Duration::from_millis(span).as_micros() as u64;
+        for _ in 0..10_000 {
+            self.stabilize()?;
+            let awake = self.actors.iter().filter(|(id, _)| !self.stopped.contains(id));
+            let wanted = awake.filter_map(|(id, actor)| Some((actor.raft.as_ref()?.deadline().0, id)));
+            match wanted.min().map(|(at, id)| (at, id.clone())) {
+                Some((at, id)) if at <= end => {
+                    self.now = self.now.max(at);
+                    self.step(&id, 0, Input::Tick, false)?;
+                }
+                _ => {
+                    self.now = end;
+                    return Ok(());
+                }
+            }
+        }
+        Err("time does not pass".into())
     }
 
     /// `snapshot FROM TO`: the state is transferred and installed, and the sender is told. `to_end=false`: it is not.
@@ -493,6 +553,14 @@ impl Theatre {
                 Body::VoteRequest { last: arguments.position("last")?, transfer }
             }
             "newer" => Body::NewerTerm,
+            "pre-vote" => Body::PreVoteRequest { attempt: 1, last: arguments.position("last")? },
+            "heard" => Body::HeartbeatResponse {
+                round,
+                verified: Index(arguments.number("verified")?.unwrap_or(0)),
+                matched: Index(arguments.number("matched")?.unwrap_or(0)),
+                fit: true,
+                leases: arguments.keys.remove("leases").as_deref() == Some("true"),
+            },
             "stand" => Body::TimeoutNow { round },
             "voted" => Body::VoteResponse { granted: true },
             "heartbeat" => Body::Heartbeat { commit, round },
@@ -653,6 +721,24 @@ impl Theatre {
                 Ok(())
             }
             "stabilize" => self.stabilize(),
+            "pass" => {
+                let span = arguments.next()?.parse()?;
+                self.pass(span)
+            }
+            "hang" => {
+                self.hung.insert(arguments.node()?);
+                Ok(())
+            }
+            "stop" => {
+                self.stopped.insert(arguments.node()?);
+                Ok(())
+            }
+            "go" => {
+                let id = arguments.node()?;
+                self.hung.remove(&id);
+                self.stopped.remove(&id);
+                Ok(())
+            }
             "crash" => {
                 let written = arguments.number("written")?.unwrap_or(0);
                 arguments.node().and_then(|id| self.crash(&id, written))
@@ -697,6 +783,13 @@ impl goldenscript::Runner for Theatre {
         let mut arguments = Arguments::of(command);
         self.command(&command.name, &mut arguments, context)?;
         arguments.finish()?;
-        Ok(std::mem::take(&mut self.output))
+        let output = std::mem::take(&mut self.output);
+        if !context.tags.contains("events") {
+            return Ok(output);
+        }
+        // Who decides what, without the messages, writes and applications that lead to it.
+        let detail = |line: &&str| [" → ", " write ", " apply "].iter().any(|word| line.contains(word));
+        let kept = output.lines().filter(|line| !detail(line));
+        Ok(kept.map(|line| format!("{line}\n")).collect())
     }
 }

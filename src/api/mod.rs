@@ -221,7 +221,7 @@ impl ApiState {
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
         self.newest.fetch_max(applied.index.0, Ordering::Relaxed);
         match applied.answer {
-            Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
+            Answer::Rejected(rejection) => Err(Problem::rejected(rejection, applied.index, conditional)),
             _ => Ok(applied),
         }
     }

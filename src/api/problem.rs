@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::command::Rejection;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::node::handle::Failure;
+use crate::types::Index;
 
 /// The `code` of a problem: what programs decide on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +135,9 @@ pub struct Problem {
     pub detail: String,
     /// Whether the write happened.
     pub outcome: Outcome,
+    /// The log position at which the replicated state refused it, if that was who did, and if the same holds for every
+    /// other try of the request.
+    pub index: Option<Index>,
     /// What to do, if there is something.
     pub hint: Option<String>,
     /// Where the leader takes requests, if known.
@@ -158,6 +162,8 @@ pub(super) struct Body<'a> {
     retryable: bool,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<Index>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
 
@@ -173,6 +179,7 @@ impl Problem {
             status: code.status(),
             detail: detail.into(),
             outcome: Outcome::NotApplied,
+            index: None,
             hint: None,
             leader_url: None,
             headers,
@@ -195,9 +202,10 @@ impl Problem {
         self
     }
 
-    /// The machine rejected a command. `conditional`: the request stated a precondition.
-    pub fn rejected(rejection: Rejection, conditional: bool) -> Problem {
-        match rejection {
+    /// The machine rejected a command at a log position. `conditional`: the request stated a precondition.
+    pub fn rejected(rejection: Rejection, index: Index, conditional: bool) -> Problem {
+        let index = (!rejection.leaves_other_tries_open()).then_some(index);
+        let problem = match rejection {
             Rejection::Conflict(why) => {
                 let mut problem = Problem::new(Code::Conflict, why);
                 if conditional {
@@ -210,13 +218,14 @@ impl Problem {
             Rejection::BadRequest(why) => Problem::bad_request(why),
             Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
                 .hint("open a new session; read back what earlier tries did before you repeat them there"),
-            Rejection::AlreadyAnswered(why) => {
+            Rejection::OutsideWindow(why) => {
                 // Nothing was done now. But it may have been before, and the answer is forgotten.
                 let mut problem = Problem::new(Code::Conflict, why);
                 problem.outcome = Outcome::Unknown;
                 problem.hint("a sequence belongs to one request: use the next one for another")
             }
-        }
+        };
+        Problem { index, ..problem }
     }
 
     /// A write or read did not come to an answer. Redirects are made by [`super::ApiState::failed`], which knows the
@@ -274,6 +283,7 @@ impl Problem {
             term,
             retryable: self.code.retryable(),
             outcome: self.outcome,
+            index: self.index,
             hint: self.hint.as_deref(),
         }
     }
@@ -290,5 +300,52 @@ impl IntoResponse for Problem {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::ChangeError;
+
+    #[test]
+    fn a_problem_says_of_retries_and_outcome_what_the_failure_says() {
+        let failures = [
+            Failure::NoLeader,
+            Failure::NotLeader { leader: None },
+            Failure::Overloaded,
+            Failure::Superseded,
+            Failure::Unknown("lost".to_string()),
+            Failure::Timeout,
+            Failure::Draining,
+            Failure::Damaged("row".to_string()),
+            Failure::Change(ChangeError::AlreadyMember),
+            Failure::ChangePending,
+            Failure::NoTarget,
+            Failure::TransferAborted { to: "n2".parse().expect("a name") },
+            Failure::Removed,
+        ];
+        for failure in failures {
+            let problem = Problem::failed(failure.clone());
+            assert_eq!(problem.code.retryable(), failure.is_retryable(), "{failure}");
+            assert_eq!(problem.outcome == Outcome::Unknown, failure.leaves_open(), "{failure}");
+            assert_eq!(problem.index, None, "{failure}: no word of the replicated state");
+        }
+    }
+
+    #[test]
+    fn only_a_word_that_holds_for_every_try_carries_a_position() {
+        let text = || "why".to_string();
+        for (rejection, index, outcome) in [
+            (Rejection::Conflict(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::NotFound(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::BadRequest(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::Stale(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::SessionExpired(text()), None, Outcome::NotApplied),
+            (Rejection::OutsideWindow(text()), None, Outcome::Unknown),
+        ] {
+            let problem = Problem::rejected(rejection.clone(), Index(7), false);
+            assert_eq!((problem.index, problem.outcome), (index, outcome), "{rejection}");
+        }
     }
 }

@@ -96,6 +96,9 @@ impl CliError {
             }
             CliError::Usage { message, hint } => format!("error: {message}   [usage]\n  hint: {hint}\n"),
             CliError::Failed(message) => format!("error: {message}   [failed]\n"),
+            CliError::Server(ServerError::Join { code, message, hint }) => {
+                format!("error: {message}   [{}]\n  hint: {hint}\n", code_name(*code))
+            }
             CliError::Server(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Agent(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Checks => return None,

@@ -315,15 +315,16 @@ pub enum Rejection {
     /// more what became of earlier ones.
     #[error("session expired: {0}")]
     SessionExpired(String),
-    /// The client has said that it has the answer to this sequence. This try did nothing; what became of earlier ones is
-    /// forgotten.
-    #[error("already answered: {0}")]
-    AlreadyAnswered(String),
+    /// The sequence is below what the client still waits for, or too far above it. This try did nothing; what became, or
+    /// may become, of other tries is not known.
+    #[error("outside the window: {0}")]
+    OutsideWindow(String),
 }
 
 impl Rejection {
-    /// Whether it says nothing about earlier tries of the same request: they may have been executed.
-    pub fn leaves_earlier_tries_open(&self) -> bool {
-        matches!(self, Rejection::SessionExpired(_) | Rejection::AlreadyAnswered(_))
+    /// Whether it says nothing about other tries of the same request: they may have been executed, or may be. Any other
+    /// rejection is remembered, and the answer to all of them.
+    pub fn leaves_other_tries_open(&self) -> bool {
+        matches!(self, Rejection::SessionExpired(_) | Rejection::OutsideWindow(_))
     }
 }

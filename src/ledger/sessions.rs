@@ -98,7 +98,7 @@ pub(super) fn find(
              nothing",
             session.lowest_unanswered
         );
-        return Err(Rejection::AlreadyAnswered(why).into());
+        return Err(Rejection::OutsideWindow(why).into());
     }
     if let Some(known) = table::read::<Remembered>(reader, &keys::session_answer(id, sequence))? {
         return Ok(known.answer_to(command));
@@ -108,7 +108,7 @@ pub(super) fn find(
         let why = format!(
             "sequence {sequence} of session {id} is {SESSION_WINDOW} or more ahead of the lowest unanswered one, {lowest}"
         );
-        return Err(Rejection::Conflict(why).into());
+        return Err(Rejection::OutsideWindow(why).into());
     }
     Ok(Found::Nothing)
 }

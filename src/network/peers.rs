@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -22,6 +23,8 @@ use super::lanes::{LaneName, Lanes};
 use super::throttle::Throttle;
 use super::{accept, dial};
 
+/// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Most nodes that are heard although they are not in the book; more are refused.
 pub const GUESTS_MAX: usize = 64;
 
@@ -325,7 +328,7 @@ impl Shared {
         if guests >= GUESTS_MAX {
             return None;
         }
-        tracing::info!(peer = %hello.from, address = %hello.address, "heard a node that this one does not have in its configuration");
+        tracing::debug!(peer = %hello.from, address = %hello.address, "heard a node that this one does not have in its configuration");
         Some(self.add(&mut peers, hello.from.clone(), hello.address.clone(), true))
     }
 
@@ -350,14 +353,33 @@ impl Shared {
             }
         }
         peers.retain(|id, peer| {
-            let listed = book.nodes.contains_key(id);
-            peer.guest.store(!listed, Ordering::Release);
-            let stays = listed || peer.lock_incoming().is_some();
+            if book.nodes.contains_key(id) {
+                return true;
+            }
+            let leaves = !peer.guest.swap(true, Ordering::AcqRel);
+            let stays = peer.lock_incoming().is_some();
             if !stays {
                 peer.stop.cancel();
+            } else if leaves {
+                self.tasks.spawn_on(self.clone().let_go(peer.clone()), &self.runtime);
             }
             stays
         });
+    }
+
+    /// Ends the connections of a peer that left the book. Without that, two nodes that have both left each other's would
+    /// be each other's guests for ever.
+    async fn let_go(self: Arc<Self>, peer: Arc<Peer>) {
+        tokio::select! {
+            () = peer.stop.cancelled() => return,
+            () = tokio::time::sleep(FAREWELL) => {}
+        }
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let known = peers.get(&peer.id).is_some_and(|known| Arc::ptr_eq(known, &peer));
+        if known && peer.guest.load(Ordering::Acquire) {
+            peers.remove(&peer.id);
+            peer.stop.cancel();
+        }
     }
 
     fn add(

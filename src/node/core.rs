@@ -222,6 +222,11 @@ impl Node {
         (self.raft.term(), self.raft.leader())
     }
 
+    /// Moves with every change of the configuration in force, and when this node is removed or taken in again.
+    pub fn membership_changes(&self) -> u64 {
+        self.membership.changes
+    }
+
     /// Where its log begins.
     pub fn log_base(&self) -> Base {
         self.raft.base()

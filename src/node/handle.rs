@@ -83,6 +83,32 @@ pub struct Transferred {
     pub term: Term,
 }
 
+impl Failure {
+    /// Whether another try may fare better.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Failure::NoLeader
+            | Failure::NotLeader { .. }
+            | Failure::Overloaded
+            | Failure::Superseded
+            | Failure::Unknown(_)
+            | Failure::Timeout
+            | Failure::Draining
+            | Failure::Removed => true,
+            Failure::Damaged(_)
+            | Failure::Change(_)
+            | Failure::ChangePending
+            | Failure::NoTarget
+            | Failure::TransferAborted { .. } => false,
+        }
+    }
+
+    /// Whether a write may have happened, or may still happen.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self, Failure::Unknown(_))
+    }
+}
+
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadLevel {

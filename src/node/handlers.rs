@@ -83,7 +83,6 @@ impl Node {
         }
     }
 
-    /// Another node asks what its clients asked it.
     /// What must not be done twice: a second copy of the frame is dropped.
     fn take_once(&mut self, moment: Moment, node: NodeId, (life, id): (u64, u64), want: Want) {
         if self.heard.first_time(&node, life, id) {
@@ -91,6 +90,7 @@ impl Node {
         }
     }
 
+    /// Another node asks what its clients asked it.
     fn take_forwarded(&mut self, moment: Moment, node: NodeId, id: u64, want: Want) {
         let patience = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let request = self.requests.begin(Origin::Peer { node, id }, want, moment.now, patience);
@@ -285,8 +285,13 @@ impl Node {
         let mut again = Vec::new();
         if leader != self.known_leader {
             let (finished, orphans) =
-                self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader), term);
+                self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader), term, moment.now);
             finished.into_iter().for_each(|finished| self.finish(finished));
+            // It may have been completed before its leader was lost.
+            let committed = [(self.applied.index, self.membership.committed.clone())];
+            for finished in self.requests.changes_completed(&committed) {
+                self.finish(finished);
+            }
             again.extend(orphans);
             if leader.is_some() {
                 again.extend(self.requests.unpark());

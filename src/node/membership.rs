@@ -45,6 +45,8 @@ pub(super) struct Membership {
     /// What the network was told last, and the configuration that it was made of.
     book: AddressBook,
     seen: Option<Configuration>,
+    /// Counts what the status should show at once.
+    pub changes: u64,
     /// When which stranger was told last.
     told: BTreeMap<NodeId, Micros>,
     /// A member has said that this node is none; forgotten when a leader feeds it.
@@ -64,6 +66,7 @@ impl Membership {
             committed,
             book: AddressBook::default(),
             seen: None,
+            changes: 0,
             told: BTreeMap::new(),
             word: false,
             removed_since: None,
@@ -145,6 +148,7 @@ impl Node {
             self.peer_urls.remove(left);
         }
         self.membership.seen = seen;
+        self.membership.changes += 1;
         self.membership.book = book.clone();
         // First, so that what is said to a new node in this batch is not said to nobody.
         self.effects.insert(0, Effect::SetBook(book));
@@ -163,6 +167,7 @@ impl Node {
     fn notice_removal(&mut self, moment: Moment) {
         let now = moment.now;
         let me = &self.settings.id;
+        let was_removed = self.membership.is_removed();
         let (configuration, committed) = (self.raft.configuration(), &self.membership.committed);
         let excluded =
             !configuration.voters.is_empty() && !configuration.contains(me) && !committed.contains(me);
@@ -195,6 +200,7 @@ impl Node {
             }
             (false, None) => {}
         }
+        self.membership.changes += u64::from(was_removed != self.membership.is_removed());
         self.membership.due = due.filter(|due| *due > now);
     }
 

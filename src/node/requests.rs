@@ -21,6 +21,8 @@ pub const PARKED_FOR: Duration = Duration::from_millis(1_500);
 pub const FORWARDED_FOR: Duration = Duration::from_secs(10);
 /// How long a change of the configuration may wait for another one to end, and a change or a transfer for its own end.
 pub const CHANGE_FOR: Duration = Duration::from_secs(60);
+/// How long a node watches for the completion of a change whose leader was lost before it answers that it does not know.
+pub const WATCHED_FOR: Duration = Duration::from_secs(2);
 
 /// Names an ask of this process; chosen by the shell, never reused.
 pub type AskId = u64;
@@ -129,6 +131,9 @@ pub struct Requests {
     reading: BTreeMap<(Index, RequestId), Origin>,
     /// Changes whose first configuration (at that position) is applied, and is not the final one.
     changing: BTreeMap<(Index, RequestId), Started>,
+    /// Changes that were with a leader that was lost, and until when they are watched for in the log. (A leader that
+    /// removes itself is always lost in the end.)
+    watching: Vec<(Started, Micros)>,
     /// Transfers that this leader has begun.
     transferring: BTreeMap<RequestId, Started>,
     /// Waiting for a leader to be known, for a transfer or a change to end: oldest first, with what to say if it waits
@@ -164,7 +169,8 @@ impl Requests {
     /// How many requests are under way.
     pub fn len(&self) -> usize {
         let on_the_way = self.in_core.len() + self.in_log.len() + self.forwarded.len() + self.parked.len();
-        on_the_way + self.reading.len() + self.changing.len() + self.transferring.len()
+        let changes = self.changing.len() + self.watching.len() + self.transferring.len();
+        on_the_way + self.reading.len() + changes
     }
 
     /// Whether none is.
@@ -282,9 +288,14 @@ impl Requests {
     }
 
     /// `leader` leads now, in `term` (or nobody is known to): requests that another node holds will hear nothing more
-    /// from it. Reads and repeatable writes come back to be tried again; other writes are unknown. Whoever asked for
-    /// another leader has one.
-    pub fn leader_changed(&mut self, leader: Option<&NodeId>, term: Term) -> (Vec<Finished>, Vec<Started>) {
+    /// from it. Reads and repeatable writes come back to be tried again; other writes are unknown. Whoever
+    /// asked for another leader has one. A change is watched for in the log.
+    pub fn leader_changed(
+        &mut self,
+        leader: Option<&NodeId>,
+        term: Term,
+        now: Micros,
+    ) -> (Vec<Finished>, Vec<Started>) {
         let (mut finished, mut again) = (Vec::new(), Vec::new());
         let transferred = leader.map(|leader| Transferred { leader: leader.clone(), term });
         if let Some(transferred) = &transferred {
@@ -311,7 +322,7 @@ impl Requests {
                 (Want::Write(write), _) if !write.is_repeatable() => {
                     finished.push(fail(request, why()));
                 }
-                (Want::Change(_), _) => finished.push(fail(request, why())),
+                (Want::Change(_), _) => self.watching.push((request, now.after(WATCHED_FOR))),
                 (Want::Transfer(_), Some(transferred)) => finished.push(Finished {
                     origin: request.origin,
                     outcome: Outcome::Transfer(Ok(transferred.clone())),
@@ -363,11 +374,20 @@ impl Requests {
 
     /// One change is under way at a time: the first configuration that is not joint, from where a change begins, is
     /// the one that it leads to, whoever appended it.
-    fn changes_completed(&mut self, configurations: &[(Index, Configuration)]) -> Vec<Finished> {
+    /// The same for changes that are watched for: the first that shows what they wanted.
+    pub fn changes_completed(&mut self, configurations: &[(Index, Configuration)]) -> Vec<Finished> {
         let mut finished = Vec::new();
         for (index, configuration) in configurations.iter().filter(|(_, c)| c.outgoing.is_none()) {
             let later = self.changing.split_off(&(index.next(), 0));
             for request in std::mem::replace(&mut self.changing, later).into_values() {
+                let changed = Changed { index: *index, configuration: configuration.clone() };
+                finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
+            }
+            let is_so = |request: &Started| match &request.want {
+                Want::Change(change) => shows(configuration, change),
+                Want::Write(_) | Want::Read { .. } | Want::Transfer(_) => false,
+            };
+            for (request, _) in self.watching.extract_if(.., |(request, _)| is_so(request)) {
                 let changed = Changed { index: *index, configuration: configuration.clone() };
                 finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
             }
@@ -393,6 +413,9 @@ impl Requests {
         let changing =
             self.changing.extract_if(.., |_, request| in_vain(request)).map(|(_, request)| request);
         let changing: Vec<Started> = changing.collect();
+        let lost = self.watching.extract_if(.., |(_, until)| now >= *until);
+        let why = || Failure::Unknown("the leader was lost before it answered".to_string());
+        finished.extend(lost.map(|(request, _)| fail(request, why())));
         let transferring = self.transferring.extract_if(.., |_, request| in_vain(request));
         for request in changing.into_iter().chain(transferring.map(|(_, request)| request)) {
             finished.push(fail(request, Failure::Unknown("it is not complete yet".to_string())));
@@ -406,14 +429,28 @@ impl Requests {
         let forwarded = self.forwarded.values().map(|f| f.request.forwarded_until()).min();
         let long = self.changing.values().chain(self.transferring.values());
         let long = long.map(|request| request.since.after(CHANGE_FOR)).min();
-        parked.into_iter().chain(forwarded).chain(long).min()
+        let watched = self.watching.iter().map(|(_, until)| *until).min();
+        parked.into_iter().chain(forwarded).chain(long).chain(watched).min()
+    }
+}
+
+/// Whether a configuration is as the change wanted it.
+fn shows(configuration: &Configuration, change: &Change) -> bool {
+    match change {
+        Change::AddLearner { node, address, .. } => {
+            configuration.contains(node) && configuration.addresses.get(node) == Some(address)
+        }
+        Change::Promote { node } => configuration.voters.contains(node),
+        Change::Demote { node } => configuration.learners.contains(node),
+        Change::Remove { node } => !configuration.contains(node),
+        Change::Readdress { node, address } => configuration.addresses.get(node) == Some(address),
     }
 }
 
 /// The answered end of a write. An answer that says nothing of the earlier tries of a doubtful one leaves it in doubt.
 fn answered(request: Started, applied: Applied) -> Finished {
     match &applied.answer {
-        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_earlier_tries_open() => {
+        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_other_tries_open() => {
             let why = format!("a leader was lost on the way, and then: {rejection}");
             fail(request, Failure::Unknown(why))
         }

@@ -319,3 +319,172 @@ impl Node<Leader> {
         self.append_configuration(next);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use crate::raft::VoteResult;
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        format!("n{number}").parse().expect("a valid name")
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let one = || (1_u8..9).prop_map(node);
+        prop_oneof![
+            3 => (one(), "[a-c]{0,2}", any::<bool>(), proptest::option::weighted(0.4, one())).prop_map(
+                |(node, address, promote, replaces)| Change::AddLearner { node, address, promote, replaces }
+            ),
+            3 => one().prop_map(|node| Change::Promote { node }),
+            1 => one().prop_map(|node| Change::Demote { node }),
+            2 => one().prop_map(|node| Change::Remove { node }),
+            1 => (one(), "[a-c]{0,2}").prop_map(|(node, address)| Change::Readdress { node, address }),
+        ]
+    }
+
+    /// The oracle: one row per node, what it is, where it is, and what it is to become.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Row {
+        votes: bool,
+        address: Option<String>,
+        joins: bool,
+        replaces: Option<NodeId>,
+    }
+
+    type Table = BTreeMap<NodeId, Row>;
+
+    fn change_table(table: &mut Table, change: &Change) -> bool {
+        let voters = table.values().filter(|row| row.votes).count();
+        let votes = |table: &Table, node: &NodeId| table.get(node).is_some_and(|row| row.votes);
+        match change {
+            Change::AddLearner { node, address, promote, replaces } => {
+                let taken = |replaced| table.values().any(|row| row.replaces.as_ref() == Some(replaced));
+                let sane = replaces
+                    .as_ref()
+                    .is_none_or(|replaced| *promote && votes(table, replaced) && !taken(replaced));
+                if table.contains_key(node) || address.is_empty() || !sane {
+                    return false;
+                }
+                let (address, replaces) = (Some(address.clone()), replaces.clone());
+                table.insert(node.clone(), Row { votes: false, address, joins: *promote, replaces });
+            }
+            Change::Promote { node } => {
+                let Some(row) = table.get_mut(node).filter(|row| !row.votes) else { return false };
+                let replaced = row.replaces.take();
+                (row.votes, row.joins) = (true, false);
+                if let Some(replaced) = replaced {
+                    table.remove(&replaced);
+                }
+            }
+            Change::Demote { node } => {
+                if !votes(table, node) || voters == 1 {
+                    return false;
+                }
+                table.entry(node.clone()).and_modify(|row| row.votes = false);
+            }
+            Change::Remove { node } => {
+                if !table.contains_key(node) || votes(table, node) && voters == 1 {
+                    return false;
+                }
+                table.remove(node);
+            }
+            Change::Readdress { node, address } => {
+                let Some(row) = table.get_mut(node) else { return false };
+                if address.is_empty() || row.address.as_ref() == Some(address) {
+                    return false;
+                }
+                row.address = Some(address.clone());
+            }
+        }
+        // Who has left or votes no more is replaced by nobody.
+        let voting: BTreeSet<NodeId> =
+            table.iter().filter(|(_, row)| row.votes).map(|(id, _)| id.clone()).collect();
+        for row in table.values_mut() {
+            row.replaces.take_if(|replaced| !voting.contains(replaced));
+        }
+        true
+    }
+
+    fn table_of(configuration: &Configuration) -> Table {
+        let row = |id: NodeId| {
+            let row = Row {
+                votes: configuration.voters.contains(&id),
+                address: configuration.addresses.get(&id).cloned(),
+                joins: configuration.joining.contains_key(&id),
+                replaces: configuration.joining.get(&id).cloned().flatten(),
+            };
+            (id, row)
+        };
+        configuration.all_nodes().into_iter().map(row).collect()
+    }
+
+    fn majority(voters: &BTreeSet<NodeId>, yes: &BTreeSet<NodeId>) -> bool {
+        2 * voters.intersection(yes).count() > voters.len()
+    }
+
+    proptest! {
+        /// Entering and leaving, step by step: the result is what a plain table says; every configuration on the way is
+        /// well formed; and any two quorums of neighbouring configurations share a voter.
+        #[test]
+        fn changes_agree_with_a_plain_table(
+            first in proptest::collection::btree_set((1_u8..5).prop_map(node), 1..4),
+            changes in proptest::collection::vec(change(), 0..30),
+            left in proptest::collection::btree_set((1_u8..9).prop_map(node), 0..9),
+            right in proptest::collection::btree_set((1_u8..9).prop_map(node), 0..9),
+        ) {
+            let mut configuration = Configuration { voters: first, ..Configuration::default() };
+            let mut table = table_of(&configuration);
+            let wins = |configuration: &Configuration, yes: &BTreeSet<NodeId>| {
+                let votes = yes.iter().map(|id| (id.clone(), true)).collect();
+                configuration.vote_result(&votes) == VoteResult::Won
+            };
+            for change in &changes {
+                let mut changed = table.clone();
+                let possible = change_table(&mut changed, change);
+                let next = configuration.changed(change);
+                prop_assert_eq!(next.is_ok(), possible, "{:?} of {:?}: {:?}", change, configuration, next);
+                let Ok(next) = next else { continue };
+                prop_assert!(next.is_well_formed(), "{:?}", next);
+                prop_assert_eq!(next.outgoing.is_some(), next.voters != configuration.voters);
+                prop_assert_eq!(
+                    wins(&next, &left),
+                    majority(&next.voters, &left)
+                        && next.outgoing.as_ref().is_none_or(|voters| majority(voters, &left))
+                );
+                prop_assert!(!(wins(&configuration, &left) && wins(&next, &right)) || !left.is_disjoint(&right));
+                let settled = next.settled().unwrap_or(next.clone());
+                prop_assert!(settled.is_well_formed() && settled.settled().is_none(), "{:?}", settled);
+                prop_assert!(!(wins(&next, &left) && wins(&settled, &right)) || !left.is_disjoint(&right));
+                prop_assert_eq!(&table_of(&settled), &changed);
+                (configuration, table) = (settled, changed);
+            }
+        }
+    }
+
+    #[test]
+    fn voters_and_nodes_are_bounded() {
+        let voters = (0..VOTERS_MAX as u8).map(node).collect();
+        let mut configuration = Configuration { voters, ..Configuration::default() };
+        for number in VOTERS_MAX..NODES_MAX {
+            configuration.learners.insert(format!("n{number}").parse().expect("a valid name"));
+        }
+        let promote = Change::Promote { node: node(VOTERS_MAX as u8) };
+        assert_eq!(configuration.changed(&promote), Err(ChangeError::TooManyVoters));
+        let address = "host".to_string();
+        let add = Change::AddLearner {
+            node: "x".parse().expect("a name"),
+            address,
+            promote: false,
+            replaces: None,
+        };
+        assert_eq!(configuration.changed(&add), Err(ChangeError::TooManyNodes));
+        let address = "h".repeat(ADDRESS_BYTES_MAX + 1);
+        let far = Change::Readdress { node: node(1), address };
+        assert_eq!(configuration.changed(&far), Err(ChangeError::BadAddress));
+    }
+}

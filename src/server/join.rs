@@ -13,12 +13,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Call, Client, ClientError, Options, Outcome};
+use crate::client::{Call, Client, ClientError, NewSuperNode, Options, Outcome};
 use crate::config::Settings;
 use crate::node::frame::PROTOCOL;
 use crate::node::handle::Handle;
@@ -205,14 +203,18 @@ pub(super) async fn ask(
         return Ok(());
     }
     let client = client(&invitation.endpoints, ASK_TIMEOUT)?;
-    let body = json!({ "id": id, "kind": "super_node", "address": address, "replaces": replaces });
+    let node = NewSuperNode {
+        id: id.to_string(),
+        address: address.to_string(),
+        replaces: replaces.map(ToString::to_string),
+        learner_only: false,
+    };
     let mut pause = PAUSE.0;
     loop {
         tracing::info!("{id} asks cluster {} to be added at {address}", invitation.cluster);
-        let call = Call::new(Method::POST, "/v1/members").body(&body);
         let asked = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            asked = client.send(call) => asked,
+            asked = client.add_super_node(&node) => asked,
         };
         let error = match asked {
             Ok(_added) => return Ok(()),

@@ -126,8 +126,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
-        // The node fills the book with its first turn.
-        book: AddressBook::default(),
+        // To begin with; the node corrects it with its first turn.
+        book: AddressBook { identity: None, nodes: node_settings.peers.clone() },
         address: address.clone(),
         url: settings.client_url(),
         incarnation: directory.identity().incarnation.clone(),

@@ -326,7 +326,7 @@ impl World {
             }
             Wish::Tell(news) => {
                 let id = self.hosts[host].id.clone();
-                self.note(&format!("{id} projection: {news:?}"));
+                self.detail(|| format!("{id} projection: {news:?}"));
                 // Whatever the server does here may pass by itself.
                 if let News::Failing { class: Class::Operator | Class::Bug, error, .. } = news {
                     return Err(format!(
@@ -367,7 +367,7 @@ impl World {
                 format!("{how:?} after {} ms", after.as_millis())
             }
         };
-        self.note(&format!("{id} to MongoDB, request {flight}: {words}: {fate}"));
+        self.detail(|| format!("{id} to MongoDB, request {flight}: {words}: {fate}"));
     }
 
     /// Something happens at the server. `Err`: an invariant is broken.
@@ -380,7 +380,9 @@ impl World {
                 let changes = database
                     .tables
                     .execute(&flight.request, steps, &mut flight.reply)
-                    .map_err(|error| format!("MongoDB refuses {:?}: {error}", flight.request))?;
+                    .map_err(|error| {
+                        format!("MongoDB equals the ledger: it refuses {:?}: {error}", flight.request)
+                    })?;
                 for change in &changes {
                     database.watch.changed(&database.tables, change)?;
                 }
@@ -450,7 +452,7 @@ impl World {
             let after = Duration::from_millis(1);
             self.schedule(after, Due::Host { host: flight.host, life: flight.life, event });
         }
-        self.note(&what);
+        self.note(|| what);
         self.schedule(pause, Due::Database(DatabaseEvent::Fault));
         Ok(())
     }

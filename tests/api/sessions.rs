@@ -1,9 +1,14 @@
 //! Client sessions over HTTP.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use super_node::ledger::command::Command;
 use super_node::types::SessionId;
+
+use super_node::client::{Call, Client, Options};
 
 use crate::fake::{Fake, Mood, Reply};
 
@@ -116,7 +121,6 @@ async fn odd_headers_are_refused() {
     assert!(reply.await.problem(400, "bad_request").contains("outside of any session"));
 }
 
-/// The command line and the nodes' own duties have nothing to do with sessions; a session made by one is open to all.
 #[tokio::test]
 async fn sessions_live_in_the_replicated_state() {
     let fake = Fake::start().await;
@@ -128,4 +132,25 @@ async fn sessions_live_in_the_replicated_state() {
     fake.set_mood(Mood::Follows);
     assert_eq!(put(&fake, "1", &headers).await.json, first.json);
     assert_ne!(first.json["revision"], Value::Null);
+}
+
+/// The client library, many writes at once, against the real rules of the state.
+#[tokio::test]
+async fn the_client_pipelines_a_session() {
+    let fake = Fake::start().await;
+    let options =
+        Options { endpoints: vec![fake.url.clone()], timeout: Duration::from_secs(30), token: None };
+    let client = Client::new(options).expect("a client");
+    let session = client.session();
+    let writes = (0..1_100).map(|value| {
+        let call = Call::new(Method::PUT, "/v1/kv/k").body(&json!(value));
+        async { session.send(call).await.expect("written").body["revision"].as_u64().expect("a number") }
+    });
+    // As many at a time as the fake's inbox takes.
+    let revisions: BTreeSet<u64> = futures_util::StreamExt::collect(
+        futures_util::StreamExt::buffer_unordered(futures_util::stream::iter(writes), 48),
+    )
+    .await;
+    assert_eq!(revisions, (1..=1_100).collect());
+    session.close().await.expect("closed");
 }

@@ -197,7 +197,7 @@ pub(super) fn rejection(answer: &Answer) -> &'static str {
         Answer::Rejected(Rejection::BadRequest(_)) => "bad request",
         Answer::Rejected(Rejection::Stale(_)) => "stale",
         Answer::Rejected(Rejection::SessionExpired(_)) => "session expired",
-        Answer::Rejected(Rejection::AlreadyAnswered(_)) => "already answered",
+        Answer::Rejected(Rejection::OutsideWindow(_)) => "outside the window",
         Answer::Done | Answer::Kv { .. } | Answer::Sum { .. } | Answer::Session { .. } => "done",
     }
 }

@@ -79,7 +79,7 @@ fn every_case_of_a_delivery() {
         (1, 1, put(1), AsRow(0)),
         (2, 2, put(2), Revision(2)),
         // The first is acknowledged: its answer is gone, and it is never executed again.
-        (1, 1, put(1), Refused("already answered")),
+        (1, 1, put(1), Refused("outside the window")),
         // Another command under the same number.
         (2, 2, put(9), Refused("conflict")),
         // Several outstanding, in any order.
@@ -88,15 +88,15 @@ fn every_case_of_a_delivery() {
         (5, 3, put(5), AsRow(5)),
         (4, 3, put(4), Revision(5)),
         // A delivery with an older lowest number does not take an acknowledgement back.
-        (2, 1, put(2), Refused("already answered")),
+        (2, 1, put(2), Refused("outside the window")),
         (6, 1, put(6), Revision(6)),
-        (2, 2, put(2), Refused("already answered")),
+        (2, 2, put(2), Refused("outside the window")),
         // A rejection is an answer too: a repeat does not try again.
         (7, 3, only_if(99), Refused("conflict")),
         (7, 3, only_if(99), AsRow(12)),
         // What was given up and overtaken by an acknowledgement cannot happen any more.
         (10, 9, put(10), Revision(7)),
-        (8, 8, put(8), Refused("already answered")),
+        (8, 8, put(8), Refused("outside the window")),
         (9, 9, put(9), Revision(8)),
         // Nonsense.
         (0, 0, put(0), Refused("bad request")),
@@ -105,7 +105,7 @@ fn every_case_of_a_delivery() {
         (11, 9, Command::SessionKeepAlive { session }, Refused("bad request")),
         (11, 9, Command::SessionOpen, Refused("bad request")),
         // So far ahead that the answers between would be too many.
-        (9 + ahead, 9, put(0), Refused("conflict")),
+        (9 + ahead, 9, put(0), Refused("outside the window")),
         (9 + ahead, 10, put(0), Revision(9)),
         (8 + ahead, 9, put(0), Revision(10)),
     ];
@@ -166,7 +166,7 @@ fn an_acknowledgement_drops_answers_and_their_bytes() {
     world.within(session, 12, 11, put(12));
     world.within(session, 12, 12, put(12));
     assert_eq!(world.rows_in(keys::SESSION_ANSWER_TABLE), 1);
-    assert_eq!(rejection(&world.within(session, 11, 11, put(11)).applied.answer), "already answered");
+    assert_eq!(rejection(&world.within(session, 11, 11, put(11)).applied.answer), "outside the window");
     world.run(Command::SessionClose { session });
     assert_eq!(world.session_totals(), SessionTotals::default());
     assert_eq!(world.rows_in(keys::SESSION_TABLE) + world.rows_in(keys::SESSION_AGE_TABLE), 0);
@@ -188,7 +188,7 @@ fn a_session_ends_by_log_time_and_is_never_executed_again() {
     assert_eq!(rejection(&late.applied.answer), "session expired");
     assert_eq!(query::kv_revision(&world.space), Ok(1), "no second execution");
     let Answer::Rejected(rejection) = &late.applied.answer else { unreachable!("just looked") };
-    assert!(rejection.leaves_earlier_tries_open());
+    assert!(rejection.leaves_other_tries_open());
     assert_eq!(world.rows_in(keys::SESSION_TABLE), 1, "it is cleared away by the next use of any session");
     assert_eq!(before.rows.len(), world.space.rows.len());
     let next = world.open();
@@ -310,7 +310,7 @@ proptest! {
                             prop_assert!(known.is_none_or(|known| *known == outcome.applied), "the first answer");
                             answers.insert((client, sequence), outcome.applied);
                         }
-                        Answer::Rejected(Rejection::SessionExpired(_) | Rejection::AlreadyAnswered(_)) => {
+                        Answer::Rejected(Rejection::SessionExpired(_) | Rejection::OutsideWindow(_)) => {
                             prop_assert_eq!(executed, 0);
                         }
                         other => prop_assert!(sequence == 0 || lowest > sequence, "{:?}", other),
