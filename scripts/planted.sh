@@ -49,7 +49,7 @@ cargo build --quiet --manifest-path "$PLACE/tree/Cargo.toml" --profile sim --bin
 
 # Runs histories with a bug switched on; its answer is in $PLACE/NAME.out and .err.
 hunt() { # name, seeds, scenario
-  local options=(sim --seeds "$2" --output json)
+  local options=(sim --seeds "$2" --no-shrink --output json)
   [ "$3" = - ] || options+=(--scenario "scenarios/$3.toml")
   SUPER_NODE_PLANTED=$1 timeout "$PATIENCE" "$PROGRAM" "${options[@]}" >"$PLACE/$1.out" 2>"$PLACE/$1.err"
 }

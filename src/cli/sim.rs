@@ -93,7 +93,8 @@ fn read(file: &Path) -> Result<String, CliError> {
 }
 
 fn read_scenario(file: &Path) -> Result<Scenario, CliError> {
-    let wrong = |error| CliError::usage(format!("{}: {error}", file.display()), "see scenarios/ for examples");
+    let wrong =
+        |error| CliError::usage(format!("{}: {error}", file.display()), "see scenarios/ for examples");
     Scenario::parse(&read(file)?).map_err(wrong)
 }
 
@@ -118,15 +119,25 @@ pub(super) fn simulate(args: &SimArgs, scenario: &Scenario, output: &mut Output)
     }
     if reduction != Reduction::default() || args.save.is_some() && !args.cuts {
         let hint = "add --seed N or --plan FILE";
-        return Err(CliError::usage("--acts, --operations, --without and --save are about one history", hint));
+        return Err(CliError::usage(
+            "--acts, --operations, --without and --save are about one history",
+            hint,
+        ));
     }
     if args.cuts {
         let plans = every_cut(args.from);
         let number = plans.len() as u64;
-        return many(args, number, &|at| {
-            let plan = &plans[usize::try_from(at).expect("few plans")];
-            run_plan(plan, false).verdict.map_err(Box::new)
-        }, &|at| plans[usize::try_from(at).expect("few plans")].clone(), None, output);
+        return many(
+            args,
+            number,
+            &|at| {
+                let plan = &plans[usize::try_from(at).expect("few plans")];
+                run_plan(plan, false).verdict.map_err(Box::new)
+            },
+            &|at| plans[usize::try_from(at).expect("few plans")].clone(),
+            None,
+            output,
+        );
     }
     if args.seeds == 0 {
         return Err(CliError::usage("--seeds 0 runs nothing", "give at least 1"));
@@ -190,9 +201,7 @@ fn many(
     let violation = failed.as_ref().map(|(_, violation)| violation.as_ref());
     totals.report(output, violation, took)?;
     match (&failed, scenario) {
-        (Some((place, violation)), _) => {
-            failure::tell(args, &plan(*place), &Reduction::default(), violation)
-        }
+        (Some((place, violation)), _) => failure::tell(args, &plan(*place), &Reduction::default(), violation),
         (None, Some(scenario)) => totals.check_coverage(scenario),
         (None, None) => Ok(()),
     }
@@ -243,7 +252,8 @@ fn reduction(args: &SimArgs) -> Result<Reduction, CliError> {
     if let Some(list) = &args.acts {
         let mut acts = BTreeMap::new();
         for item in items(list) {
-            let (number, span) = item.split_once(':').map_or((item, None), |(number, span)| (number, Some(span)));
+            let (number, span) =
+                item.split_once(':').map_or((item, None), |(number, span)| (number, Some(span)));
             let span = span.map(|span| parsed("--acts", span, "write 7:500 for 500 ms")).transpose()?;
             acts.insert(parsed("--acts", number, "write numbers, such as 3,7:500, or none")?, span);
         }

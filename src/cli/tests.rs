@@ -42,7 +42,10 @@ fn a_failed_simulation_prints_the_command_that_reproduces_it() {
     let told = fail("--seed 3 --nodes 3");
     assert!(told.contains("\n  reproduce: super-node sim --seed 3 --nodes 3 --acts none"), "{told}");
     let told = fail("--seeds 1 --from 9");
-    assert!(told.contains("seed 9") && told.contains("\n  reproduce: super-node sim --seed 9 --acts"), "{told}");
+    assert!(
+        told.contains("seed 9") && told.contains("\n  reproduce: super-node sim --seed 9 --acts"),
+        "{told}"
+    );
     let told = fail("--seed 9 --no-shrink");
     assert!(told.ends_with("\n  reproduce: super-node sim --seed 9\n"), "{told}");
 }

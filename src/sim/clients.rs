@@ -106,7 +106,8 @@ impl Clients {
         let key = self.key(place);
         let (want, action) = self.choose(client, key, u64::from(operation) + 1, &mut dice, world);
         let id = world.hosts[host].id.clone();
-        let text = || format!("client {client} (operation {operation}) asks {id}: {}", describe(key, &action));
+        let text =
+            || format!("client {client} (operation {operation}) asks {id}: {}", describe(key, &action));
         world.trace.tell(world.now, Weight::Main, Some(key), text);
         let invoked = world.now;
         let ask = world.ask(host, want);
@@ -183,7 +184,9 @@ impl Clients {
                         pending.action = Action::Read(None);
                     }
                     (other, asked) => {
-                        return Err(format!("linearizability: {asked:?} on key{key} was answered by {other:?}"));
+                        return Err(format!(
+                            "linearizability: {asked:?} on key{key} was answered by {other:?}"
+                        ));
                     }
                 }
                 self.done(pending, Some(now));
@@ -243,7 +246,8 @@ impl Clients {
             if !is_linearizable(history) {
                 let mut lines: Vec<String> = history.iter().map(ToString::to_string).collect();
                 lines.sort();
-                let what = format!("the operations on key{key} have no legal order:\n    {}", lines.join("\n    "));
+                let what =
+                    format!("the operations on key{key} have no legal order:\n    {}", lines.join("\n    "));
                 return Err((*key, format!("linearizability: {what}")));
             }
         }

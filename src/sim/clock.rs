@@ -22,7 +22,9 @@ impl Clock {
     pub fn monotonic(&self, world: Micros) -> Micros {
         let drift = i128::from(world.0) * i128::from(self.drift_ppm) / 1_000_000;
         let shown = i128::from(self.origin) + i128::from(world.0) + drift;
-        Micros(u64::try_from(shown).expect("a clock that is at most a little slow never goes below its origin"))
+        Micros(
+            u64::try_from(shown).expect("a clock that is at most a little slow never goes below its origin"),
+        )
     }
 
     /// The first time of the world at which the monotonic clock shows at least `shown`.

@@ -377,10 +377,8 @@ impl World {
         match event {
             DatabaseEvent::Step { flight, steps } => {
                 let Some(flight) = database.flights.get_mut(&flight) else { return Ok(()) };
-                let changes = database
-                    .tables
-                    .execute(&flight.request, steps, &mut flight.reply)
-                    .map_err(|error| {
+                let changes =
+                    database.tables.execute(&flight.request, steps, &mut flight.reply).map_err(|error| {
                         format!("MongoDB equals the ledger: it refuses {:?}: {error}", flight.request)
                     })?;
                 for change in &changes {

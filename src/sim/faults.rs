@@ -13,7 +13,6 @@ use super::network::Weather;
 use super::plan::{Act, Fault};
 use super::world::{Due, World};
 
-
 /// The faults of a history so far.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -44,7 +43,8 @@ fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
         _ => Vec::new(),
     };
     let index = |node: u32| usize::try_from(node.max(1) - 1).expect("small");
-    let there = |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
+    let there =
+        |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
     nodes.into_iter().map(|node| there(index(node))).collect()
 }
 
@@ -298,7 +298,9 @@ pub fn describe(act: &Act) -> String {
             let side: Vec<String> = side.iter().map(|node| format!("n{node}")).collect();
             format!("the network parts {span}: [{}] and the others", side.join(", "))
         }
-        Fault::OneWay { from, to } => format!("nothing passes from n{from} to n{to} {span}; the way back is whole"),
+        Fault::OneWay { from, to } => {
+            format!("nothing passes from n{from} to n{to} {span}; the way back is whole")
+        }
         Fault::Loss { ppm } => format!("{:.1} % of all frames are lost {span}", percent(ppm)),
         Fault::Duplication { ppm } => format!("{:.1} % of all frames come twice {span}", percent(ppm)),
         Fault::Delay { ppm, up_to_ms } => {

@@ -263,11 +263,8 @@ impl Healed {
 /// Why the cluster is not at rest: one leader in the newest term, whom all nodes of its configuration follow, which is
 /// not joint; and all of them have applied what was committed a moment ago.
 fn unsettled(world: &World) -> Option<String> {
-    let nodes: Vec<(&Host, Status)> = world
-        .hosts
-        .iter()
-        .filter_map(|host| Some((host, host.alive.as_ref()?.node.raft_status())))
-        .collect();
+    let nodes: Vec<(&Host, Status)> =
+        world.hosts.iter().filter_map(|host| Some((host, host.alive.as_ref()?.node.raft_status()))).collect();
     let leaders: Vec<&(&Host, Status)> =
         nodes.iter().filter(|(_, status)| status.role == Role::Leader).collect();
     let [(leader, status)] = leaders.as_slice() else { return Some(format!("{} nodes lead", leaders.len())) };

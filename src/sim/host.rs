@@ -186,7 +186,9 @@ impl Host {
             Err(error) if self.trouble.explains_failure() => {
                 return Err(StartError::Refused(error.to_string()));
             }
-            Err(error) => return Err(broken(format!("recovery: a log that only crashed is refused: {error}"))),
+            Err(error) => {
+                return Err(broken(format!("recovery: a log that only crashed is refused: {error}")));
+            }
         };
         self.check_durability(&opened.recovered).map_err(broken)?;
         // What changed was not needed, and may have been overwritten by now.
@@ -200,7 +202,9 @@ impl Host {
         let applied = applier.standing().applied.index;
         if applied < self.flushed {
             let (id, flushed) = (&self.id, self.flushed);
-            return Err(broken(format!("durability: {id} made its state durable up to {flushed}, and has {applied}")));
+            return Err(broken(format!(
+                "durability: {id} made its state durable up to {flushed}, and has {applied}"
+            )));
         }
         self.flushed = applied;
         self.issued = self.acknowledged.clone();

@@ -346,7 +346,10 @@ impl Plan {
         let mut numbers = BTreeSet::new();
         for act in &plan.acts {
             if !numbers.insert(act.number) {
-                return wrong(&format!("acts: number {}", act.number), "it is used twice: number the acts apart");
+                return wrong(
+                    &format!("acts: number {}", act.number),
+                    "it is used twice: number the acts apart",
+                );
             }
         }
         Ok(plan)

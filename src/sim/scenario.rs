@@ -107,7 +107,11 @@ impl Scenario {
             Some(OneOrMany::Many(nodes)) => nodes,
         };
         if scenario.nodes.is_empty() || scenario.nodes.iter().any(|nodes| !(1..=7).contains(nodes)) {
-            return wrong("nodes", "is not a number of nodes", "write 3, or a list such as [3, 5]; 1 to 7 each");
+            return wrong(
+                "nodes",
+                "is not a number of nodes",
+                "write 3, or a list such as [3, 5]; 1 to 7 each",
+            );
         }
         scenario.clients = within("clients", written.clients.unwrap_or(common.clients), 1, 64)?;
         let seconds = within("seconds", written.seconds.unwrap_or(12), 1, 3_600)?;
@@ -116,7 +120,11 @@ impl Scenario {
         scenario.live_within = Duration::from_secs(live_within);
         scenario.pause_ms = written.pause_ms.unwrap_or(common.pause_ms);
         if scenario.pause_ms.0 > scenario.pause_ms.1 || scenario.pause_ms.1 == 0 {
-            return wrong("pause_ms", "is not a range", "write the shortest and the longest, such as [50, 1200]");
+            return wrong(
+                "pause_ms",
+                "is not a range",
+                "write the shortest and the longest, such as [50, 1200]",
+            );
         }
         // The election timeout begins at 300 ms, and clocks are off by up to 0.5 % each.
         let lease = within("lease_ms", written.lease_ms.unwrap_or(200), 0, 280)?;
@@ -198,7 +206,8 @@ mod tests {
     #[test]
     fn a_file_says_what_differs() {
         assert_eq!(Scenario::parse("").expect("is right"), Scenario::default());
-        let text = "name = 'x'\nnodes = [3, 5]\nseconds = 20\nonly = ['one_way', 'pause']\n[weights]\npause = 1";
+        let text =
+            "name = 'x'\nnodes = [3, 5]\nseconds = 20\nonly = ['one_way', 'pause']\n[weights]\npause = 1";
         let scenario = Scenario::parse(text).expect("is right");
         assert_eq!(scenario.nodes, [3, 5]);
         assert_eq!(scenario.faults_for, Duration::from_secs(20));

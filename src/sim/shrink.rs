@@ -193,8 +193,9 @@ impl Shrinker<'_> {
 
     fn operations(&mut self) {
         let begun = run_plan(&self.best.of(self.plan), false).operations;
-        self.list(begun, |best, kept| {
-            Reduction { operations: Some(kept.iter().copied().collect()), ..best.clone() }
+        self.list(begun, |best, kept| Reduction {
+            operations: Some(kept.iter().copied().collect()),
+            ..best.clone()
         });
     }
 

@@ -52,7 +52,9 @@ fn raft(message: &Message) -> String {
         Body::AppendRejected { previous, hint, .. } => {
             format!("term {term}: nothing fits at {previous}; try {}", position(*hint))
         }
-        Body::Heartbeat { commit, round } => format!("term {term}: I lead; committed {commit}, round {round}"),
+        Body::Heartbeat { commit, round } => {
+            format!("term {term}: I lead; committed {commit}, round {round}")
+        }
         Body::HeartbeatResponse { matched, round, .. } => {
             format!("term {term}: I follow, and have all up to {matched}, round {round}")
         }
@@ -89,7 +91,9 @@ pub fn words(notice: &Notice) -> String {
             Event::ElectionStarted { term, pre_vote: true, reason } => {
                 format!("asks whether it could lead term {term} ({})", reason.as_str())
             }
-            Event::ElectionStarted { term, reason, .. } => format!("stands in term {term} ({})", reason.as_str()),
+            Event::ElectionStarted { term, reason, .. } => {
+                format!("stands in term {term} ({})", reason.as_str())
+            }
             Event::BecameLeader { term, votes, .. } => {
                 let votes: Vec<&str> = votes.iter().map(|node| node.as_str()).collect();
                 format!("LEADS term {term}, with the votes of {}", votes.join(", "))
@@ -99,7 +103,9 @@ pub fn words(notice: &Notice) -> String {
             Event::ConfigurationChanged { index, configuration } => {
                 let voters: Vec<&str> = configuration.voters.iter().map(|node| node.as_str()).collect();
                 let learners: Vec<&str> = configuration.learners.iter().map(|node| node.as_str()).collect();
-                format!("holds the configuration at {index} committed: voters {voters:?}, learners {learners:?}")
+                format!(
+                    "holds the configuration at {index} committed: voters {voters:?}, learners {learners:?}"
+                )
             }
             other => format!("{other:?}"),
         },

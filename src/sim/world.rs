@@ -416,7 +416,12 @@ impl World {
         self.trace.mark(&[self.now.0, host as u64, event.number()]);
         if let Some((since, until)) = self.hosts[host].paused {
             if self.now < until {
-                self.schedule(until.since(self.now), Due::Host { host, life, event });
+                let mut after = until.since(self.now);
+                // What waited at different sockets is then taken in any order.
+                if matches!(event, Event::Deliver { .. } | Event::Ask { .. }) {
+                    after += self.hosts[host].dice.span(Duration::ZERO, UNORDERED_AFTER_PAUSE);
+                }
+                self.schedule(after, Due::Host { host, life, event });
                 return Ok(());
             }
             self.hosts[host].paused = None;
@@ -629,7 +634,8 @@ impl World {
         match job {
             Job::Apply(entries) => return self.apply(host, &entries),
             Job::Export(part) => {
-                let chunk = alive.applier.export(&part).map_err(|error| format!("storage: export: {error}"))?;
+                let chunk =
+                    alive.applier.export(&part).map_err(|error| format!("storage: export: {error}"))?;
                 let (to, transfer) = (part.to, part.transfer);
                 self.result(host, Input::Exported { to, transfer, chunk: chunk.map(Box::new) });
             }

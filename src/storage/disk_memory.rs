@@ -219,7 +219,8 @@ impl MemoryDisk {
         let mut written = Vec::new();
         for (name, file) in &inner.durable_names {
             // Files grow in steps filled with zeros: a bit that changes there says nothing about what was written.
-            let end = inner.files[file].durable.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let end =
+                inner.files[file].durable.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             written.push((name, end as u64));
         }
         let total: u64 = written.iter().map(|(_, end)| end).sum();

@@ -87,7 +87,8 @@ fn print(trace: &[Line], violation: &Violation, verbose: bool) {
 
 /// Writes a plan down.
 pub fn save(plan: &Plan, file: &Path) -> Result<(), CliError> {
-    let text = plan.to_toml().map_err(|error| CliError::failed(format!("the plan cannot be written: {error}")))?;
+    let text =
+        plan.to_toml().map_err(|error| CliError::failed(format!("the plan cannot be written: {error}")))?;
     std::fs::write(file, text)
         .map_err(|error| CliError::failed(format!("cannot write {}: {error}", file.display())))
 }

@@ -69,7 +69,8 @@ impl Totals {
                 .iter()
                 .map(|found| json!({"seed": found.seed, "invariant": found.invariant(), "what": found.what}))
                 .collect();
-            let slowest = self.slowest.map(|(span, seed)| json!({"seed": seed, "seconds": span.as_secs_f64()}));
+            let slowest =
+                self.slowest.map(|(span, seed)| json!({"seed": seed, "seconds": span.as_secs_f64()}));
             return Ok(output.json(&json!({
                 "histories": histories, "failed": violations.len(), "violations": violations,
                 "steps": self.steps, "virtual_seconds": self.virtual_time.as_secs(), "faults": faults,

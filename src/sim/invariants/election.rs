@@ -21,16 +21,30 @@ impl Watch {
     /// A node hands something to its disk: a vote among it, perhaps.
     pub fn issued(&mut self, node: &NodeId, batch: &Persist) -> Result<(), String> {
         let Some(hard_state) = &batch.hard_state else { return Ok(()) };
-        let Some(vote) = &hard_state.vote else { return Ok(()) };
-        let known = self.votes.entry((hard_state.term, node.clone())).or_insert_with(|| vote.clone());
+        let place = (hard_state.term, node.clone());
+        let Some(vote) = &hard_state.vote else {
+            return match self.votes.get(&place) {
+                Some(known) => Err(format!("one vote a term: {node} forgets that it voted for {known} in {}", place.0)),
+                None => Ok(()),
+            };
+        };
+        let known = self.votes.entry(place).or_insert_with(|| vote.clone());
         if known == vote {
             return Ok(());
         }
-        Err(format!("one vote a term: {node} votes for {vote} in term {}, and voted for {known}", hard_state.term))
+        Err(format!(
+            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
+            hard_state.term
+        ))
     }
 
     /// After every step of a host.
-    pub fn after_step(&mut self, host: &Host, status: &Status, log: &super::log::Watch) -> Result<(), String> {
+    pub fn after_step(
+        &mut self,
+        host: &Host,
+        status: &Status,
+        log: &super::log::Watch,
+    ) -> Result<(), String> {
         if status.role != Role::Leader {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::raft::{Configuration, Entry, Payload, Persist, Recovered, Status};
+use crate::raft::{Configuration, Entry, Payload, Persist, Recovered, Role, Status};
 use crate::types::{Index, NodeId, Term};
 
 use crate::sim::host::Host;
@@ -199,6 +199,13 @@ impl Watch {
                     host.id, entry.term, status.configuration.voters, status.configuration.outgoing
                 ));
             }
+            // Entries of earlier terms are committed along with one of its own, or not at all (section 5.4.2, figure 8).
+            if status.role == Role::Leader && index == status.commit.0 && entry.term != status.term {
+                return Err(format!(
+                    "committed in its own term: {} leads term {} and commits {index} of term {}",
+                    host.id, status.term, entry.term
+                ));
+            }
             if let Payload::Configuration(configuration) = &entry.payload {
                 self.configuration = Some(configuration.clone());
             }
@@ -210,7 +217,8 @@ impl Watch {
     /// Leader completeness: a node that begins to lead holds all that is committed.
     pub fn is_complete(&self, host: &Host, term: Term) -> Result<(), String> {
         let log = &host.issued;
-        let lacks = |entry: &&Entry| entry.index > log.base.index && log.term_at(entry.index) != Some(entry.term);
+        let lacks =
+            |entry: &&Entry| entry.index > log.base.index && log.term_at(entry.index) != Some(entry.term);
         match self.committed.values().find(lacks) {
             None => Ok(()),
             Some(entry) => Err(format!(

@@ -2,6 +2,7 @@
 //!
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
+pub mod acknowledged;
 pub mod election;
 pub mod ledger;
 pub mod linearizable;
@@ -28,6 +29,9 @@ pub const NAMES: &[&str] = &[
     "leader append-only",
     "committed entries never change",
     "committed on a quorum",
+    "committed in its own term",
+    "acknowledged and gone",
+    "counted and not there",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -57,6 +61,7 @@ pub const NAMES: &[&str] = &[
 /// Watches a whole history.
 #[derive(Debug, Default)]
 pub struct Watch {
+    acknowledged: acknowledged::Watch,
     election: election::Watch,
     log: log::Watch,
     state: state::Watch,
@@ -79,6 +84,7 @@ impl Watch {
         status: &Status,
         before: &Configuration,
     ) -> Result<(), String> {
+        self.acknowledged.after_step(hosts, host, status)?;
         self.log.after_step(hosts, host, status, before)?;
         self.election.after_step(host, status, &self.log)
     }
@@ -90,6 +96,7 @@ impl Watch {
 
     /// A node says something to another.
     pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        self.acknowledged.said(host, frame);
         promise::kept(host, to, frame)
     }
 
@@ -130,6 +137,7 @@ impl Watch {
 
     /// A machine lost everything it had and will be somebody new under its old name.
     pub fn wiped(&mut self, node: &NodeId) {
+        self.acknowledged.forget(node);
         self.log.forget(node);
         self.ledger.forget(node);
     }

@@ -26,7 +26,8 @@ impl Watch {
             return Ok(());
         }
         self.looked_at = entry.index;
-        let changed = |happening: &Happening| matches!(happening, Happening::KvChanged { deleted: false, .. });
+        let changed =
+            |happening: &Happening| matches!(happening, Happening::KvChanged { deleted: false, .. });
         let Payload::Command(bytes) = &entry.payload else { return Ok(()) };
         if !happenings.iter().any(changed) {
             return Ok(());
@@ -42,9 +43,9 @@ impl Watch {
 
     fn check_refused(&self, value: u64) -> Result<(), String> {
         match self.executed.get(&value) {
-            Some(index) if self.refused.contains(&value) => {
-                Err(format!("refused and applied: {value} is written at {index}, its writer was told it was not"))
-            }
+            Some(index) if self.refused.contains(&value) => Err(format!(
+                "refused and applied: {value} is written at {index}, its writer was told it was not"
+            )),
             _ => Ok(()),
         }
     }
