@@ -39,6 +39,12 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_extend(value, vec![FORMAT]).expect("our own types always serialise")
 }
 
+/// Appends what [`encode`] gives.
+pub fn encode_onto<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    out.push(FORMAT);
+    *out = postcard::to_extend(value, std::mem::take(out)).expect("our own types always serialise");
+}
+
 /// Reads what [`encode`] wrote. Trailing bytes are an error.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     decode_borrowed(bytes)

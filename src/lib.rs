@@ -37,6 +37,8 @@
 //! | L4 | `client` | talks to a cluster over HTTP |
 //! | L4 | `agent` | a fleet member that answers pings |
 //! | L4 | `server` | puts one real node together |
+//! | L4 | `local` | a cluster of child processes on this machine |
+//! | L4 | `bench` | load, and what is measured under it |
 //! | L5 | `cli` | one file per subcommand |
 //!
 //! # What the layers may do
@@ -50,6 +52,8 @@
 pub mod agent;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod api;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod bench;
 pub mod calls;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod cli;
@@ -62,6 +66,8 @@ pub mod config;
 pub mod database;
 pub mod health;
 pub mod ledger;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod local;
 pub mod metrics;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod network;

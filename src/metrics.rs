@@ -125,6 +125,10 @@ pub struct Metrics {
     pub peer_connections: Family<ResultLabel, Counter>,
     /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `bad`, `junk`.
     pub agent_datagrams: Family<ResultLabel, Counter>,
+    /// Native connections of clients by their end: `closed`, `lost`, `refused`, `malformed`, `slow`.
+    pub native_connections: Family<ResultLabel, Counter>,
+    /// Requests over native connections by result: `answered`, `refused`.
+    pub native_requests: Family<ResultLabel, Counter>,
     /// HTTP requests.
     pub http_requests: Family<RouteLabels, Counter>,
     /// Ledger movements by kind, counted as this node applied them.
@@ -178,6 +182,8 @@ impl Metrics {
             peer_frames: Family::default(),
             peer_connections: Family::default(),
             agent_datagrams: Family::default(),
+            native_connections: Family::default(),
+            native_requests: Family::default(),
             http_requests: Family::default(),
             ledger_records_by_kind: Family::default(),
             projection_documents: Family::default(),
@@ -235,6 +241,10 @@ impl Metrics {
         r.register("peer_connections", "Connections between super-nodes by result", connections);
         let datagrams = self.agent_datagrams.clone();
         r.register("agent_datagrams", "Datagrams of the agent protocol by result", datagrams);
+        let native = self.native_connections.clone();
+        r.register("native_connections", "Native connections of clients by their end", native);
+        let native = self.native_requests.clone();
+        r.register("native_requests", "Requests over native connections by result", native);
         r.register("http_requests", "HTTP requests", self.http_requests.clone());
         r.register("ledger_records", "Ledger movements applied by kind", self.ledger_records_by_kind.clone());
         r.register("projection_documents", "Documents written to MongoDB", self.projection_documents.clone());

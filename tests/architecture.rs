@@ -28,7 +28,9 @@ const RANKS: &[(&str, u8)] = &[
     ("replica", 6),
     ("scenario", 6),
     ("server", 7),
-    ("cli", 8),
+    ("local", 7),
+    ("bench", 8),
+    ("cli", 9),
 ];
 
 /// Modules up to this rank may not read clocks, draw random numbers, start threads or use hash maps; modules

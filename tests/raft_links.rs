@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use raft_world::{Announce, Plan, World, name};
+use super_node::raft::Input;
 use super_node::types::Term;
 
 /// How long a cluster may take to find a leader that serves.
@@ -48,7 +49,9 @@ fn check(nodes: usize, cut: &Cut, leader: Option<usize>, seed: u64) {
     let mut world = world(nodes, seed);
     if let Some(wanted) = leader {
         world.run_for(Duration::from_secs(2));
-        world.hand_over_to(wanted);
+        if let Some(leader) = world.leader().filter(|leader| *leader != wanted) {
+            world.do_now(leader, Input::Transfer { request: 0, to: Some(name(wanted)) });
+        }
         world.run_for(Duration::from_secs(1));
         assert_eq!(world.leader(), Some(wanted), "{} leads before the cut", name(wanted));
     }

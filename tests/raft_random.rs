@@ -22,7 +22,7 @@ fn run(seed: u64) -> Seen {
         learners,
         spare,
         loss: [0, 2, 10, 25][(seed / 7 % 4) as usize],
-        lease: (seed % 2 == 0).then(|| Duration::from_millis(270)),
+        lease: seed.is_multiple_of(2).then(|| Duration::from_millis(270)),
         reluctant: (0..voters).filter(|node| seed % 5 == 1 && node % 2 == 0 || seed % 35 == 2).collect(),
         faults: true,
         pause_max: 6_000,

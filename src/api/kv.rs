@@ -8,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ use crate::ledger::command::{
 };
 use crate::ledger::query;
 use crate::ledger::records::KvEntry;
+use crate::types::{Index, Term};
 
 use super::extract::{Params, compact_json, parse_json, precondition, read_body, revision_of};
 use super::problem::{Code, Problem};
@@ -38,7 +39,7 @@ fn key_of(path: KeyPath) -> Result<String, Problem> {
     Ok(key)
 }
 
-fn check_key(key: &str) -> Result<(), Problem> {
+pub(super) fn check_key(key: &str) -> Result<(), Problem> {
     if key.is_empty() || key.len() > KV_KEY_BYTES_MAX {
         return Err(Problem::bad_request(format!(
             "a key has 1 to {KV_KEY_BYTES_MAX} bytes, this one has {}",
@@ -48,12 +49,23 @@ fn check_key(key: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_value(key: &str, value: &str) -> Result<(), Problem> {
+pub(super) fn check_value(key: &str, value: &str) -> Result<(), Problem> {
     if value.len() > KV_VALUE_BYTES_MAX {
         let detail =
             format!("the value of '{key}' has {} bytes of JSON, more than {KV_VALUE_BYTES_MAX}", value.len());
         return Err(Problem::new(Code::TooLarge, detail)
             .hint("store large things elsewhere and keep their address here"));
+    }
+    Ok(())
+}
+
+pub(super) fn check_batch(operations: usize) -> Result<(), Problem> {
+    if operations == 0 {
+        return Err(Problem::bad_request("the batch is empty"));
+    }
+    if operations > KV_BATCH_MAX {
+        let detail = format!("the batch has {operations} operations, more than {KV_BATCH_MAX}");
+        return Err(Problem::new(Code::TooLarge, detail).hint("send several batches"));
     }
     Ok(())
 }
@@ -139,7 +151,7 @@ pub async fn put_key(
 ) -> Result<Response, Problem> {
     let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
     let key = key_of(path)?;
-    let value = compact_json(&bytes)?;
+    let value = compact_json(bytes)?;
     check_value(&key, &value)?;
     let if_revision = precondition(&headers)?;
     let command = Command::KvPut { key: key.clone(), value, if_revision };
@@ -161,12 +173,19 @@ pub async fn delete_key(
     written(Some(&key), &applied)
 }
 
+/// The answer to a write.
+#[derive(Serialize)]
+struct Written<'k> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'k str>,
+    revision: u64,
+    index: Index,
+    term: Term,
+}
+
 fn written(key: Option<&str>, applied: &Applied) -> Result<Response, Problem> {
     let Answer::Kv { revision } = applied.answer else { return Err(unexpected(applied)) };
-    let mut answer = json!({ "revision": revision, "index": applied.index, "term": applied.term });
-    if let Some(key) = key {
-        answer = json!({ "key": key, "revision": revision, "index": applied.index, "term": applied.term });
-    }
+    let answer = Written { key, revision, index: applied.index, term: applied.term };
     Ok(([etag(revision)], Json(answer)).into_response())
 }
 
@@ -193,13 +212,7 @@ pub async fn batch(
 ) -> Result<Response, Problem> {
     let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
     let Batch { operations } = parse_json(&bytes)?;
-    if operations.is_empty() {
-        return Err(Problem::bad_request("the batch is empty"));
-    }
-    if operations.len() > KV_BATCH_MAX {
-        let detail = format!("the batch has {} operations, more than {KV_BATCH_MAX}", operations.len());
-        return Err(Problem::new(Code::TooLarge, detail).hint("send several batches"));
-    }
+    check_batch(operations.len())?;
     let check = |operation: BatchOperation| {
         Ok(match operation {
             BatchOperation::Put { key, value } => {

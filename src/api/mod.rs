@@ -10,19 +10,20 @@ pub mod extract;
 pub mod history;
 pub mod kv;
 pub mod members;
+mod native;
 pub mod nodes;
 pub mod operations;
 pub mod problem;
 pub mod sessions;
+mod sort;
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request as HttpRequest, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -41,7 +42,7 @@ use crate::ledger::keyspace::Reader;
 use crate::metrics::{Metrics, RouteLabels};
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
-use crate::types::NodeId;
+use crate::types::{Index, NodeId};
 
 use extract::{Params, once, patience};
 use problem::{Code, Problem};
@@ -49,14 +50,37 @@ use problem::{Code, Problem};
 /// How long open connections may linger once the node is stopping.
 const GRACE: Duration = Duration::from_secs(3);
 
+// What every answer says about the node that gives it.
+const ID: HeaderName = HeaderName::from_static("super-node-id");
+const LEADER: HeaderName = HeaderName::from_static("super-node-leader");
+const TERM: HeaderName = HeaderName::from_static("super-node-term");
+const INDEX: HeaderName = HeaderName::from_static("super-node-index");
+
 /// Compares MongoDB with the ledger of this node.
 pub type Compare = Arc<
     dyn Fn() -> Pin<Box<dyn Future<Output = Result<ComparisonReport, ProjectionError>> + Send>> + Send + Sync,
 >;
 
-/// What every handler needs.
+/// What every handler needs. Cheap to clone: every request does so several times.
 #[derive(Clone)]
-pub struct ApiState {
+pub struct ApiState(Arc<ApiParts>);
+
+impl From<ApiParts> for ApiState {
+    fn from(parts: ApiParts) -> ApiState {
+        ApiState(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for ApiState {
+    type Target = ApiParts;
+
+    fn deref(&self) -> &ApiParts {
+        &self.0
+    }
+}
+
+/// What an [`ApiState`] is made of.
+pub struct ApiParts {
     /// The running node.
     pub handle: Handle,
     /// Its metrics.
@@ -68,7 +92,7 @@ pub struct ApiState {
     /// `[http]`
     pub http: HttpSettings,
     /// The highest position of a write that was answered here.
-    pub newest: Arc<AtomicU64>,
+    pub newest: AtomicU64,
     /// Ends event streams and long polls.
     pub stopping: CancellationToken,
 }
@@ -107,7 +131,14 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// Serves until `stopping` is cancelled, then lets open requests end for a few seconds.
+/// Serves HTTP and the framed protocol on one listener until the node stops; see [`serve`].
+pub async fn serve_clients(listener: TcpListener, state: ApiState) -> std::io::Result<()> {
+    let stopping = state.stopping.clone();
+    let connections = sort::HttpConnections::of(listener, state.clone())?;
+    serve_connections(connections, router(state), stopping).await
+}
+
+/// Serves a router until `stopping` is cancelled, then lets open requests end for a few seconds.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -119,6 +150,14 @@ pub async fn serve(
             tracing::debug!(%error, "TCP_NODELAY refused");
         }
     });
+    serve_connections(listener, router, stopping).await
+}
+
+async fn serve_connections<L>(listener: L, router: Router, stopping: CancellationToken) -> std::io::Result<()>
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     let patience = {
         let stopping = stopping.clone();
         async move {
@@ -126,9 +165,8 @@ pub async fn serve(
             tokio::time::sleep(GRACE).await;
         }
     };
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
-        served = axum::serve(listener, service).with_graceful_shutdown(stopping.cancelled_owned()).into_future() => served,
+        served = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned()).into_future() => served,
         () = patience => Ok(()),
     }
 }
@@ -219,11 +257,16 @@ impl ApiState {
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
         let applied = self.handle.submit(request, forward, patience).await;
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
-        self.newest.fetch_max(applied.index.0, Ordering::Relaxed);
+        self.saw(applied.index);
         match applied.answer {
             Answer::Rejected(rejection) => Err(Problem::rejected(rejection, applied.index, conditional)),
             _ => Ok(applied),
         }
+    }
+
+    /// A write at this position was answered here.
+    fn saw(&self, index: Index) {
+        self.newest.fetch_max(index.0, Ordering::Relaxed);
     }
 
     /// The problem of a failure: says what is known of the leader, and where it is.
@@ -346,16 +389,13 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
     }
     // A write that another node ordered may not be applied here yet; its answer must not name an older position.
     let applied = state.handle.applied.borrow().0.max(state.newest.load(Ordering::Relaxed));
-    let about = [
-        ("super-node-id", id.to_string()),
-        ("super-node-leader", leader.map(String::from).unwrap_or_default()),
-        ("super-node-term", term.to_string()),
-        ("super-node-index", applied.to_string()),
-    ];
-    for (name, value) in about {
-        let value = HeaderValue::from_str(&value).expect("names and numbers are visible ASCII");
-        response.headers_mut().insert(name, value);
-    }
+    let name = |name: &str| HeaderValue::from_str(name).expect("names are visible ASCII");
+    let headers = response.headers_mut();
+    headers.reserve(4);
+    headers.insert(ID, name(id.as_str()));
+    headers.insert(LEADER, name(leader.as_ref().map_or("", NodeId::as_str)));
+    headers.insert(TERM, HeaderValue::from(term.0));
+    headers.insert(INDEX, HeaderValue::from(applied));
     let labels = RouteLabels { route, code: response.status().as_u16().to_string() };
     state.metrics.http_requests.get_or_create(&labels).inc();
     state.metrics.http_request_seconds.observe(started.elapsed().as_secs_f64());

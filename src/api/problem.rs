@@ -70,7 +70,7 @@ impl Code {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Code::BadRequest => "bad request",
             Code::Unauthorized => "unauthorized",
@@ -107,7 +107,7 @@ impl Code {
         }
     }
 
-    fn retryable(self) -> bool {
+    pub(super) fn retryable(self) -> bool {
         matches!(self, Code::NotLeader | Code::NoLeader | Code::Overloaded | Code::Timeout | Code::Draining)
     }
 }

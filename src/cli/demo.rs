@@ -1,6 +1,5 @@
 //! `demo`: a whole cluster on this machine that tells its story.
 
-mod fleet;
 mod story;
 mod teller;
 
@@ -12,7 +11,7 @@ use clap::Args;
 use super::{CliError, Environment, Output};
 use crate::config::value::{self, Raw};
 use crate::database::mongo;
-use fleet::{Fleet, Setup};
+use crate::local::{Fleet, Setup};
 use story::Story;
 use teller::Teller;
 
@@ -61,11 +60,19 @@ pub async fn run(
         (None, None) => return Err(CliError::failed("no directory")),
     };
     let (interval, ping) = if args.fast { (2_000, 150) } else { (5_000, 400) };
+    let mut variables = vec![
+        ("SUPER_NODE_LEDGER__INTERVAL", format!("{interval}ms")),
+        ("SUPER_NODE_LEDGER__PING", format!("{ping}ms")),
+        ("SUPER_NODE_LEDGER__PING_TIMEOUT", format!("{ping}ms")),
+    ];
+    if let Some((uri, database)) = &mongodb {
+        variables.push(("MONGODB_URI", uri.clone()));
+        variables.push(("SUPER_NODE_MONGODB__DATABASE", database.clone()));
+    }
     let setup = Setup {
+        program: std::env::current_exe()?,
         nodes: usize::from(args.nodes),
-        interval: Duration::from_millis(interval),
-        ping: Duration::from_millis(ping),
-        mongodb: mongodb.clone(),
+        environment: variables,
         temporary: temporary.is_some(),
     };
     let mut fleet = Fleet::new(setup, &directory)?;

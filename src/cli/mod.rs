@@ -5,6 +5,7 @@
 
 pub mod add;
 pub mod agent;
+pub mod bench;
 pub mod config;
 pub mod demo;
 pub mod election;
@@ -123,6 +124,8 @@ pub enum Command {
     },
     /// The event stream of a node
     Events(events::EventsArgs),
+    /// Put load on a cluster, or on one of its own, and measure it
+    Bench(bench::BenchArgs),
     /// Run the deterministic simulator
     Sim(sim::SimArgs),
     /// Check or show the configuration
@@ -273,6 +276,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     match cli.command {
         Command::Config { command } => return config::run(command, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
+        Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
         _ => {}
     }
     let client = cli.global.client(environment)?;
@@ -288,6 +292,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Events(args) => events::run(args, &client, output).await,
         // Taken care of before.
         Command::Config { .. }
+        | Command::Bench(_)
         | Command::Sim(_)
         | Command::Start(_)
         | Command::Agent(_)

@@ -12,6 +12,7 @@ pub mod attempt;
 pub mod error;
 pub mod events;
 pub mod membership;
+pub mod native;
 pub mod session;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

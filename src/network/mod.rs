@@ -1,4 +1,5 @@
-//! The network, for real: [`peers`] between super-nodes over TCP, [`udp`] between super-nodes and agents.
+//! The network, for real: [`peers`] between super-nodes over TCP, [`udp`] between super-nodes and agents; and what
+//! clients say in frames, [`native`].
 //!
 //! # Peer protocol
 //! Each super-node dials every other one and sends only on the connection that it dialled; so between two nodes
@@ -48,6 +49,7 @@ mod accept;
 pub mod datagram;
 mod dial;
 mod lanes;
+pub mod native;
 pub mod peers;
 mod throttle;
 pub mod udp;

@@ -100,7 +100,12 @@ pub(super) fn reader<R: AsyncRead>(stream: R, body_max: usize) -> FramedRead<R, 
 
 /// Lets a reader that has seen a good greeting read frames of any allowed size.
 pub(super) fn lift_limit<R>(reader: &mut FramedRead<R, LengthDelimitedCodec>) {
-    reader.decoder_mut().set_max_frame_length(FRAME_BYTES_MAX + CRC_BYTES);
+    set_limit(reader, FRAME_BYTES_MAX);
+}
+
+/// Lets a reader read bodies of up to `body_max` bytes from now on.
+pub(super) fn set_limit<R>(reader: &mut FramedRead<R, LengthDelimitedCodec>, body_max: usize) {
+    reader.decoder_mut().set_max_frame_length(body_max + CRC_BYTES);
 }
 
 /// Appends the frame of a body.
@@ -110,6 +115,18 @@ pub(super) fn seal(body: &[u8], out: &mut BytesMut) {
     out.put_u32(length);
     out.put_u32(crc32fast::hash(body));
     out.put_slice(body);
+}
+
+/// Appends the frame of a value, without a copy of its body in between.
+pub(super) fn seal_value<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + 2 * CRC_BYTES, 0);
+    codec::encode_onto(value, out);
+    let body = start + 2 * CRC_BYTES;
+    let length = u32::try_from(out.len() - body + CRC_BYTES).expect("frames are bounded by FRAME_BYTES_MAX");
+    let checksum = crc32fast::hash(&out[body..]);
+    out[start..start + CRC_BYTES].copy_from_slice(&length.to_be_bytes());
+    out[start + CRC_BYTES..body].copy_from_slice(&checksum.to_be_bytes());
 }
 
 /// The body of a frame whose length has been taken off.
@@ -173,7 +190,9 @@ mod tests {
     async fn frames_survive_the_wire_and_damage_is_noticed() {
         let mut out = BytesMut::new();
         seal(&codec::encode(&7_u64), &mut out);
-        seal(&codec::encode(&8_u64), &mut out);
+        let mut value = Vec::new();
+        seal_value(&8_u64, &mut value);
+        out.extend_from_slice(&value);
         let mut good = reader(&out[..], 16);
         assert_eq!(read::<u64, _>(&mut good).await.ok(), Some(7));
         assert_eq!(read::<u64, _>(&mut good).await.ok(), Some(8));

@@ -20,7 +20,7 @@ use super::ports::StateStore;
 use super::snapshot::WantPart;
 
 /// Reserved key: last applied position and the configuration as of then.
-const APPLIED_KEY: &[u8] = b"\0applied";
+pub const APPLIED_KEY: &[u8] = b"\0applied";
 /// Bytes of keys and values in one part of a snapshot; one more row may exceed it.
 pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Most snapshot transfers at a time; the oldest is dropped for a new one.
@@ -33,7 +33,7 @@ pub struct AppliedBatch {
     pub upto: Base,
     /// The answers, by position, with the term of the entry.
     pub answers: BTreeMap<Index, (Term, Option<Applied>)>,
-    /// What happened, in order.
+    /// What happened, in order; keys of the dictionary that were written are left out.
     pub happenings: Vec<Happening>,
     /// The replicated state as the node needs to see it, if anything of it changed.
     pub facts: Option<Facts>,
@@ -126,7 +126,7 @@ impl Applier {
             }
             space.put(APPLIED_KEY, &codec::encode(&next))?;
             // Most batches only write keys of the dictionary, of which the node's duties know nothing.
-            facts = if happenings.iter().all(|happening| matches!(happening, Happening::KvChanged { .. })) {
+            facts = if happenings.is_empty() {
                 None
             } else {
                 Some(Facts::read(space, happenings.iter().any(changes_membership))?)
@@ -249,7 +249,9 @@ fn apply_entry(
                 why: error.to_string(),
             })?;
             let outcome = apply(space, entry.index, entry.term, &envelope)?;
-            happenings.extend(outcome.happenings);
+            // A written key is data, not news: nobody is told.
+            let news = |happening: &Happening| !matches!(happening, Happening::KvChanged { .. });
+            happenings.extend(outcome.happenings.into_iter().filter(news));
             Ok(Some(outcome.applied))
         }
     }

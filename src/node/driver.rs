@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::counter::Counter;
 use rand::{Rng, SeedableRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::command::Applied;
@@ -22,7 +23,7 @@ use crate::types::{Index, Micros, Term, UnixMillis};
 use super::applier::Applier;
 use super::core::{Node, Settings};
 use super::events::EventLog;
-use super::handle::{Ask, Changed, Failure, Handle, Transferred};
+use super::handle::{Ask, Changed, Failure, Handle, Reply, Transferred};
 use super::io::{Effect, Input};
 use super::moment::Moment;
 use super::notices;
@@ -123,8 +124,9 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     let (results, from_threads) = mpsc::unbounded_channel();
     let expected_by = clock.moment().now;
     let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
-    let apply = ApplyThread::start(applier, results);
+    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
     let driver = Driver {
+        proposals: Proposals::new(&parts.metrics),
         node,
         clock,
         network: parts.network,
@@ -142,6 +144,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         applied,
         leading,
         dirty_since: None,
+        flushing: false,
         expected_by,
     };
     let inlets = Inlets { threads: from_threads, peers: parts.peers, agents: parts.agents, asks: asked };
@@ -176,14 +179,35 @@ impl Drop for Obituary {
 }
 
 enum Waiter {
-    Write(oneshot::Sender<Result<Applied, Failure>>),
-    Read(oneshot::Sender<Result<Index, Failure>>),
-    Change(oneshot::Sender<Result<Changed, Failure>>),
-    Transfer(oneshot::Sender<Result<Transferred, Failure>>),
+    Write(Reply<Applied>),
+    Read(Reply<Index>),
+    Change(tokio::sync::oneshot::Sender<Result<Changed, Failure>>),
+    Transfer(tokio::sync::oneshot::Sender<Result<Transferred, Failure>>),
+}
+
+/// Counters of answered proposals, looked up once.
+struct Proposals {
+    applied: Counter,
+    unknown: Counter,
+    not_applied: Counter,
+}
+
+impl Proposals {
+    fn new(metrics: &Metrics) -> Proposals {
+        let counter = |result: &str| {
+            metrics.raft_proposals.get_or_create(&ResultLabel { result: result.to_string() }).clone()
+        };
+        Proposals {
+            applied: counter("applied"),
+            unknown: counter("unknown"),
+            not_applied: counter("not_applied"),
+        }
+    }
 }
 
 struct Driver {
     node: Node,
+    proposals: Proposals,
     clock: Clock,
     network: Arc<dyn Network>,
     pinger: Arc<dyn Pinger>,
@@ -202,6 +226,8 @@ struct Driver {
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
     dirty_since: Option<Instant>,
+    /// A flush is under way; the next one waits for its end.
+    flushing: bool,
     /// When the clock should be read again at the latest: now, while there is work; the next deadline during a sleep.
     expected_by: Micros,
 }
@@ -230,7 +256,10 @@ impl Driver {
             }
             for result in threads.drain(..) {
                 match result {
-                    FromThread::Input(input) => self.step(input),
+                    FromThread::Input(input) => {
+                        self.flushing &= !matches!(input, Input::Flushed { .. });
+                        self.step(input);
+                    }
                     FromThread::Failed(error) => return Err(error),
                 }
             }
@@ -288,8 +317,9 @@ impl Driver {
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
-        if self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
+        if !self.flushing && self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
             self.dirty_since = None;
+            self.flushing = true;
             self.apply.send(ApplyJob::Flush);
         }
         self.publish(moment);
@@ -322,12 +352,11 @@ impl Driver {
     fn reply(&mut self, ask: AskId, outcome: Outcome) {
         match (self.waiters.remove(&ask), outcome) {
             (Some(Waiter::Write(reply)), Outcome::Write(result)) => {
-                let word = match &result {
-                    Ok(_) => "applied",
-                    Err(Failure::Unknown(_)) => "unknown",
-                    Err(_) => "not_applied",
+                match &result {
+                    Ok(_) => self.proposals.applied.inc(),
+                    Err(Failure::Unknown(_)) => self.proposals.unknown.inc(),
+                    Err(_) => self.proposals.not_applied.inc(),
                 };
-                self.metrics.raft_proposals.get_or_create(&ResultLabel { result: word.to_string() }).inc();
                 let _gone = reply.send(result);
             }
             (Some(Waiter::Read(reply)), Outcome::Read(result)) => {
@@ -349,7 +378,7 @@ impl Driver {
         let deadline = self.node.deadline(self.expected_by);
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
-        if let Some(since) = self.dirty_since {
+        if let Some(since) = self.dirty_since.filter(|_| !self.flushing) {
             wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
@@ -485,7 +514,7 @@ impl DiskThread {
         let (jobs, work) = std::sync::mpsc::channel::<Persist>();
         let bytes = Arc::new(std::sync::atomic::AtomicU64::new(log.bytes()));
         let size = Arc::clone(&bytes);
-        let thread = std::thread::spawn(move || {
+        let thread = named("disk", move || {
             let _obituary = Obituary { thread: "disk", results: results.clone() };
             while let Ok(first) = work.recv() {
                 let mut batches = vec![first];
@@ -532,17 +561,33 @@ enum ApplyJob {
     Install(Box<Received>),
 }
 
+/// Starts a thread that the tools of the system show by name.
+fn named(name: &str, work: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    let thread = std::thread::Builder::new().name(name.to_string()).spawn(work);
+    thread.expect("a system that cannot start a thread cannot run a node")
+}
+
 struct ApplyThread {
     jobs: std::sync::mpsc::Sender<ApplyJob>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl ApplyThread {
-    fn start(mut applier: Applier, results: mpsc::UnboundedSender<FromThread>) -> ApplyThread {
+    fn start(
+        mut applier: Applier,
+        state: Arc<dyn StateStore>,
+        results: mpsc::UnboundedSender<FromThread>,
+    ) -> ApplyThread {
         let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
-        let thread = std::thread::spawn(move || {
+        let thread = named("apply", move || {
             let _obituary = Obituary { thread: "apply", results: results.clone() };
+            let (flushes, flusher) = Self::start_flusher(state, results.clone());
             while let Ok(job) = work.recv() {
+                if matches!(job, ApplyJob::Flush) {
+                    // What is applied by now is flushed while more is applied.
+                    let _reported = flushes.send(applier.standing().applied.index);
+                    continue;
+                }
                 let result = match Self::work(&mut applier, job) {
                     Ok(None) => continue,
                     Ok(Some(input)) => FromThread::Input(input),
@@ -553,6 +598,10 @@ impl ApplyThread {
                     return;
                 }
             }
+            drop(flushes);
+            if flusher.join().is_err() {
+                tracing::error!("the flush thread panicked");
+            }
             // A clean end leaves nothing to replay. If it fails, the log still has everything.
             if let Err(error) = applier.flush() {
                 tracing::warn!("the state could not be flushed at the end: {error}");
@@ -561,10 +610,33 @@ impl ApplyThread {
         ApplyThread { jobs, thread }
     }
 
+    /// Makes the applied state durable, on demand and off the path of every write. A demand names the index that was
+    /// applied when it was made.
+    fn start_flusher(
+        state: Arc<dyn StateStore>,
+        results: mpsc::UnboundedSender<FromThread>,
+    ) -> (std::sync::mpsc::Sender<Index>, std::thread::JoinHandle<()>) {
+        let (demands, work) = std::sync::mpsc::channel::<Index>();
+        let thread = named("flush", move || {
+            let _obituary = Obituary { thread: "flush", results: results.clone() };
+            while let Ok(index) = work.recv() {
+                let result = match state.flush() {
+                    Ok(()) => FromThread::Input(Input::Flushed { index }),
+                    Err(error) => FromThread::Failed(error.into()),
+                };
+                let failed = matches!(result, FromThread::Failed(_));
+                if results.send(result).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        (demands, thread)
+    }
+
     fn work(applier: &mut Applier, job: ApplyJob) -> Result<Option<Input>, KeyspaceError> {
         Ok(match job {
             ApplyJob::Apply(entries) => applier.apply(&entries)?.map(|batch| Input::Applied(Box::new(batch))),
-            ApplyJob::Flush => Some(Input::Flushed { index: applier.flush()? }),
+            ApplyJob::Flush => None,
             ApplyJob::Export(part) => {
                 let chunk = applier.export(&part)?.map(Box::new);
                 Some(Input::Exported { to: part.to, transfer: part.transfer, chunk })

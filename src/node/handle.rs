@@ -121,6 +121,40 @@ pub enum ReadLevel {
     Stale,
 }
 
+/// Where an answer goes.
+#[derive(Debug)]
+pub enum Reply<T> {
+    /// To one who waits for nothing else.
+    Once(oneshot::Sender<Result<T, Failure>>),
+    /// To one who waits for many, under the number that it gave this one. The channel holds no more than its owner has
+    /// asked for.
+    Numbered {
+        /// The asker's number.
+        id: u64,
+        /// Where it takes answers.
+        to: mpsc::UnboundedSender<Numbered<T>>,
+    },
+}
+
+/// An answer with the asker's number.
+pub type Numbered<T> = (u64, Result<T, Failure>);
+
+impl<T> Reply<T> {
+    /// Answers; `false`: nobody waits any more.
+    pub fn send(self, result: Result<T, Failure>) -> bool {
+        match self {
+            Reply::Once(to) => to.send(result).is_ok(),
+            Reply::Numbered { id, to } => to.send((id, result)).is_ok(),
+        }
+    }
+}
+
+impl<T> From<oneshot::Sender<Result<T, Failure>>> for Reply<T> {
+    fn from(to: oneshot::Sender<Result<T, Failure>>) -> Reply<T> {
+        Reply::Once(to)
+    }
+}
+
 /// What a [`Handle`] asks of the driver.
 #[derive(Debug)]
 pub enum Ask {
@@ -133,7 +167,7 @@ pub enum Ask {
         /// How long it may wait for a leader to be known.
         patience: Duration,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<Applied, Failure>>,
+        reply: Reply<Applied>,
     },
     /// Find an index that a linearizable read must wait for, and wait until it is applied here.
     ReadBarrier {
@@ -144,7 +178,7 @@ pub enum Ask {
         /// How long it may wait for a leader to be known.
         patience: Duration,
         /// Where the answer goes.
-        reply: oneshot::Sender<Result<Index, Failure>>,
+        reply: Reply<Index>,
     },
     /// The projector's state, for the status.
     Projection(ProjectionStatus),
@@ -199,9 +233,7 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Applied, Failure> {
         let (reply, answer) = oneshot::channel();
-        // Leaves time for the answer that nobody leads, which is a better one than silence.
-        let patience = timeout.mul_f64(0.75);
-        self.ask(Ask::Submit { request, forward, patience, reply })?;
+        self.begin_submit(request, forward, timeout, reply.into())?;
         unknown_in_time(answer, timeout).await
     }
 
@@ -238,13 +270,37 @@ impl Handle {
         timeout: Duration,
     ) -> Result<Index, Failure> {
         let (reply, answer) = oneshot::channel();
-        let patience = timeout.mul_f64(0.75);
-        self.ask(Ask::ReadBarrier { lease, forward, patience, reply })?;
+        self.begin_read_barrier(lease, forward, timeout, reply.into())?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_driver_gone)) => Err(Failure::Draining),
             Err(_elapsed) => Err(Failure::Timeout),
         }
+    }
+
+    /// The first half of [`Handle::submit`]: the answer will come through `reply`, and it is the caller's to take its
+    /// absence after `timeout` for [`Failure::Unknown`]. An error means that nothing was asked.
+    pub fn begin_submit(
+        &self,
+        request: Request,
+        forward: bool,
+        timeout: Duration,
+        reply: Reply<Applied>,
+    ) -> Result<(), Failure> {
+        // Leaves time for the answer that nobody leads, which is a better one than silence.
+        let patience = timeout.mul_f64(0.75);
+        self.ask(Ask::Submit { request, forward, patience, reply })
+    }
+
+    /// The first half of [`Handle::read_barrier`], likewise.
+    pub fn begin_read_barrier(
+        &self,
+        lease: bool,
+        forward: bool,
+        timeout: Duration,
+        reply: Reply<Index>,
+    ) -> Result<(), Failure> {
+        self.ask(Ask::ReadBarrier { lease, forward, patience: timeout.mul_f64(0.75), reply })
     }
 
     /// A consistent view of what this node has applied.

@@ -116,14 +116,15 @@ impl Node {
                 return;
             }
             let id = request.id;
-            let input = match &request.want {
+            let input = match request.want {
                 Want::Write(write) => {
-                    let command = self.stamp(moment, term, write.clone());
+                    let (command, write) = self.stamp(moment, term, write);
+                    request.want = Want::Write(write);
                     raft::Input::Propose { request: id, command }
                 }
-                Want::Read { lease } => raft::Input::Read { request: id, lease: *lease },
-                Want::Change(change) => raft::Input::Change { request: id, change: change.clone() },
-                Want::Transfer(to) => raft::Input::Transfer { request: id, to: to.clone() },
+                Want::Read { lease } => raft::Input::Read { request: id, lease },
+                Want::Change(ref change) => raft::Input::Change { request: id, change: change.clone() },
+                Want::Transfer(ref to) => raft::Input::Transfer { request: id, to: to.clone() },
             };
             self.requests.to_core(request);
             return self.step_raft(moment, input);
@@ -154,9 +155,10 @@ impl Node {
         }
     }
 
-    fn stamp(&self, moment: Moment, term: Term, request: Request) -> Bytes {
+    /// The bytes of a request as it goes into the log, and the request.
+    fn stamp(&self, moment: Moment, term: Term, request: Request) -> (Bytes, Request) {
         let envelope = Envelope { at: moment.wall, term, leader: self.settings.id.clone(), request };
-        Bytes::from(codec::encode(&envelope))
+        (Bytes::from(codec::encode(&envelope)), envelope.request)
     }
 
     fn forward_answered(&mut self, moment: Moment, from: &NodeId, id: u64, outcome: Outcome) {

@@ -139,6 +139,9 @@ pub struct Requests {
     /// Waiting for a leader to be known, for a transfer or a change to end: oldest first, with what to say if it waits
     /// in vain.
     parked: VecDeque<(Started, Failure)>,
+    /// No forwarded or parked request is overdue before this; `None`: there are none. It may come too early, when the
+    /// request that it was for has been answered: looking through all of them for every batch would cost more.
+    overdue_from: Option<Micros>,
 }
 
 impl Requests {
@@ -188,6 +191,7 @@ impl Requests {
     pub fn to_peer(&mut self, mut request: Started, to: NodeId) -> RequestId {
         request.id = self.next_id();
         let id = request.id;
+        self.look_at(request.forwarded_until());
         self.forwarded.insert(id, Forwarded { request, to });
         id
     }
@@ -198,8 +202,13 @@ impl Requests {
         if self.parked.len() >= PARKED_MAX || now >= request.park_until {
             return Some(fail(request, failure));
         }
+        self.look_at(request.park_until);
         self.parked.push_back((request, failure));
         None
+    }
+
+    fn look_at(&mut self, at: Micros) {
+        self.overdue_from = Some(self.overdue_from.map_or(at, |known| known.min(at)));
     }
 
     /// Takes all that wait.
@@ -398,16 +407,8 @@ impl Requests {
     /// Gives up what waited too long.
     pub fn expire(&mut self, now: Micros) -> Vec<Finished> {
         let mut finished = Vec::new();
-        let (over, waiting): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.parked).into_iter().partition(|(r, _)| now >= r.park_until);
-        self.parked = waiting;
-        finished.extend(over.into_iter().map(|(request, failure)| fail(request, failure)));
-        let overdue = |forwarded: &Forwarded| now >= forwarded.request.forwarded_until();
-        let ids: Vec<RequestId> =
-            self.forwarded.iter().filter(|(_, f)| overdue(f)).map(|(id, _)| *id).collect();
-        for id in ids {
-            let Some(Forwarded { request, to }) = self.forwarded.remove(&id) else { continue };
-            finished.push(fail(request, Failure::Unknown(format!("{to} did not answer in time"))));
+        if self.overdue_from.is_some_and(|from| now >= from) {
+            self.expire_waiting(now, &mut finished);
         }
         let in_vain = |request: &Started| now >= request.since.after(CHANGE_FOR);
         let changing =
@@ -423,14 +424,30 @@ impl Requests {
         finished
     }
 
-    /// The earliest time at which [`Requests::expire`] has something to do.
+    /// Gives up the parked and the forwarded that are overdue, and looks when the next will be.
+    fn expire_waiting(&mut self, now: Micros, finished: &mut Vec<Finished>) {
+        let (over, waiting): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.parked).into_iter().partition(|(r, _)| now >= r.park_until);
+        self.parked = waiting;
+        finished.extend(over.into_iter().map(|(request, failure)| fail(request, failure)));
+        let overdue = |forwarded: &Forwarded| now >= forwarded.request.forwarded_until();
+        let ids: Vec<RequestId> =
+            self.forwarded.iter().filter(|(_, f)| overdue(f)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(Forwarded { request, to }) = self.forwarded.remove(&id) else { continue };
+            finished.push(fail(request, Failure::Unknown(format!("{to} did not answer in time"))));
+        }
+        let parked = self.parked.iter().map(|(request, _)| request.park_until);
+        let forwarded = self.forwarded.values().map(|forwarded| forwarded.request.forwarded_until());
+        self.overdue_from = parked.chain(forwarded).min();
+    }
+
+    /// The earliest time at which [`Requests::expire`] may have something to do.
     pub fn deadline(&self) -> Option<Micros> {
-        let parked = self.parked.iter().map(|(request, _)| request.park_until).min();
-        let forwarded = self.forwarded.values().map(|f| f.request.forwarded_until()).min();
         let long = self.changing.values().chain(self.transferring.values());
         let long = long.map(|request| request.since.after(CHANGE_FOR)).min();
         let watched = self.watching.iter().map(|(_, until)| *until).min();
-        parked.into_iter().chain(forwarded).chain(long).chain(watched).min()
+        self.overdue_from.into_iter().chain(long).chain(watched).min()
     }
 }
 

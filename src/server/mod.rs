@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiState};
+use crate::api::{self, ApiParts, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -169,9 +169,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.peer,
         settings.listen.agents
     );
-    let api =
-        api::router(api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token()));
-    let serving = tokio::spawn(api::serve(client_listener, api, stop.child_token()));
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
         tokio::spawn(join::enter(invitation, settings, address, joiner, stop))
@@ -384,7 +383,7 @@ fn api_state(
         });
         compare
     });
-    ApiState {
+    ApiState::from(ApiParts {
         handle,
         metrics,
         client_url: Arc::new(move |id| {
@@ -393,9 +392,9 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
-        newest: Arc::default(),
+        newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
-    }
+    })
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {

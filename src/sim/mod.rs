@@ -18,6 +18,7 @@
 //! | `world` | the queue, the nodes, what their effects come to |
 //! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
 //! | `faults` | carries out the acts of a plan |
+//! | `operator` | adds, removes, replaces, hands over |
 //! | `clients` | who reads and writes |
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
@@ -41,6 +42,7 @@ pub mod host;
 pub mod invariants;
 pub mod mongodb;
 pub mod network;
+pub mod operator;
 pub mod plan;
 pub mod projection;
 pub mod scenario;

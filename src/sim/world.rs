@@ -32,6 +32,8 @@ use super::trace::{Trace, Weight};
 const STALL: Duration = Duration::from_millis(250);
 /// How often an input is taken together with those that follow it, in parts per million.
 const BATCHED_PPM: u64 = 300_000;
+/// Most steps of a node within a second of virtual time; one that takes more wakes itself without end.
+const STEPS_MAX: u64 = 30_000;
 /// The stream of a seed for whatever belongs to no host and no link.
 const WORLD_STREAM: u64 = 2;
 /// How long a supervisor waits before it starts a process again that stopped by itself.
@@ -521,6 +523,14 @@ impl World {
     fn turn(&mut self, host: usize) -> Result<(), String> {
         self.steps += 1;
         let now = self.now;
+        let (since, steps) = &mut self.hosts[host].busy;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *steps) = (now, 0);
+        }
+        *steps += 1;
+        if *steps > STEPS_MAX {
+            return Err(format!("no rest: {} takes {STEPS_MAX} steps within a second", name(host)));
+        }
         let moment = self.hosts[host].moment(now);
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.turn_scheduled = false;

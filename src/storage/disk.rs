@@ -28,6 +28,12 @@ pub trait Disk: Send + 'static {
     /// Writes all bytes at an offset, growing the file if need be. Bytes never written read as zeros.
     fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Writes so many zeros at an offset, to make room for what will be written there.
+    fn fill(&mut self, name: &str, offset: u64, bytes: u64) -> io::Result<()> {
+        let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        self.write(name, offset, &vec![0; bytes])
+    }
+
     /// Makes the file's content and length durable. A failed sync must never be tried again: the system may have
     /// dropped the pages that it could not write, and a second call would report success.
     fn sync(&mut self, name: &str) -> io::Result<()>;
@@ -110,6 +116,22 @@ impl Disk for RealDisk {
 
     fn write(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file(name)?.write_all_at(bytes, offset)
+    }
+
+    /// In small pieces: what is written by one call the system may keep as one large page, of which it would look
+    /// through (and count as written) all at each sync of a small record within.
+    fn fill(&mut self, name: &str, offset: u64, bytes: u64) -> io::Result<()> {
+        const PIECE: u64 = 4 << 10;
+        let file = self.file(name)?;
+        let (mut at, end) = (offset, offset + bytes);
+        while at < end {
+            // To the end of the page that it begins in.
+            let next = (at - at % PIECE + PIECE).min(end);
+            let length = usize::try_from(next - at).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            file.write_all_at(&[0; PIECE as usize][..length], at)?;
+            at = next;
+        }
+        Ok(())
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {

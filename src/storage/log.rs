@@ -246,12 +246,13 @@ impl<D: Disk> Log<D> {
         let mut bytes = std::mem::take(&mut self.buffer);
         self.chain.complete(&mut bytes, Kind::Items, self.staged_items);
         let end = self.tail + bytes.len() as u64;
-        if end > self.segments[&self.current] {
+        let grows = end > self.segments[&self.current];
+        self.write(self.tail, &bytes)?;
+        if grows {
             // Zeros for the next records go out with this one: the file grows, and its length is synced, now and then.
             let filled = (end + self.options.zero_fill_bytes).min(self.options.segment_bytes).max(end);
-            bytes.resize(bytes.len() + to_usize(filled - end), 0);
+            self.fill(end, filled - end)?;
         }
-        self.write(self.tail, &bytes)?;
         self.sync()?;
         self.tail = end;
         self.positions.settle(self.current);
@@ -295,22 +296,24 @@ impl<D: Disk> Log<D> {
             base: self.written.base,
             last: self.written.last,
         };
-        let mut bytes = opening.encode();
-        let filled = bytes.len() as u64 + self.options.zero_fill_bytes;
-        bytes.resize(to_usize(filled.min(self.options.segment_bytes)).max(bytes.len()), 0);
+        let bytes = opening.encode();
+        let written = bytes.len() as u64;
+        let filled = (written + self.options.zero_fill_bytes).min(self.options.segment_bytes).max(written);
         let (draft, name) = (segment::name_in_preparation(number), segment::name(number));
         let fail = |action, path: &str| {
             let path = self.disk.locate(path);
             move |source| io_error(action, path, source)
         };
-        let (create, write, sync) = (fail("create", &draft), fail("write", &draft), fail("sync", &draft));
+        let (create, write, room) = (fail("create", &draft), fail("write", &draft), fail("write", &draft));
+        let sync = fail("sync", &draft);
         let rename = fail("rename", &draft);
         self.disk.create(&draft).map_err(create)?;
         self.disk.write(&draft, 0, &bytes).map_err(write)?;
+        self.disk.fill(&draft, written, filled - written).map_err(room)?;
         self.disk.sync(&draft).map_err(sync)?;
         self.disk.rename(&draft, &name).map_err(rename)?;
         self.sync_directory()?;
-        self.segments.insert(number, bytes.len() as u64);
+        self.segments.insert(number, filled);
         self.current = number;
         self.tail = segment::HEADER_BYTES as u64;
         Ok(())
@@ -334,6 +337,16 @@ impl<D: Disk> Log<D> {
         written.map_err(|source| io_error("write", self.disk.locate(&name), source))?;
         let length = self.segments.entry(self.current).or_default();
         *length = (*length).max(offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Makes room in the current segment.
+    fn fill(&mut self, offset: u64, bytes: u64) -> Result<(), StorageError> {
+        let name = segment::name(self.current);
+        let filled = self.disk.fill(&name, offset, bytes);
+        filled.map_err(|source| io_error("write", self.disk.locate(&name), source))?;
+        let length = self.segments.entry(self.current).or_default();
+        *length = (*length).max(offset + bytes);
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! | `directory` | the data directory: whose it is, who uses it now |
 //! | `log`, `recovery`, `record`, `segment`, `positions` | the segmented log behind [`LogStore`](crate::node::ports::LogStore) |
 //! | `disk`, `disk_memory` | the port below the log: real files, or memory that forgets what was not synced |
-//! | `state`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): redb, or memory |
+//! | `state`, `overlay`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): new rows over a redb file, or memory |
 //!
 //! The formats and the recovery rules are written down in `docs/storage.md`.
 
@@ -13,6 +13,7 @@ pub mod directory;
 pub mod disk;
 pub mod disk_memory;
 pub mod log;
+mod overlay;
 mod positions;
 mod record;
 mod recovery;

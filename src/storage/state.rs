@@ -1,21 +1,27 @@
-//! The applied state on disk: one ordered table in a redb file.
+//! The applied state: rows in memory that are new, over one ordered table in a redb file.
 //!
-//! Updates commit without waiting for the disk; a flush makes all of them durable. After a crash the store holds
-//! what the last flush left, whole, and the log replays the rest. Pages that updates free are reused only after a
-//! flush, so the file grows until the caller flushes: flush every so many batches.
+//! An update goes to memory only, which costs next to nothing; a flush moves what has gathered into the file, in one
+//! durable transaction, while updates and reads go on. After a crash the file holds what the last flush left, whole, and
+//! the log replays the rest. So a key that is written a thousand times between two flushes reaches the disk once.
+//!
+//! A view is the file as of some flush with one or two generations of new rows above it (see [`super::overlay`]): the
+//! one that gathers, and the one that is being flushed.
 
+use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable, Table,
+    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
     TableDefinition, WriteTransaction,
 };
 
 use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
 use crate::node::ports::{StateStore, StorageError};
 
+use super::overlay::{Change, Layer, Value, Version};
 use super::{REMEDY, range_is_empty};
 
 /// All rows.
@@ -24,6 +30,9 @@ const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefini
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
 /// The format that this version writes and reads.
 const FORMAT: u64 = 1;
+/// An update that finds so many bytes of new rows in memory flushes them itself, and waits for that: a disk that
+/// is slower than the log is long holds the writers up, and memory stays bounded.
+const LAYER_BYTES_MAX: usize = 128 << 20;
 
 /// Settings of the state store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +52,34 @@ impl Default for StateOptions {
     }
 }
 
-/// The applied state in a redb file.
+/// The applied state: new rows over a redb file.
 pub struct State {
     database: Arc<Database>,
     path: PathBuf,
+    front: Arc<Mutex<Front>>,
+    /// Held by whoever changes rows.
+    writing: Mutex<()>,
+    /// Held by whoever changes the file.
+    flushing: Mutex<()>,
+}
+
+/// The rows of the file as of its last change. The table keeps its transaction alive, but not the database, which it
+/// needs too.
+struct File {
+    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    _database: Arc<Database>,
+}
+
+/// What the next view sees.
+struct Front {
+    /// The newest transaction.
+    version: Version,
+    gathering: Arc<Layer>,
+    /// On its way into the file.
+    flushing: Option<Arc<Layer>>,
+    file: Arc<File>,
+    /// How many views of each version are open.
+    views: BTreeMap<Version, usize>,
 }
 
 /// redb's errors, sorted: what it calls corrupted is damage, all else is the medium's failure.
@@ -105,73 +138,147 @@ impl State {
             Ok(Err(error)) => return Err(refusal(path, error)),
             Err(_) => return Err(damaged("its bookkeeping contradicts itself".to_string())),
         };
-        let state = State { database: Arc::new(database), path: path.to_path_buf() };
-        match state.prepare() {
-            Ok(FORMAT) => Ok(state),
-            Ok(found) => Err(StorageError::Refused(format!(
-                "{} has state format {found}, this version reads up to {FORMAT}: upgrade super-node",
-                path.display()
-            ))),
-            Err(error) => Err(damaged(error.to_string())),
-        }
-    }
-
-    /// Makes the tables of a new file; gives the format.
-    fn prepare(&self) -> Result<u64, KeyspaceError> {
-        let transaction = self.database.begin_write().map_err(failure)?;
-        let format = {
-            let mut about = transaction.open_table(ABOUT).map_err(failure)?;
-            let found = about.get("format").map_err(failure)?.map(|format| format.value());
-            if found.is_none() {
-                about.insert("format", FORMAT).map_err(failure)?;
-                transaction.open_table(ROWS).map_err(failure)?;
+        let database = Arc::new(database);
+        match prepare(&database) {
+            Ok(FORMAT) => {}
+            Ok(found) => {
+                return Err(StorageError::Refused(format!(
+                    "{} has state format {found}, this version reads up to {FORMAT}: upgrade super-node",
+                    path.display()
+                )));
             }
-            found
-        };
-        match format {
-            Some(format) => transaction.abort().map_err(failure).map(|()| format),
-            None => transaction.commit().map_err(failure).map(|()| FORMAT),
+            Err(error) => return Err(damaged(error.to_string())),
         }
+        let file = File::read(&database).map_err(|error| damaged(error.to_string()))?;
+        let front = Front {
+            version: 0,
+            gathering: Arc::default(),
+            flushing: None,
+            file: Arc::new(file),
+            views: BTreeMap::new(),
+        };
+        Ok(State {
+            database,
+            path: path.to_path_buf(),
+            front: Arc::new(Mutex::new(front)),
+            writing: Mutex::default(),
+            flushing: Mutex::default(),
+        })
     }
 
-    fn begin(&self, durability: Durability) -> Result<WriteTransaction, KeyspaceError> {
+    /// A durable transaction. It also records what makes opening after a crash quick: without that, redb reads the
+    /// whole file.
+    fn begin(&self) -> Result<WriteTransaction, KeyspaceError> {
         let mut transaction = self.database.begin_write().map_err(failure)?;
-        transaction.set_durability(durability).map_err(failure)?;
+        transaction.set_durability(Durability::Immediate).map_err(failure)?;
+        transaction.set_quick_repair(true);
         Ok(transaction)
+    }
+}
+
+impl Front {
+    /// What is there now.
+    fn layers(&self) -> Layers {
+        Layers {
+            version: self.version,
+            layers: std::iter::once(&self.gathering).chain(&self.flushing).cloned().collect(),
+            file: Arc::clone(&self.file),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the tables of a new file; gives the format.
+fn prepare(database: &Database) -> Result<u64, KeyspaceError> {
+    let transaction = database.begin_write().map_err(failure)?;
+    let format = {
+        let mut about = transaction.open_table(ABOUT).map_err(failure)?;
+        let found = about.get("format").map_err(failure)?.map(|format| format.value());
+        if found.is_none() {
+            about.insert("format", FORMAT).map_err(failure)?;
+            transaction.open_table(ROWS).map_err(failure)?;
+        }
+        found
+    };
+    match format {
+        Some(format) => transaction.abort().map_err(failure).map(|()| format),
+        None => transaction.commit().map_err(failure).map(|()| FORMAT),
+    }
+}
+
+impl File {
+    fn read(database: &Arc<Database>) -> Result<File, KeyspaceError> {
+        let transaction = database.begin_read().map_err(failure)?;
+        let rows = transaction.open_table(ROWS).map_err(failure)?;
+        Ok(File { rows, _database: Arc::clone(database) })
     }
 }
 
 impl StateStore for State {
     fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
-        let transaction = self.database.begin_read().map_err(failure)?;
-        let rows = transaction.open_table(ROWS).map_err(failure)?;
-        Ok(Box::new(View { rows, _database: self.database.clone() }))
+        let mut front = lock(&self.front);
+        let version = front.version;
+        *front.views.entry(version).or_default() += 1;
+        let layers = front.layers();
+        drop(front);
+        Ok(Box::new(View { layers, _claim: Claim { version, front: Arc::clone(&self.front) } }))
     }
 
     fn update(
         &self,
         work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
     ) -> Result<(), KeyspaceError> {
-        let transaction = self.begin(Durability::None)?;
-        let outcome = {
-            let rows = transaction.open_table(ROWS).map_err(failure)?;
-            work(&mut Rows { rows })
-        };
-        match outcome {
-            Ok(()) => transaction.commit().map_err(failure),
-            Err(error) => {
-                transaction.abort().map_err(failure)?;
-                Err(error)
-            }
+        let _alone = lock(&self.writing);
+        let full = lock(&self.front).gathering.bytes() >= LAYER_BYTES_MAX;
+        if full {
+            self.flush()?;
         }
+        // No claim on what it sees: nobody else writes meanwhile.
+        let mut rows = Rows { present: lock(&self.front).layers(), changes: BTreeMap::new() };
+        work(&mut rows)?;
+        let mut front = lock(&self.front);
+        front.version += 1;
+        let newest_view = front.views.last_key_value().map(|(version, _)| *version);
+        let seen = |from: Version| newest_view.is_some_and(|view| view >= from);
+        front.gathering.commit(front.version, rows.changes, seen);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), KeyspaceError> {
-        self.begin(Durability::Immediate)?.commit().map_err(failure)
+        let _alone = lock(&self.flushing);
+        let full = {
+            let mut front = lock(&self.front);
+            match &front.flushing {
+                // An earlier flush failed. Its rows are still to be seen, but the process is about to end.
+                Some(_) => return Err(KeyspaceError::Store("an earlier flush failed".to_string())),
+                None if front.gathering.is_empty() => return Ok(()),
+                None => {}
+            }
+            let full = std::mem::take(&mut front.gathering);
+            front.flushing = Some(Arc::clone(&full));
+            full
+        };
+        let transaction = self.begin()?;
+        {
+            let mut table = transaction.open_table(ROWS).map_err(failure)?;
+            full.for_each(|key, value| match value {
+                Some(value) => table.insert(key, value).map_err(failure).map(|_| ()),
+                None => table.remove(key).map_err(failure).map(|_| ()),
+            })?;
+        }
+        transaction.commit().map_err(failure)?;
+        let file = Arc::new(File::read(&self.database)?);
+        let mut front = lock(&self.front);
+        (front.file, front.flushing) = (file, None);
+        Ok(())
     }
 
     fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
-        let transaction = self.begin(Durability::Immediate)?;
+        let _alone = (lock(&self.writing), lock(&self.flushing));
+        let transaction = self.begin()?;
         transaction.delete_table(ROWS).map_err(failure)?;
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
@@ -179,7 +286,12 @@ impl StateStore for State {
                 table.insert(key.as_slice(), value.as_slice()).map_err(failure)?;
             }
         }
-        transaction.commit().map_err(failure)
+        transaction.commit().map_err(failure)?;
+        let file = Arc::new(File::read(&self.database)?);
+        let mut front = lock(&self.front);
+        front.version += 1;
+        (front.gathering, front.flushing, front.file) = (Arc::default(), None, file);
+        Ok(())
     }
 
     fn bytes(&self) -> u64 {
@@ -190,43 +302,113 @@ impl StateStore for State {
 /// What a scan hands its rows to.
 type Visit<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
 
-/// A read transaction on the rows. The table keeps the transaction alive, but not the database, which it needs too.
-struct View {
-    rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    _database: Arc<Database>,
+/// The rows as of one version: new ones, newest generation first, over the file.
+struct Layers {
+    version: Version,
+    layers: Vec<Arc<Layer>>,
+    file: Arc<File>,
 }
 
-/// A write transaction on the rows.
-struct Rows<'t> {
-    rows: Table<'t, &'static [u8], &'static [u8]>,
+/// Keeps what a view sees from being forgotten.
+struct Claim {
+    version: Version,
+    front: Arc<Mutex<Front>>,
 }
 
-fn get(
-    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<Option<Vec<u8>>, KeyspaceError> {
-    Ok(rows.get(key).map_err(failure)?.map(|value| value.value().to_vec()))
-}
-
-fn scan(
-    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    from: Bound<&[u8]>,
-    to: Bound<&[u8]>,
-    direction: Direction,
-    visit: &mut Visit<'_>,
-) -> Result<(), KeyspaceError> {
-    if range_is_empty(from, to) {
-        return Ok(());
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut front = lock(&self.front);
+        if let Some(views) = front.views.get_mut(&self.version) {
+            *views -= 1;
+            if *views == 0 {
+                front.views.remove(&self.version);
+            }
+        }
     }
-    let mut range = rows.range::<&[u8]>((from, to)).map_err(failure)?;
+}
+
+/// What a reader holds.
+struct View {
+    layers: Layers,
+    _claim: Claim,
+}
+
+/// A transaction: its own changes over what is there.
+struct Rows {
+    present: Layers,
+    changes: BTreeMap<Vec<u8>, Value>,
+}
+
+/// Changes in the order of a scan.
+type Source<'s> = Box<dyn Iterator<Item = Result<Change, KeyspaceError>> + 's>;
+
+impl Layers {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyspaceError> {
+        for layer in &self.layers {
+            if let Some(value) = layer.get(key, self.version) {
+                return Ok(value.map(|value| value.to_vec()));
+            }
+        }
+        Ok(self.file.rows.get(key).map_err(failure)?.map(|value| value.value().to_vec()))
+    }
+
+    /// The newest source first.
+    fn sources(
+        &self,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        direction: Direction,
+    ) -> Result<Vec<Source<'_>>, KeyspaceError> {
+        let mut sources: Vec<Source<'_>> = Vec::new();
+        for layer in &self.layers {
+            sources.push(Box::new(layer.range(self.version, from, to, direction).map(Ok)));
+        }
+        let mut range = self.file.rows.range::<&[u8]>((from, to)).map_err(failure)?;
+        sources.push(Box::new(std::iter::from_fn(move || {
+            let row = match direction {
+                Direction::Forward => range.next(),
+                Direction::Backward => range.next_back(),
+            };
+            let owned = |(key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>)| {
+                (key.value().to_vec(), Some(Bytes::copy_from_slice(value.value())))
+            };
+            row.map(|row| row.map(owned).map_err(failure))
+        })));
+        Ok(sources)
+    }
+}
+
+/// Visits the rows of several sources as one; of a key that several have, the first source's word counts.
+fn merge(sources: Vec<Source<'_>>, direction: Direction, visit: &mut Visit<'_>) -> Result<(), KeyspaceError> {
+    let mut sources: Vec<_> = sources.into_iter().map(Iterator::peekable).collect();
     loop {
-        let row = match direction {
-            Direction::Forward => range.next(),
-            Direction::Backward => range.next_back(),
-        };
-        let Some(row) = row else { return Ok(()) };
-        let (key, value) = row.map_err(failure)?;
-        if visit(key.value(), value.value()).is_break() {
+        let mut next: Option<&[u8]> = None;
+        for source in &mut sources {
+            match source.peek() {
+                Some(Ok((key, _))) => {
+                    let earlier = next.is_none_or(|next| match direction {
+                        Direction::Forward => key.as_slice() < next,
+                        Direction::Backward => key.as_slice() > next,
+                    });
+                    if earlier {
+                        next = Some(key);
+                    }
+                }
+                Some(Err(error)) => return Err(error.clone()),
+                None => {}
+            }
+        }
+        let Some(key) = next.map(<[u8]>::to_vec) else { return Ok(()) };
+        let mut word = None;
+        for source in &mut sources {
+            let same = |row: &Result<Change, KeyspaceError>| matches!(row, Ok((found, _)) if *found == key);
+            if let Some(Ok((_, value))) = source.next_if(same) {
+                word.get_or_insert(value);
+            }
+        }
+        if let Some(Some(value)) = word
+            && visit(&key, &value).is_break()
+        {
             return Ok(());
         }
     }
@@ -234,7 +416,7 @@ fn scan(
 
 impl Reader for View {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyspaceError> {
-        get(&self.rows, key)
+        self.layers.get(key)
     }
 
     fn scan(
@@ -244,13 +426,19 @@ impl Reader for View {
         direction: Direction,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), KeyspaceError> {
-        scan(&self.rows, from, to, direction, visit)
+        if range_is_empty(from, to) {
+            return Ok(());
+        }
+        merge(self.layers.sources(from, to, direction)?, direction, visit)
     }
 }
 
-impl Reader for Rows<'_> {
+impl Reader for Rows {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KeyspaceError> {
-        get(&self.rows, key)
+        match self.changes.get(key) {
+            Some(value) => Ok(value.as_ref().map(|value| value.to_vec())),
+            None => self.present.get(key),
+        }
     }
 
     fn scan(
@@ -260,16 +448,37 @@ impl Reader for Rows<'_> {
         direction: Direction,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), KeyspaceError> {
-        scan(&self.rows, from, to, direction, visit)
+        if range_is_empty(from, to) {
+            return Ok(());
+        }
+        let own =
+            self.changes.range::<[u8], _>((from, to)).map(|(key, value)| Ok((key.clone(), value.clone())));
+        let mut sources: Vec<Source<'_>> = vec![match direction {
+            Direction::Forward => Box::new(own),
+            Direction::Backward => Box::new(own.rev()),
+        }];
+        sources.extend(self.present.sources(from, to, direction)?);
+        merge(sources, direction, visit)
     }
 }
 
-impl Keyspace for Rows<'_> {
+impl Keyspace for Rows {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), KeyspaceError> {
-        self.rows.insert(key, value).map_err(failure).map(|_| ())
+        self.set(key, Some(Bytes::copy_from_slice(value)));
+        Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), KeyspaceError> {
-        self.rows.remove(key).map_err(failure).map(|_| ())
+        self.set(key, None);
+        Ok(())
+    }
+}
+
+impl Rows {
+    fn set(&mut self, key: &[u8], value: Value) {
+        match self.changes.get_mut(key) {
+            Some(known) => *known = value,
+            None => drop(self.changes.insert(key.to_vec(), value)),
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use super_node::api::{ApiState, router, serve};
+use super_node::api::{ApiParts, ApiState, router, serve};
 use super_node::config::HttpSettings;
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
@@ -194,11 +194,11 @@ impl Fake {
         };
         tokio::spawn(player.play());
         let stopping = CancellationToken::new();
-        let state = ApiState {
+        let state = ApiState::from(ApiParts {
             handle: handle.clone(),
             metrics: Arc::new(Metrics::new()),
             compare: None,
-            newest: Arc::default(),
+            newest: AtomicU64::new(0),
             client_url: Arc::new(|id| (id.as_str() == "n2").then(|| "http://n2:7400".to_string())),
             http: HttpSettings {
                 timeout: Duration::from_millis(300),
@@ -206,7 +206,7 @@ impl Fake {
                 keep_alive: Duration::from_secs(1),
             },
             stopping: stopping.clone(),
-        };
+        });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(serve(listener, router(state), stopping.clone()));

@@ -58,14 +58,6 @@ impl World {
         terms.enumerate().filter_map(|(node, term)| Some((term?, node))).max().map(|(_, node)| node)
     }
 
-    /// Asks the leader to hand over to `to`, unless that is itself.
-    pub fn hand_over_to(&mut self, to: usize) {
-        let Some(leader) = self.leader().filter(|leader| *leader != to) else { return };
-        self.requests += 1;
-        self.step(leader, Input::Transfer { request: self.requests, to: Some(name(to)) });
-        self.collect(leader);
-    }
-
     pub(super) fn client(&mut self) {
         let anybody = self.random.below(self.machines.len() as u64) as usize;
         // Clients mostly find the leader.

@@ -328,6 +328,12 @@ impl World {
         }
     }
 
+    /// One input, as a batch of its own.
+    pub fn do_now(&mut self, node: usize, input: Input) {
+        self.step(node, input);
+        self.collect(node);
+    }
+
     fn wake(&mut self, node: usize, after: u64) {
         let run = self.machines[node].run;
         self.plan(after, Happening::Wake { node, run });
@@ -391,7 +397,7 @@ impl World {
     fn notice(&mut self, node: usize, event: &Event) {
         let seen = &mut self.seen;
         match event {
-            Event::BecameLeader { term, .. } => return self.became_leader(node, *term),
+            Event::BecameLeader { term, .. } => self.became_leader(node, *term),
             Event::SteppedDown { reason, .. } => match reason {
                 StepDown::Removed => seen.removed += 1,
                 StepDown::DiskStuck => seen.stuck += 1,
@@ -522,12 +528,10 @@ impl World {
     fn wake_up(&mut self, node: usize) {
         let now = self.clock(node);
         let due = self.machines[node].raft.as_ref().is_some_and(|raft| raft.deadline() <= now);
-        if due {
-            let entropy = self.random.word();
-            let raft = self.machines[node].raft.as_mut().expect("it runs");
-            raft.step(now, entropy, Input::Tick);
+        match due {
+            true => self.do_now(node, Input::Tick),
+            false => self.collect(node),
         }
-        self.collect(node);
     }
 
     fn install(&mut self, node: usize, base: Base) -> bool {

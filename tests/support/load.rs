@@ -56,13 +56,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One attempt to write, as its client saw it.
-enum Told {
-    Outcome(Outcome),
-    /// The precondition did not hold.
-    Conflict,
-}
-
 impl Load {
     /// No clients yet: see [`Load::ask`].
     pub fn begin(leases: bool) -> Load {
@@ -176,66 +169,69 @@ impl Load {
     }
 
     /// One attempt to write.
-    async fn attempt(&self, url: &str, wish: &Wish<'_>, timeout: Duration) -> Told {
-        let mut request =
-            self.0.http.put(format!("{url}/v1/kv/{}", wish.key)).json(&json!(wish.value)).timeout(timeout);
+    async fn attempt(&self, url: &str, wish: &Wish<'_>, timeout: Duration) -> Outcome {
+        let url = format!("{url}/v1/kv/{}", wish.key);
+        let mut request = self.0.http.put(url).json(&json!(wish.value)).timeout(timeout);
         if let Some(expected) = wish.expected {
             request = request.header("If-Match", format!("\"{expected}\""));
         }
-        if wish.once {
-            request = request.header("Idempotency-Key", format!("once-{}", wish.value));
-        }
+        request = match wish.repeat {
+            Repeat::Never => request,
+            Repeat::UnderKey => request.header("Idempotency-Key", format!("once-{}", wish.value)),
+            Repeat::InSession { session, sequence } => request
+                .header("Super-Node-Session", session.to_string())
+                .header("Super-Node-Sequence", sequence.to_string()),
+        };
         let answer = match request.send().await {
             Ok(answer) => answer,
             // The request never left.
-            Err(error) if error.is_connect() => return Told::Outcome(Outcome::NotApplied),
-            Err(_) => return Told::Outcome(Outcome::Unknown),
+            Err(error) if error.is_connect() => return Outcome::NotApplied,
+            Err(_) => return Outcome::Unknown,
         };
         let success = answer.status().is_success();
-        let Ok(body) = answer.json::<Value>().await else { return Told::Outcome(Outcome::Unknown) };
+        let Ok(body) = answer.json::<Value>().await else { return Outcome::Unknown };
         match body["revision"].as_u64() {
-            Some(revision) if success => Told::Outcome(Outcome::Acknowledged { revision }),
-            _ if body["code"] == json!("conflict") => Told::Conflict,
-            _ if body["outcome"] == json!("not_applied") => Told::Outcome(Outcome::NotApplied),
-            _ => Told::Outcome(Outcome::Unknown),
+            Some(revision) if success => Outcome::Acknowledged { revision },
+            _ if body["outcome"] == json!("not_applied") => Outcome::NotApplied,
+            _ => Outcome::Unknown,
         }
     }
 
-    /// Writes, repeating under an idempotency key through other nodes while the outcome is unknown.
-    async fn write(&self, id: &str, url: &str, wish: Wish<'_>, timeout: Duration, mut dice: Dice) {
+    /// Writes; what can be repeated safely is repeated, through other nodes, while its outcome is unknown.
+    async fn write(&self, id: &str, url: &str, wish: Wish<'_>, timeout: Duration, mut dice: Dice) -> Outcome {
         let invoked = self.now();
         let begun = Instant::now();
-        let mut told = self.attempt(url, &wish, timeout).await;
-        let unknown = |told: &Told| matches!(told, Told::Outcome(Outcome::Unknown));
-        if wish.once && unknown(&told) {
-            while begun.elapsed() < REPEAT_MAX && !matches!(told, Told::Outcome(Outcome::Acknowledged { .. }))
-            {
+        let mut outcome = self.attempt(url, &wish, timeout).await;
+        if wish.repeat != Repeat::Never && outcome == Outcome::Unknown {
+            while begun.elapsed() < REPEAT_MAX && !is_success(outcome) {
                 tokio::time::sleep(dice.between(20, 200)).await;
                 let targets = lock(&self.0.targets).clone();
                 let (_, other) = &targets[dice.below(targets.len())];
-                told = self.attempt(other, &wish, timeout).await;
+                outcome = self.attempt(other, &wish, timeout).await;
             }
             // That a repetition was refused says nothing about the first attempt.
-            if !matches!(told, Told::Outcome(Outcome::Acknowledged { .. })) {
-                told = Told::Outcome(Outcome::Unknown);
+            if !is_success(outcome) {
+                outcome = Outcome::Unknown;
             }
-        }
-        let outcome = match told {
-            Told::Outcome(outcome) => outcome,
-            Told::Conflict => Outcome::NotApplied,
-        };
-        if !matches!(outcome, Outcome::Acknowledged { .. }) {
-            self.0.failed.fetch_add(1, Ordering::Relaxed);
         }
         let action = Action::Write { value: wish.value, expected: wish.expected, outcome };
         self.note(wish.key, id, invoked, action);
-        if matches!(outcome, Outcome::Acknowledged { .. }) && !wish.key.starts_with("register") {
+        if !is_success(outcome) {
+            self.0.failed.fetch_add(1, Ordering::Relaxed);
+        } else if !wish.key.starts_with("register") {
             let mut recent = lock(&self.0.recent);
             recent.push_back(wish.key.to_string());
             if recent.len() > RECENT_MAX {
                 recent.pop_front();
             }
         }
+        outcome
+    }
+
+    /// A client session; `None`: nobody opened one.
+    async fn open_session(&self, url: &str) -> Option<u64> {
+        let request = self.0.http.post(format!("{url}/v1/sessions")).timeout(Duration::from_secs(1));
+        request.send().await.ok()?.json::<Value>().await.ok()?["session"].as_u64()
     }
 }
 
@@ -244,11 +240,23 @@ struct Wish<'a> {
     key: &'a str,
     value: u64,
     expected: Option<u64>,
-    /// Whether it goes under an idempotency key.
-    once: bool,
+    repeat: Repeat,
+}
+
+/// How the cluster can tell that a second copy of a write is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// It cannot: the write is sent once.
+    Never,
+    UnderKey,
+    InSession {
+        session: u64,
+        sequence: u64,
+    },
 }
 
 /// The clients of one node.
+#[derive(Clone)]
 struct Lane {
     load: Load,
     id: String,
@@ -299,8 +307,33 @@ impl Lane {
             if chance >= 85 {
                 key = format!("key{value}");
             }
-            let wish = Wish { key: &key, value, expected, once: (63..73).contains(&chance) };
+            let repeat = if (63..73).contains(&chance) { Repeat::UnderKey } else { Repeat::Never };
+            let wish = Wish { key: &key, value, expected, repeat };
             load.write(&id, &url, wish, timeout, dice).await;
+        }
+    }
+
+    /// One client that writes one after the other, in a session.
+    async fn write_in_sessions(mut self) {
+        let mut open = None;
+        while self.load.is_asked(&self.id) {
+            tokio::time::sleep(PACE * 4).await;
+            if open.is_none() {
+                open = self.load.open_session(&self.url).await.map(|session| (session, 0));
+            }
+            let Some((session, sequence)) = &mut open else { continue };
+            *sequence += 1;
+            let repeat = Repeat::InSession { session: *session, sequence: *sequence };
+            let value = self.load.0.values.fetch_add(1, Ordering::Relaxed);
+            let register = self.dice.below(REGISTERS * 2);
+            let own = register >= REGISTERS;
+            let key = if own { format!("key{value}") } else { format!("register{register}") };
+            let wish = Wish { key: &key, value, expected: None, repeat };
+            let (timeout, dice) = (Duration::from_millis(self.dice.one(&TIMEOUTS_MS)), self.dice.split());
+            if self.load.write(&self.id, &self.url, wish, timeout, dice).await == Outcome::Unknown {
+                // Perhaps it has expired.
+                open = None;
+            }
         }
     }
 }
@@ -312,6 +345,10 @@ impl Load {
     }
 }
 
+fn is_success(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Acknowledged { .. })
+}
+
 pub fn is_acknowledged(operation: &Operation) -> bool {
-    matches!(operation.action, Action::Write { outcome: Outcome::Acknowledged { .. }, .. })
+    matches!(operation.action, Action::Write { outcome, .. } if is_success(outcome))
 }

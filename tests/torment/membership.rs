@@ -24,7 +24,7 @@ async fn one_node_grows_to_five_and_shrinks_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_replaced_one_after_the_other() {
-    let mut torment = Torment::begin(Plan::new("nodes_are_replaced_one_after_the_other", 12, 3)).await;
+    let mut torment = Torment::begin(Plan::new("nodes_are_replaced_one_after_the_other", 9, 3)).await;
     while torment.goes_on() {
         let members = torment.members();
         let leaver = torment.dice.one(&members);

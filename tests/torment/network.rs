@@ -6,14 +6,14 @@ use crate::harness::{Plan, Torment, field};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_in_the_minority_is_replaced_and_serves_nothing_stale() {
     let Some(field) = field(5) else { return };
-    let plan = Plan::new("a_leader_in_the_minority_is_replaced_and_serves_nothing_stale", 7, 5);
+    let plan = Plan::new("a_leader_in_the_minority_is_replaced_and_serves_nothing_stale", 5, 5);
     split_leaders_off(plan.on(field).with_leases(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_in_the_minority_loses_its_lease_before_it_is_replaced() {
     let Some(field) = field(5) else { return };
-    let plan = Plan::new("a_leader_in_the_minority_loses_its_lease_before_it_is_replaced", 7, 5);
+    let plan = Plan::new("a_leader_in_the_minority_loses_its_lease_before_it_is_replaced", 5, 5);
     split_leaders_off(plan.on(field).with_leases(true)).await;
 }
 
@@ -80,7 +80,7 @@ async fn a_network_that_loses_and_delays_is_served_over() {
 async fn cuts_splits_kills_and_freezes_at_random() {
     let Some(field) = field(3) else { return };
     let mut torment =
-        Torment::begin(Plan::new("cuts_splits_kills_and_freezes_at_random", 12, 3).on(field)).await;
+        Torment::begin(Plan::new("cuts_splits_kills_and_freezes_at_random", 9, 3).on(field)).await;
     while torment.goes_on() {
         let (at, step) = (torment.dice.below(3), 1 + torment.dice.below(2));
         let away = (0..3).find(|at| !torment.awake().contains(at));

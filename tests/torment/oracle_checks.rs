@@ -158,7 +158,7 @@ proptest! {
             .map(|operation| {
                 let (action, answered) = match operation.action {
                     Action::Write { value, outcome, .. } => {
-                        (exhaustive::Action::Write(value), outcome != Outcome::Unknown)
+                        (exhaustive::Action::Write(Some(value)), outcome != Outcome::Unknown)
                     }
                     Action::Read(seen) => (exhaustive::Action::Read(seen.map(|seen| seen.value)), true),
                 };

@@ -49,13 +49,13 @@ async fn kill_9_of_all_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_leader_wakes_up_and_serves_nothing_stale() {
-    let plan = Plan::new("a_frozen_leader_wakes_up_and_serves_nothing_stale", 7, 3);
+    let plan = Plan::new("a_frozen_leader_wakes_up_and_serves_nothing_stale", 6, 3);
     freeze_leaders(plan.with_leases(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_leader_has_lost_its_lease_when_it_wakes_up() {
-    let plan = Plan::new("a_frozen_leader_has_lost_its_lease_when_it_wakes_up", 7, 3);
+    let plan = Plan::new("a_frozen_leader_has_lost_its_lease_when_it_wakes_up", 6, 3);
     freeze_leaders(plan.with_leases(true)).await;
 }
 
@@ -81,7 +81,7 @@ async fn freeze_leaders(plan: Plan) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_goes_unnoticed_but_for_an_election() {
     let mut torment =
-        Torment::begin(Plan::new("a_rolling_restart_goes_unnoticed_but_for_an_election", 8, 3)).await;
+        Torment::begin(Plan::new("a_rolling_restart_goes_unnoticed_but_for_an_election", 6, 3)).await;
     while torment.goes_on() {
         for at in 0..3 {
             torment.deed(format!("restart {}", torment.id(at)));
@@ -97,7 +97,7 @@ async fn a_rolling_restart_goes_unnoticed_but_for_an_election() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_frozen_and_restarted_at_random() {
-    let mut torment = Torment::begin(Plan::new("killed_frozen_and_restarted_at_random", 10, 3)).await;
+    let mut torment = Torment::begin(Plan::new("killed_frozen_and_restarted_at_random", 9, 3)).await;
     while torment.goes_on() {
         let at = torment.dice.below(3);
         let away = (0..3).find(|at| !torment.awake().contains(at));

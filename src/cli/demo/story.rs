@@ -10,8 +10,8 @@ use crate::cli::CliError;
 use crate::client::{Call, Client};
 use crate::types::Amount;
 
-use super::fleet::Fleet;
 use super::teller::Teller;
+use crate::local::Fleet;
 
 /// Patience for anything that should happen; a healthy cluster needs a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -52,6 +52,7 @@ pub const NAMES: &[&str] = &[
     "storage",
     "a stuck leader gives way",
     "liveness",
+    "no rest",
     "works under the fault",
     "assertion",
     "unexpected error",
@@ -108,7 +109,7 @@ impl Watch {
                 self.ledger.settled_at(host, *interval, entry.index)?;
             }
         }
-        self.state.at(&host.id, entry.index, host.state.digest())
+        self.state.at(host, entry.index)
     }
 
     /// A client heard that its write was done.
@@ -124,7 +125,7 @@ impl Watch {
     /// A node's state was replaced by a snapshot.
     pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
         self.ledger.forget(&host.id);
-        self.state.at(&host.id, base.index, host.state.digest())
+        self.state.at(host, base.index)
     }
 
     /// A node told something.

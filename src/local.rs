@@ -1,4 +1,5 @@
-//! The processes of the demo: real children on free loopback ports, in one directory, gone with their parent.
+//! A cluster of real processes on this machine, for the demo and for benchmarks: children on free loopback ports, in
+//! one directory, gone with their parent.
 //!
 //! Each child's standard input is a pipe that the parent holds open; a child ends when it closes, and removes the
 //! temporary directory. So even a parent that is killed with -9 leaves nothing behind.
@@ -15,21 +16,19 @@ use tokio::process::{Child, Command};
 
 use crate::client::{Client, ClientError, Options};
 
-/// How long one call of the story may take, all tries together.
+/// How long one call may take, all tries together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the cluster is set up.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// The program to start.
+    pub program: PathBuf,
     /// How many super-nodes.
     pub nodes: usize,
-    /// Length of an interval.
-    pub interval: Duration,
-    /// Time between pings.
-    pub ping: Duration,
-    /// Where MongoDB is, and the database.
-    pub mongodb: Option<(String, String)>,
-    /// Whether the directory goes when the demo ends.
+    /// Variables for the super-nodes, such as `SUPER_NODE_LEDGER__INTERVAL`.
+    pub environment: Vec<(&'static str, String)>,
+    /// Whether the directory goes when the parent ends.
     pub temporary: bool,
 }
 
@@ -57,7 +56,7 @@ impl NodeProcess {
     }
 }
 
-/// All processes of a demo.
+/// All processes of a cluster.
 pub struct Fleet {
     /// The super-nodes.
     pub nodes: Vec<NodeProcess>,
@@ -89,12 +88,9 @@ impl Fleet {
             .arg("--data-dir")
             .arg(self.directory.join(&node.id))
             .args(["--listen", &node.client, "--peer-listen", &node.peer, "--agents-listen", &node.agents])
-            .args(["--peers", &peers.join(",")])
-            .env("SUPER_NODE_LEDGER__INTERVAL", format!("{}ms", self.setup.interval.as_millis()))
-            .env("SUPER_NODE_LEDGER__PING", format!("{}ms", self.setup.ping.as_millis()))
-            .env("SUPER_NODE_LEDGER__PING_TIMEOUT", format!("{}ms", self.setup.ping.as_millis()));
-        if let Some((uri, database)) = &self.setup.mongodb {
-            command.env("MONGODB_URI", uri).env("SUPER_NODE_MONGODB__DATABASE", database);
+            .args(["--peers", &peers.join(",")]);
+        for (variable, value) in &self.setup.environment {
+            command.env(variable, value);
         }
         self.tie_to_parent(&mut command);
         self.nodes[at].child = Some(command.spawn()?);
@@ -120,11 +116,11 @@ impl Fleet {
         }
     }
 
-    /// This very binary, without the settings of whoever runs the demo, with its output in a file.
+    /// The program, without the settings of whoever runs it, with its output in a file.
     fn command(&self, name: &str) -> io::Result<Command> {
         let log =
             File::options().create(true).append(true).open(self.directory.join(format!("{name}.log")))?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(&self.setup.program);
         for (variable, _) in std::env::vars_os() {
             let ours = variable
                 .to_str()
@@ -209,7 +205,7 @@ impl Fleet {
 }
 
 /// A loopback address that was free for TCP and UDP a moment ago.
-fn free_address() -> io::Result<String> {
+pub fn free_address() -> io::Result<String> {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0")?;
         let address = tcp.local_addr()?;
