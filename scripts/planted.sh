@@ -67,7 +67,8 @@ while IFS=$'\t' read -r name seeds scenario hazards what invariants; do
   since=$SECONDS found='' caught=''
   if ! hunt "$name" "$seeds" "$scenario"; then
     # The first of the reported violations; histories are reported in the order of their seeds.
-    found=$(tr -d '\n' <"$PLACE/$name.out" | grep -o '"seed": *[0-9]*, *"what": *"[^"]*"' | head -n 1 || true)
+    found=$(tr -d '\n' <"$PLACE/$name.out" \
+      | grep -o '"seed": *[0-9]*, *"invariant": *"[^"]*", *"what": *"[^"]*' | head -n 1 || true)
   fi
   if [ -z "$found" ]; then
     echo "MISSED   $name: not found in $seeds histories ($((SECONDS - since)) s)"
@@ -75,15 +76,16 @@ while IFS=$'\t' read -r name seeds scenario hazards what invariants; do
     continue
   fi
   seed=$(sed 's/^"seed": *\([0-9]*\).*/\1/' <<<"$found")
-  told=$(sed 's/^.*"what": *"\(.*\)"$/\1/' <<<"$found")
-  while read -r -d '|' invariant; do
-    case $told in "$invariant"*) caught=$invariant ;; esac
-  done <<<"$invariants|"
-  if [ -z "$caught" ]; then
-    echo "ODD      $name: seed $seed found something else: $told"
-    missed=$((missed + 1))
-    continue
-  fi
+  caught=$(sed 's/^.*"invariant": *"\([^"]*\)".*$/\1/' <<<"$found")
+  told=$(sed 's/^.*"what": *"//' <<<"$found")
+  case "|$invariants|" in
+    *"|$caught|"*) ;;
+    *)
+      echo "ODD      $name: seed $seed found something else: $told"
+      missed=$((missed + 1))
+      continue
+      ;;
+  esac
   echo "found    $name: seed $seed, by: $told ($((SECONDS - since)) s)"
   [ "$scenario" = - ] && where='' || where=" of \`$scenario\`"
   rows+=("| \`$name\` | $hazards | $what | $((seed + 1))$where | $seeds | $caught |")

@@ -84,11 +84,7 @@ impl Operator {
     /// Begins to look after things.
     pub fn new(world: &mut World) -> Operator {
         world.schedule(LOOK_EVERY, Due::Operator);
-        Operator {
-            dice: Dice::stream(world.plan.seed, OPERATOR_STREAM),
-            tasks: VecDeque::new(),
-            asked: None,
-        }
+        Operator { dice: Dice::stream(world.plan.seed, OPERATOR_STREAM), tasks: VecDeque::new(), asked: None }
     }
 
     /// An act of the plan is the operator's. Returns whether anything came of it.
@@ -128,9 +124,7 @@ impl Operator {
                 Some(node) => Want::Change(Change::Promote { node }),
                 None => return Ok(false),
             },
-            Fault::Transfer { pick } => {
-                Want::Transfer(pick.and_then(|pick| choose(voters.clone(), pick)))
-            }
+            Fault::Transfer { pick } => Want::Transfer(pick.and_then(|pick| choose(voters.clone(), pick))),
             Fault::Readdress { pick } => {
                 let nodes = configuration.all_nodes().into_iter().collect();
                 let Some(host) = choose(nodes, *pick).and_then(|node| host_of(world, &node)) else {

@@ -38,7 +38,7 @@ pub struct Bug {
     pub what: String,
     /// Within how many histories, from seed 0 on, it must be found.
     pub seeds: u64,
-    /// How the report of a breach that this bug may cause begins: the names of invariants.
+    /// The invariants that it may break, by name; a breach of another one does not count.
     pub invariants: Vec<String>,
     /// The scenario file in `scenarios/` that shows it, where the common histories do not.
     #[serde(default)]
@@ -95,6 +95,10 @@ pub fn problems(root: &Path, bugs: &[(String, Bug)]) -> Vec<String> {
         }
         if bug.what.trim().is_empty() || bug.invariants.is_empty() || bug.edits.is_empty() {
             wrong("it needs words, invariants and edits".to_string());
+        }
+        let known = |name: &&String| super_node::sim::invariants::NAMES.contains(&name.as_str());
+        if let Some(unknown) = bug.invariants.iter().find(|name| !known(name)) {
+            wrong(format!("no invariant is called '{unknown}'"));
         }
         if !(1..=SEEDS_MAX).contains(&bug.seeds) {
             wrong(format!("seeds: give 1 to {SEEDS_MAX}"));

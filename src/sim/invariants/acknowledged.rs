@@ -25,7 +25,8 @@ impl Watch {
     /// A host says something to another.
     pub fn said(&mut self, host: &Host, frame: &Frame) {
         let Frame::Raft(message) = frame else { return };
-        let (Body::AppendAccepted { matched, .. } | Body::HeartbeatResponse { matched, .. }) = &message.body else {
+        let (Body::AppendAccepted { matched, .. } | Body::HeartbeatResponse { matched, .. }) = &message.body
+        else {
             return;
         };
         let given = self.given.entry(host.id.clone()).or_default();
@@ -39,7 +40,9 @@ impl Watch {
             && *index > status.last
         {
             let (id, last) = (&host.id, status.last);
-            return Err(format!("acknowledged and gone: {id} holds {index}, it said in term {term}; now it ends at {last}"));
+            return Err(format!(
+                "acknowledged and gone: {id} holds {index}, it said in term {term}; now it ends at {last}"
+            ));
         }
         if status.role != Role::Leader {
             return Ok(());
@@ -72,7 +75,10 @@ fn is_there(leader: &Host, term: Term, peer: &Host, matched: Index) -> Result<()
         return Ok(());
     }
     let breach = |what: String| {
-        Err(format!("counted and not there: {} counts {matched} for {} in term {term}; {what}", leader.id, peer.id))
+        Err(format!(
+            "counted and not there: {} counts {matched} for {} in term {term}; {what}",
+            leader.id, peer.id
+        ))
     };
     if disk.hard_state.term < term {
         return breach(format!("that one has only come to term {}", disk.hard_state.term));

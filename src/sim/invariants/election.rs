@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::raft::{Persist, Role, Status, VoteResult};
+use crate::raft::{Persist, Role, Status};
 use crate::types::{NodeId, Term};
 
 use crate::sim::host::Host;
+
+use super::configuration::is_quorum;
 
 /// Watches elections.
 #[derive(Debug, Default)]
@@ -24,7 +26,9 @@ impl Watch {
         let place = (hard_state.term, node.clone());
         let Some(vote) = &hard_state.vote else {
             return match self.votes.get(&place) {
-                Some(known) => Err(format!("one vote a term: {node} forgets that it voted for {known} in {}", place.0)),
+                Some(known) => {
+                    Err(format!("one vote a term: {node} forgets that it voted for {known} in {}", place.0))
+                }
                 None => Ok(()),
             };
         };
@@ -64,9 +68,8 @@ impl Watch {
     pub fn won(&mut self, host: &Host, term: Term, votes: &BTreeSet<NodeId>) -> Result<(), String> {
         self.won += 1;
         let Some(alive) = &host.alive else { return Ok(()) };
-        let granted = votes.iter().map(|voter| (voter.clone(), true)).collect();
         // The configuration of a candidate does not change between the last vote and the victory.
-        if alive.node.raft_status().configuration.vote_result(&granted) == VoteResult::Won {
+        if is_quorum(&alive.node.raft_status().configuration, &|voter| votes.contains(voter)) {
             return Ok(());
         }
         Err(format!("elected by a quorum: {} leads term {term} with the votes of {votes:?}", host.id))

@@ -3,7 +3,9 @@
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
 pub mod acknowledged;
+pub mod configuration;
 pub mod election;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
@@ -16,7 +18,7 @@ use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
 use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
 
@@ -32,6 +34,11 @@ pub const NAMES: &[&str] = &[
     "committed in its own term",
     "acknowledged and gone",
     "counted and not there",
+    "configuration in force",
+    "joint consensus",
+    "one change at a time",
+    "no change before the first commit",
+    "lease outlived",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -72,7 +79,8 @@ pub struct Watch {
 
 impl Watch {
     /// A node hands something to its disk.
-    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
+    pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
+        configuration::issued(hosts, host, batch, &self.log)?;
         self.election.issued(&host.id, batch)?;
         self.log.issued(host, batch)
     }
@@ -84,9 +92,15 @@ impl Watch {
         host: &Host,
         status: &Status,
         before: &Configuration,
+        now: Micros,
     ) -> Result<(), String> {
+        configuration::is_in_force(hosts, host, status, &self.log)?;
         self.acknowledged.after_step(hosts, host, status)?;
+        let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
+        if self.log.last_committed() > committed {
+            lease::is_over(hosts, host, status, now)?;
+        }
         self.election.after_step(host, status, &self.log)
     }
 
