@@ -290,6 +290,9 @@ fn unsettled(world: &World) -> Option<String> {
     if configuration.outgoing.is_some() || !configuration.joining.is_empty() {
         return Some("a change of the configuration is not done".to_string());
     }
+    if !configuration.voters.contains(&leader.id) {
+        return Some(format!("{} leads and has no vote", leader.id));
+    }
     for id in configuration.all_nodes() {
         let Some((host, follower)) = nodes.iter().find(|(host, _)| host.id == id) else {
             return Some(format!("{id} does not run"));

@@ -31,6 +31,8 @@ use super::trace::{Trace, Weight};
 
 /// From so long a pause on, a process notices that it stood still (as the driver does).
 const STALL: Duration = Duration::from_millis(250);
+/// Within which time after a pause what waited at different sockets is taken, in any order.
+const UNORDERED_AFTER_PAUSE: Duration = Duration::from_millis(3);
 /// How often an input is taken together with those that follow it, in parts per million.
 const BATCHED_PPM: u64 = 300_000;
 /// Most steps of a node within a second of virtual time; one that takes more wakes itself without end.
@@ -429,7 +431,12 @@ impl World {
         self.trace.mark(&[self.now.0, host as u64, event.number()]);
         if let Some((since, until)) = self.hosts[host].paused {
             if self.now < until {
-                self.schedule(until.since(self.now), Due::Host { host, life, event });
+                let mut after = until.since(self.now);
+                // What waited at different sockets is then taken in any order.
+                if matches!(event, Event::Deliver { .. } | Event::Ask { .. }) {
+                    after += self.hosts[host].dice.span(Duration::ZERO, UNORDERED_AFTER_PAUSE);
+                }
+                self.schedule(after, Due::Host { host, life, event });
                 return Ok(());
             }
             self.hosts[host].paused = None;
@@ -553,7 +560,7 @@ impl World {
         let Some(alive) = machine.alive.as_ref() else { return Ok(()) };
         let status = alive.node.raft_status();
         self.trace.mark(&[status.term.0, status.commit.0, status.last.0]);
-        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration, moment.now)?;
+        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration, self.now)?;
         let wake = alive.node.deadline(moment.now);
         let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
         if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {
@@ -575,7 +582,7 @@ impl World {
             Effect::Persist(batch) => {
                 let head = Persist { entries: Vec::new(), hard_state: batch.hard_state.clone(), ..batch };
                 self.hosts[host].issued.record(&head);
-                self.watch.issued(&self.hosts[host], &batch)?;
+                self.watch.issued(&self.hosts, &self.hosts[host], &batch)?;
                 let machine = &mut self.hosts[host];
                 machine.issued.record(&batch);
                 let local = machine.clock.monotonic(self.now);

@@ -2,7 +2,10 @@
 //!
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
+pub mod acknowledged;
+pub mod configuration;
 pub mod election;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
@@ -29,6 +32,14 @@ pub const NAMES: &[&str] = &[
     "leader append-only",
     "committed entries never change",
     "committed on a quorum",
+    "committed in its own term",
+    "acknowledged and gone",
+    "counted and not there",
+    "configuration in force",
+    "joint consensus",
+    "one change at a time",
+    "no change before the first commit",
+    "lease outlived",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -60,6 +71,7 @@ pub const NAMES: &[&str] = &[
 /// Watches a whole history.
 #[derive(Debug, Default)]
 pub struct Watch {
+    acknowledged: acknowledged::Watch,
     election: election::Watch,
     log: log::Watch,
     state: state::Watch,
@@ -69,7 +81,8 @@ pub struct Watch {
 
 impl Watch {
     /// A node hands something to its disk.
-    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
+    pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
+        configuration::issued(hosts, host, batch, &self.log)?;
         self.election.issued(&host.id, batch)?;
         self.log.issued(host, batch)
     }
@@ -84,8 +97,14 @@ impl Watch {
         before: &Configuration,
         now: Micros,
     ) -> Result<(), String> {
+        configuration::is_in_force(hosts, host, status, &self.log)?;
+        self.acknowledged.after_step(hosts, host, status)?;
+        let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
-        stuck::gives_way(host, status, now)?;
+        stuck::gives_way(host, status, host.clock.monotonic(now))?;
+        if self.log.last_committed() > committed {
+            lease::is_over(hosts, host, status, now)?;
+        }
         self.election.after_step(host, status, &self.log)
     }
 
@@ -96,6 +115,7 @@ impl Watch {
 
     /// A node says something to another.
     pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        self.acknowledged.said(host, frame);
         promise::kept(host, to, frame)
     }
 
@@ -136,6 +156,7 @@ impl Watch {
 
     /// A machine lost everything it had and will be somebody new under its old name.
     pub fn wiped(&mut self, node: &NodeId) {
+        self.acknowledged.forget(node);
         self.log.forget(node);
         self.ledger.forget(node);
     }
