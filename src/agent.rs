@@ -338,7 +338,7 @@ impl Registrar<'_> {
 }
 
 /// The address that the system would use towards a super-node. Connecting a UDP socket sends nothing.
-async fn own_address_towards(url: &Url, any: IpAddr) -> io::Result<IpAddr> {
+pub(crate) async fn own_address_towards(url: &Url, any: IpAddr) -> io::Result<IpAddr> {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_or_known_default().unwrap_or(80);
     let socket = UdpSocket::bind((any, 0)).await?;

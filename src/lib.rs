@@ -26,11 +26,12 @@
 //! | L1 | `raft` | consensus; commands are opaque bytes |
 //! | L1 | `ledger` | the replicated machine: members, accounts, intervals, policy, the dictionary |
 //! | L1 | `health` | ping schedule, failure detector, interval counters |
+//! | L1 | `calls` | what a client decides: whom to ask, when to give up, what it may then claim |
 //! | L2 | `node` | the three composed; the ports; the driver |
 //! | L3 | `storage` | the ports to the disk: log and state |
 //! | L3 | `network` | the ports to peers and agents |
 //! | L3 | `database` | the projection into MongoDB |
-//! | L3 | `sim` | whole nodes on simulated ports, above the storage whose code it runs |
+//! | L3 | `sim` | whole nodes on simulated ports, above the storage and the projector whose code it runs |
 //! | L4 | `config` | settings: flags, environment, file, defaults |
 //! | L4 | `api` | HTTP |
 //! | L4 | `client` | talks to a cluster over HTTP |
@@ -53,6 +54,7 @@ pub mod agent;
 pub mod api;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod bench;
+pub mod calls;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod cli;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

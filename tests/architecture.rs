@@ -15,6 +15,7 @@ const RANKS: &[(&str, u8)] = &[
     ("raft", 1),
     ("ledger", 1),
     ("health", 1),
+    ("calls", 1),
     ("node", 2),
     ("storage", 3),
     ("network", 3),
@@ -40,7 +41,7 @@ const STRICT_RANK_MAX: u8 = 2;
 const FREE_FILES: &[&str] = &["src/lib.rs", "src/main.rs"];
 
 /// The pure state machines.
-const PURE_MODULES: &[&str] = &["raft", "ledger", "health"];
+const PURE_MODULES: &[&str] = &["raft", "ledger", "health", "calls"];
 
 /// Path segments that mean that a pure module reads the world, or that its order depends on a random seed.
 const IMPURE_SEGMENTS: &[&str] =

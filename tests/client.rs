@@ -18,6 +18,10 @@ enum Line {
     /// The write is done, and the answer is lost.
     Hang,
     Ok,
+    /// A session is open.
+    Opened(u64),
+    /// The session has ended.
+    Gone,
     Problem(&'static str, &'static str, Option<String>),
 }
 
@@ -28,8 +32,14 @@ struct Script {
 }
 
 async fn answer(State(script): State<Script>, headers: HeaderMap) -> Response {
-    let key = headers.get("idempotency-key").map_or("", |value| value.to_str().expect("ASCII"));
-    script.keys.lock().expect("one at a time").push(key.to_string());
+    let text = |name: &str| headers.get(name).map_or("", |value| value.to_str().expect("ASCII"));
+    let key = match text("super-node-session") {
+        "" => text("idempotency-key").to_string(),
+        session => {
+            format!("{session}:{} from {}", text("super-node-sequence"), text("super-node-lowest-unanswered"))
+        }
+    };
+    script.keys.lock().expect("one at a time").push(key);
     // The last line is repeated for ever.
     let line = {
         let mut lines = script.lines.lock().expect("one at a time");
@@ -38,6 +48,14 @@ async fn answer(State(script): State<Script>, headers: HeaderMap) -> Response {
     match line.expect("a script has a line") {
         Line::Hang => std::future::pending().await,
         Line::Ok => axum::Json(json!({"done": true})).into_response(),
+        Line::Opened(session) => axum::Json(json!({"session": session})).into_response(),
+        Line::Gone => {
+            let body = json!({
+                "title": "session expired", "detail": "", "status": 410, "code": "session_expired",
+                "retryable": false, "outcome": "not_applied",
+            });
+            (StatusCode::GONE, axum::Json(body)).into_response()
+        }
         Line::Problem(code, outcome, leader_url) => {
             let body = json!({
                 "title": code, "detail": "", "status": 503, "code": code, "retryable": true,
@@ -48,7 +66,7 @@ async fn answer(State(script): State<Script>, headers: HeaderMap) -> Response {
     }
 }
 
-/// A node that follows a script; its URL and the idempotency keys it has seen.
+/// A node that follows a script; its URL and the idempotency keys, or places in a session, that it has seen.
 async fn node(lines: impl IntoIterator<Item = Line>) -> (String, Arc<Mutex<Vec<String>>>) {
     let script = Script { lines: Arc::new(Mutex::new(lines.into_iter().collect())), keys: Arc::default() };
     let keys = script.keys.clone();
@@ -63,6 +81,11 @@ fn client(endpoints: Vec<String>, timeout: Duration) -> Client {
     Client::new(Options { endpoints, timeout, token: None }).expect("a client")
 }
 
+/// The same node under two names.
+fn twice(url: String) -> Vec<String> {
+    vec![url.replace("127.0.0.1", "localhost"), url]
+}
+
 fn write() -> Call {
     Call::new(Method::POST, "/v1/add").body(&json!({"a": 1, "b": 2})).find_out("look")
 }
@@ -71,7 +94,7 @@ fn write() -> Call {
 async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
     let (url, keys) = node([Line::Hang, Line::Ok]).await;
     // Two endpoints: a hanging try ends long before the call does.
-    let client = client(vec![url.clone(), url], Duration::from_secs(2));
+    let client = client(twice(url), Duration::from_secs(2));
     let answer = client.send(write()).await.expect("the second try is answered");
     assert_eq!(answer.body, json!({"done": true}));
     let keys = keys.lock().expect("one at a time");
@@ -82,8 +105,7 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
 async fn doubt_stays_until_an_answer_removes_it() {
     let refusal = Line::Problem("no_leader", "not_applied", None);
     let (url, _) = node([Line::Hang, refusal]).await;
-    let error =
-        client(vec![url.clone(), url], Duration::from_secs(1)).send(write()).await.expect_err("no answer");
+    let error = client(twice(url), Duration::from_secs(1)).send(write()).await.expect_err("no answer");
     assert_eq!((error.code.as_str(), error.outcome), ("unknown", Some(Outcome::Unknown)));
     assert_eq!(error.hint.as_deref(), Some("look"));
     let (url, _) = node([Line::Problem("timeout", "unknown", None)]).await;
@@ -119,4 +141,47 @@ async fn nobody_there_means_not_applied() {
     let error = error.expect_err("nobody is there");
     assert_eq!((error.code.as_str(), error.outcome), ("unreachable", Some(Outcome::NotApplied)));
     assert_eq!((error.tried.len(), error.tried[0].what.as_str()), (1, "refused"));
+}
+
+#[tokio::test]
+async fn writes_of_a_session_carry_their_place_in_it() {
+    let lines = [Line::Opened(9), Line::Ok, Line::Problem("no_leader", "not_applied", None), Line::Ok];
+    let (url, seen) = node(lines).await;
+    let client = client(vec![url], Duration::from_secs(5));
+    let session = client.session();
+    session.send(write()).await.expect("answered");
+    session.send(write()).await.expect("the second try is answered");
+    session.close().await.expect("closed");
+    let seen = seen.lock().expect("one at a time");
+    assert_eq!(seen[1..4], ["9:1 from 1", "9:2 from 2", "9:2 from 2"]);
+    assert!(seen[0].len() == 32 && seen[4].len() == 32, "opened and closed under a key: {seen:?}");
+}
+
+#[tokio::test]
+async fn a_write_that_found_its_session_gone_goes_into_a_new_one() {
+    let (url, seen) = node([Line::Opened(9), Line::Ok, Line::Gone, Line::Opened(10), Line::Ok]).await;
+    let client = client(vec![url], Duration::from_secs(5));
+    let session = client.session();
+    session.send(write()).await.expect("answered");
+    session.send(write()).await.expect("answered in the new session");
+    assert_eq!(seen.lock().expect("one at a time")[4], "10:1 from 1");
+}
+
+/// It may have been executed in the session that is gone: a second try elsewhere could be a second execution.
+#[tokio::test]
+async fn a_write_in_doubt_does_not_go_into_a_new_session() {
+    let (url, seen) = node([Line::Opened(9), Line::Problem("timeout", "unknown", None), Line::Gone]).await;
+    let client = client(vec![url], Duration::from_secs(5));
+    let error = client.session().send(write()).await.expect_err("nobody knows");
+    assert_eq!((error.code.as_str(), error.outcome), ("session_expired", Some(Outcome::Unknown)));
+    assert_eq!(seen.lock().expect("one at a time")[1..], ["9:1 from 1", "9:1 from 1"]);
+}
+
+/// A refusal of a later try says nothing about the one whose answer was lost, unless the replicated state refused it.
+#[tokio::test]
+async fn a_node_s_refusal_does_not_end_the_doubt_about_an_earlier_try() {
+    let lost = Line::Problem("timeout", "unknown", None);
+    let (url, _) = node([lost, Line::Gone]).await;
+    let error = client(vec![url], Duration::from_secs(5)).send(write()).await.expect_err("refused");
+    assert_eq!(error.outcome, Some(Outcome::Unknown));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
@@ -11,9 +12,10 @@ use super_node::node::applier::Applier;
 use super_node::node::core::{Node, Settings};
 use super_node::node::driver::{self, Inlet, NodeError, Parts};
 use super_node::node::frame::Frame;
+use super_node::node::handle::Failure;
 use super_node::node::io::{Effect, Input};
 use super_node::node::moment::Moment;
-use super_node::node::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
 use super_node::node::requests::{Outcome, PARKED_FOR, Want};
 use super_node::node::snapshot::WantPart;
 use super_node::raft::{self, Body, Entry, Message, Payload, Persist, Position, Recovered};
@@ -41,6 +43,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        address: format!("test:{name}"),
         url: String::new(),
     }
 }
@@ -88,7 +91,7 @@ impl Bench {
 
 fn put(key: &str) -> Want {
     let command = Command::KvPut { key: key.to_string(), value: "1".to_string(), if_revision: None };
-    Want::Write(Request { idempotency_key: None, command })
+    Want::Write(Request::new(command))
 }
 
 fn forwarded(effects: &[Effect]) -> u64 {
@@ -211,11 +214,134 @@ fn entries_may_overtake_the_installation_of_a_snapshot() {
     assert_eq!(node.node.raft_status().last, Index(12), "nothing is lost");
 }
 
+/// Three nodes that hear each other. Every frame arrives as often as `copies` says, the last copy late.
+struct Trio {
+    nodes: Vec<Bench>,
+    copies: usize,
+    /// What will be heard, by whom, from whom.
+    late: Vec<(usize, usize, Frame)>,
+    replies: Vec<(u64, Outcome)>,
+}
+
+impl Trio {
+    fn start(copies: usize) -> Trio {
+        let nodes = ["n1", "n2", "n3"].into_iter().zip([11, 22, 33]);
+        let nodes = nodes.map(|(name, entropy)| Bench::start(name, entropy)).collect();
+        Trio { nodes, copies, late: Vec::new(), replies: Vec::new() }
+    }
+
+    fn step(&mut self, at: usize, input: Input) {
+        let mut effects = self.nodes[at].step(input);
+        while let Some(effect) = (!effects.is_empty()).then(|| effects.remove(0)) {
+            match effect {
+                Effect::Persist(Persist { seq, .. }) => {
+                    effects.extend(self.nodes[at].step(Input::Persisted { seq }));
+                }
+                Effect::Apply(entries) => {
+                    let batch = self.nodes[at].applier.apply(&entries).expect("applied").expect("new");
+                    effects.extend(self.nodes[at].step(Input::Applied(Box::new(batch))));
+                }
+                Effect::Send { to, frame } => {
+                    let to = ["n1", "n2", "n3"].iter().position(|name| *name == to.as_str()).expect("known");
+                    (0..self.copies).for_each(|_| self.late.push((to, at, frame.clone())));
+                }
+                Effect::Reply { ask, outcome } => self.replies.push((ask, outcome)),
+                _ => {}
+            }
+        }
+    }
+
+    /// One round of frames and 10 ms for everybody.
+    fn round(&mut self) {
+        for (to, from, frame) in std::mem::take(&mut self.late) {
+            let from = id(["n1", "n2", "n3"][from]);
+            self.step(to, Input::Frame { from, frame });
+        }
+        for at in 0..self.nodes.len() {
+            self.nodes[at].now = Micros(self.nodes[at].now.0 + 10_000);
+            self.nodes[at].entropy = self.nodes[at].entropy.wrapping_mul(6_364_136_223_846_793_005) + 1;
+            self.step(at, Input::Tick);
+        }
+    }
+
+    fn rounds_until(&mut self, done: impl Fn(&Trio) -> bool) {
+        for _ in 0..1_000 {
+            if done(self) {
+                return;
+            }
+            self.round();
+        }
+        panic!("it did not come to that in ten seconds");
+    }
+}
+
+/// A write that carries no key has nothing but the receiver's memory to keep a second copy of its frame from being done.
+#[test]
+fn a_forwarded_write_that_arrives_three_times_is_done_once() {
+    let mut trio = Trio::start(3);
+    trio.rounds_until(|trio| {
+        trio.nodes.iter().all(|node| node.applier.facts().is_ok_and(|f| f.genesis.is_some()))
+    });
+    let leader = trio.nodes.iter().position(|node| node.node.leading().is_some()).expect("a leader");
+    for (ask, follower) in (1..=10).zip([leader + 1, leader + 2].into_iter().cycle()) {
+        let ask = Input::Ask { ask, want: put("k"), forward: true, patience: PARKED_FOR };
+        trio.step(follower % 3, ask);
+        trio.round();
+    }
+    trio.rounds_until(|trio| trio.replies.len() == 10);
+    (0..20).for_each(|_| trio.round());
+    let revisions: Vec<u64> = trio
+        .replies
+        .iter()
+        .map(|(_, outcome)| match outcome {
+            Outcome::Write(Ok(Applied { answer: Answer::Kv { revision }, .. })) => *revision,
+            other => panic!("not written: {other:?}"),
+        })
+        .collect();
+    assert_eq!(revisions, (1..=10).collect::<Vec<u64>>());
+}
+
+/// A refused try is over: what its sender hears of it later is no answer to the next one, and its late copy is not done.
+#[test]
+fn each_try_has_its_own_number() {
+    let mut node = Bench::start("n1", 9);
+    node.follow("n2", 2);
+    let first =
+        forwarded(&node.step(Input::Ask { ask: 1, want: put("a"), forward: true, patience: PARKED_FOR }));
+    let refused = Frame::ForwardAnswer { id: first, result: Err(Failure::NotLeader { leader: None }) };
+    assert_eq!(replies(&node.hears("n2", refused.clone())), [], "it waits for a leader");
+    let body = Body::Heartbeat { commit: Index(0), round: 1 };
+    let effects = node.hears("n2", Frame::Raft(Message { term: Term(3), body }));
+    let second = forwarded(&effects);
+    assert_ne!(first, second);
+    assert_eq!(replies(&node.hears("n2", refused)), [], "the same word again says nothing of the second try");
+    let answered = node.hears("n2", Frame::ForwardAnswer { id: second, result: Ok(done()) });
+    assert_eq!(replies(&answered), [(1, Outcome::Write(Ok(done())))]);
+}
+
+/// A node refuses what it cannot do, and does not do it later either when another copy comes.
+#[test]
+fn a_late_copy_of_a_refused_try_is_not_taken_up() {
+    let mut node = Bench::start("n1", 9);
+    node.follow("n2", 2);
+    let Want::Write(request) = put("a") else { unreachable!("a write") };
+    let frame = Frame::Forward { life: 5, id: 6, request };
+    let sent = |effects: &[Effect]| {
+        effects
+            .iter()
+            .filter(|e| matches!(e, Effect::Send { frame: Frame::ForwardAnswer { .. }, .. }))
+            .count()
+    };
+    assert_eq!(sent(&node.hears("n3", frame.clone())), 1, "it does not lead");
+    assert_eq!(sent(&node.hears("n3", frame)), 0);
+}
+
 /// Everything that a real node runs on, except what is given.
 fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Input> {
     struct Nowhere;
     impl Network for Nowhere {
         fn send(&self, _to: &NodeId, _frame: Frame) {}
+        fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
         fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}
@@ -253,8 +379,8 @@ impl LogStore for TestLog {
     }
 }
 
-/// Its updates panic, as a broken invariant of the ledger would.
-struct PanickingState(MemoryState);
+/// Its updates panic, as a broken invariant of the ledger would; all but the first, which founds the node.
+struct PanickingState(MemoryState, AtomicBool);
 
 impl StateStore for PanickingState {
     fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
@@ -263,9 +389,10 @@ impl StateStore for PanickingState {
 
     fn update(
         &self,
-        _work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
+        work: &mut dyn FnMut(&mut dyn Keyspace) -> Result<(), KeyspaceError>,
     ) -> Result<(), KeyspaceError> {
-        panic!("planted")
+        assert!(!self.1.swap(true, Ordering::Relaxed), "planted");
+        self.0.update(work)
     }
 
     fn flush(&self) -> Result<(), KeyspaceError> {
@@ -287,7 +414,7 @@ async fn a_node_ends_when_one_of_its_threads_panics() {
     let disk = driver::start(parts(TestLog { panics: true }, Arc::new(MemoryState::new())));
     let ended = disk.expect("started").ended.await.expect("no panic of the task");
     assert!(matches!(ended, Err(NodeError::Thread("disk"))), "{ended:?}");
-    let state = Arc::new(PanickingState(MemoryState::new()));
+    let state = Arc::new(PanickingState(MemoryState::new(), AtomicBool::new(false)));
     let apply = driver::start(parts(TestLog { panics: false }, state)).expect("started");
     let ended = apply.ended.await.expect("no panic of the task");
     assert!(matches!(ended, Err(NodeError::Thread("apply"))), "{ended:?}");

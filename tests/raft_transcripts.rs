@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use goldenscript::{Argument, Context};
 use super_node::raft::{
-    Base, Body, Config, Configuration, Effect, ElectionReason, Entry, HardState, Input, Message, Payload,
-    Persist, Position, Raft, Recovered,
+    Base, Body, Change, Config, Configuration, Effect, ElectionReason, Entry, Event, HardState, Input,
+    Message, Payload, Persist, Position, Raft, Recovered,
 };
 use super_node::types::{Index, Micros, NodeId, Term};
 
@@ -27,41 +27,74 @@ macro_rules! transcripts {
 }
 
 transcripts! {
+    a_retry_is_a_second_entry
     append_before_base
+    campaign_with_an_unapplied_configuration
     candidate_crashes_before_its_vote_is_durable
+    change_before_the_first_commit
     check_quorum
+    clock_that_stands_still
     commit_survives_step_down
     configuration_rolls_back
     conflict_repair
+    demoted_voter_becomes_a_learner
     disk_order_aba
     figure_8
     five_nodes
+    followers_refuse_and_name_the_leader
+    heartbeat_after_a_vote_is_old
     huge_term
     joint_quorum
+    late_transfer_is_ignored
     leader_counts_itself_when_durable
     learner
+    learner_is_promoted
+    learner_that_lags_is_not_promoted
+    lease_after_a_failed_transfer
+    lease_ends_before_rivals_may_stand
+    lease_needs_those_who_honour_it
     lost_messages
     lost_tail
     malformed_messages
     old_answers_do_not_count
+    one_change_at_a_time
     one_way_link
     overtaken_append_deletes_nothing
     partitioned_leader_serves_no_reads
+    paused_leader_has_no_lease
     peer_silent
     peer_silent_wrongly
     pipelining
     pre_vote_refused
     pre_voter_learns_the_term
     purge_during_transfer
+    quorum_moves_with_the_append
     read_round_is_fresh
     reads_wait_for_the_first_commit
+    reluctant_leader
+    removed_leader_hands_over
+    removed_node_is_told
+    removed_node_with_a_huge_term
+    restart_keeps_a_removed_peer_out
+    restarted_voter_keeps_its_promise
     rivals_make_way
     single_node
+    single_node_waits_for_its_disk
     snapshot
     snapshot_twice
+    stranger_leads
+    stuck_disk_hands_over
+    stuck_disk_steps_down
     three_nodes
+    transfer
+    transfer_gives_up_the_lease
+    transfer_is_given_up
+    transfer_to_a_learner_that_does_not_know_of_its_promotion
     vote_is_durable_before_it_is_told
+    voter_dies_in_a_joint_change
+    voter_is_replaced_in_one_change
     votes_of_one_term
+    wiped_voter_comes_back_as_learner
 }
 
 #[test]
@@ -94,6 +127,10 @@ struct Theatre {
     actors: BTreeMap<NodeId, Actor>,
     network: VecDeque<(NodeId, NodeId, Message)>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// Disks that do not answer.
+    hung: BTreeSet<NodeId>,
+    /// Processes that stand still.
+    stopped: BTreeSet<NodeId>,
     requests: u64,
     output: String,
 }
@@ -182,6 +219,13 @@ fn show_configuration(configuration: &Configuration) -> String {
     if !configuration.learners.is_empty() {
         let _infallible = write!(text, " learners {{{}}}", show_names(&configuration.learners));
     }
+    for (node, replaces) in &configuration.joining {
+        let replaces = replaces.as_ref().map_or(String::new(), |replaced| format!(" for {replaced}"));
+        let _infallible = write!(text, " joining {node}{replaces}");
+    }
+    for (node, address) in &configuration.addresses {
+        let _infallible = write!(text, " {node}@{address}");
+    }
     text
 }
 
@@ -210,7 +254,10 @@ fn show_message(message: &Message) -> String {
             format!("pre-vote? attempt={attempt} last={}", show_position(*last))
         }
         Body::PreVoteResponse { attempt, granted } => format!("pre-vote={granted} attempt={attempt}"),
-        Body::VoteRequest { last } => format!("vote? last={}", show_position(*last)),
+        Body::VoteRequest { last, transfer } => {
+            let asked = if *transfer { " transfer" } else { "" };
+            format!("vote? last={}{asked}", show_position(*last))
+        }
         Body::VoteResponse { granted } => format!("vote={granted}"),
         Body::AppendRequest { previous, entries, commit, round } => {
             let previous = show_position(*previous);
@@ -221,9 +268,12 @@ fn show_message(message: &Message) -> String {
             format!("rejected {previous} hint={} round={round}", show_position(*hint))
         }
         Body::Heartbeat { commit, round } => format!("heartbeat commit={commit} round={round}"),
-        Body::HeartbeatResponse { round, verified, matched } => {
-            format!("heard round={round} verified={verified} matched={matched}")
+        Body::HeartbeatResponse { round, verified, matched, fit, leases } => {
+            let unfit = if *fit { "" } else { " unfit" };
+            let leases = if *leases { " leases" } else { "" };
+            format!("heard round={round} verified={verified} matched={matched}{unfit}{leases}")
         }
+        Body::TimeoutNow { round } => format!("stand now! round={round}"),
         Body::NewerTerm => "your term is over".to_string(),
     };
     format!("(term {}) {said}", message.term)
@@ -254,7 +304,8 @@ impl Theatre {
         Ok(self.actors.get_mut(id).ok_or_else(|| format!("no node {id}"))?)
     }
 
-    /// `cluster 3 [learners=1] [outgoing="n3 n4"] [voters="…"] [window=4] [bytes=…] [pre_vote=false] [term=1]`
+    /// `cluster 3 [learners=1] [outgoing="n3 n4"] [voters="…"] [waiting=1] [window=4] [bytes=…] [uncommitted=…]
+    /// [pre_vote=false] [lease=270] [reluctant="n1"]`. `waiting`: further nodes, that know of nobody yet.
     fn cluster(&mut self, arguments: &mut Arguments) -> Outcome {
         let voters: u64 = arguments.next()?.parse()?;
         let learners = arguments.number("learners")?.unwrap_or(0);
@@ -269,22 +320,31 @@ impl Theatre {
             None => all.difference(&learners).cloned().collect(),
         };
         let outgoing = arguments.keys.remove("outgoing").map(listed).transpose()?;
-        let configuration = Configuration { voters: voting, outgoing, learners };
+        let configuration = Configuration { voters: voting, outgoing, learners, ..Configuration::default() };
         let default = Config::default();
         let window =
             arguments.number("window")?.map_or(default.append_messages_max, |window| window as usize);
         let bytes = arguments.number("bytes")?.map_or(default.append_bytes_max, |bytes| bytes as usize);
         let uncommitted = arguments.number("uncommitted")?.unwrap_or(default.uncommitted_bytes_max as u64);
-        for id in all {
+        let pre_vote = arguments.keys.remove("pre_vote").as_deref() != Some("false");
+        let lease = arguments.number("lease")?.map(Duration::from_millis);
+        let reluctant = arguments.keys.remove("reluctant").map(listed).transpose()?.unwrap_or_default();
+        let waiting = arguments.number("waiting")?.unwrap_or(0);
+        let waiting = names(all.len() as u64 + 1, all.len() as u64 + waiting)?;
+        for id in all.union(&waiting).cloned() {
+            let configuration =
+                if waiting.contains(&id) { Configuration::default() } else { configuration.clone() };
             let config = Config {
                 id: id.clone(),
+                pre_vote,
+                lease,
+                reluctant: reluctant.contains(&id),
                 append_messages_max: window,
                 append_bytes_max: bytes,
                 uncommitted_bytes_max: uncommitted as usize,
                 ..default.clone()
             };
-            let actor =
-                Actor { config: Some(config), configuration: configuration.clone(), ..Actor::default() };
+            let actor = Actor { config: Some(config), configuration, ..Actor::default() };
             self.actors.insert(id, actor);
         }
         Ok(())
@@ -322,9 +382,13 @@ impl Theatre {
                 Effect::Send { to, message } => format!("→ {to} {}", show_message(message)),
                 Effect::Apply { entries } => format!("apply {}", show_entries(entries)),
                 Effect::Proposed { request, index, term } => format!("request {request} is {index}/{term}"),
+                Effect::Transferring { request, to } => format!("request {request} hands over to {to}"),
                 Effect::ReadReady { request, index } => format!("read {request} may be served at {index}"),
                 Effect::Refused { request, refusal } => format!("request {request} refused: {refusal:?}"),
                 Effect::SendSnapshot { to } => format!("snapshot wanted for {to}"),
+                Effect::Event(Event::ConfigurationChanged { index, configuration }) => {
+                    format!("ConfigurationChanged {index}: {}", show_configuration(configuration))
+                }
                 Effect::Event(event) => format!("{event:?}"),
             };
             self.say(format!("{id} {text}"));
@@ -334,6 +398,12 @@ impl Theatre {
                     self.network.push_back((id.clone(), to, message));
                 }
                 Effect::Apply { entries } => {
+                    let changes = entries.iter().rev().find_map(|entry| match &entry.payload {
+                        Payload::Configuration(configuration) => Some(configuration.clone()),
+                        Payload::Noop | Payload::Command(_) => None,
+                    });
+                    let actor = self.actor(id)?;
+                    actor.configuration = changes.unwrap_or(actor.configuration.clone());
                     if let Some(Entry { index, term, .. }) = entries.last() {
                         self.actor(id)?.applied = Base { index: *index, term: *term };
                     }
@@ -398,12 +468,14 @@ impl Theatre {
     /// `stabilize`: disks and network work until nothing is left to do. Time stands still.
     fn stabilize(&mut self) -> Outcome {
         for _ in 0..10_000 {
-            if let Some(id) =
-                self.actors.iter().find(|(_, actor)| !actor.queue.is_empty()).map(|(id, _)| id.clone())
-            {
+            let works = |id: &NodeId| !self.hung.contains(id) && !self.stopped.contains(id);
+            let mut busy = self.actors.iter().filter(|(id, actor)| !actor.queue.is_empty() && works(id));
+            let arrives = |(_, to, _): &(NodeId, NodeId, Message)| !self.stopped.contains(to);
+            if let Some(id) = busy.next().map(|(id, _)| id.clone()) {
                 self.sync(&id, 1)?;
-            } else if let Some((from, to, message)) = self.network.pop_front() {
-                if self.actor(&to)?.raft.is_some() {
+            } else if let Some(place) = self.network.iter().position(arrives) {
+                let (from, to, message) = self.network.remove(place).expect("it is there");
+                if self.actors.get(&to).is_some_and(|actor| actor.raft.is_some()) {
                     self.step(&to, 0, Input::Message { from, message }, false)?;
                 }
             } else {
@@ -413,6 +485,27 @@ impl Theatre {
         Err("it does not come to rest".into())
     }
 
+    /// `pass MILLISECONDS`: that time goes by. Whoever wants its tick gets it; disks and network take no time.
+    fn pass(&mut self, span: u64) -> Outcome {
+        let end = self.now + Duration::from_millis(span).as_micros() as u64;
+        for _ in 0..10_000 {
+            self.stabilize()?;
+            let awake = self.actors.iter().filter(|(id, _)| !self.stopped.contains(id));
+            let wanted = awake.filter_map(|(id, actor)| Some((actor.raft.as_ref()?.deadline().0, id)));
+            match wanted.min().map(|(at, id)| (at, id.clone())) {
+                Some((at, id)) if at <= end => {
+                    self.now = self.now.max(at);
+                    self.step(&id, 0, Input::Tick, false)?;
+                }
+                _ => {
+                    self.now = end;
+                    return Ok(());
+                }
+            }
+        }
+        Err("time does not pass".into())
+    }
+
     /// `snapshot FROM TO`: the state is transferred and installed, and the sender is told. `to_end=false`: it is not.
     fn snapshot(&mut self, arguments: &mut Arguments) -> Outcome {
         let (from, to) = (arguments.node()?, arguments.node()?);
@@ -420,8 +513,11 @@ impl Theatre {
             Some(text) => position(&text).map(|Position { index, term }| Base { index, term })?,
             None => self.actor(&from)?.applied,
         };
-        let configuration = self.actor(&from)?.configuration.clone();
+        let sender = self.actor(&from)?;
+        let running = sender.raft.as_ref().and_then(|raft| raft.configuration_as_of(base.index));
+        let configuration = running.unwrap_or(&sender.configuration).clone();
         self.actor(&to)?.applied = base;
+        self.actor(&to)?.configuration = configuration.clone();
         self.step(&to, 0, Input::SnapshotInstalled { base, configuration }, false)?;
         if arguments.keys.remove("report").as_deref() != Some("false") {
             let index = Some(base.index);
@@ -452,7 +548,20 @@ impl Theatre {
                 hint: arguments.position("hint")?,
                 round,
             },
-            "vote" => Body::VoteRequest { last: arguments.position("last")? },
+            "vote" => {
+                let transfer = arguments.keys.remove("transfer").as_deref() == Some("true");
+                Body::VoteRequest { last: arguments.position("last")?, transfer }
+            }
+            "newer" => Body::NewerTerm,
+            "pre-vote" => Body::PreVoteRequest { attempt: 1, last: arguments.position("last")? },
+            "heard" => Body::HeartbeatResponse {
+                round,
+                verified: Index(arguments.number("verified")?.unwrap_or(0)),
+                matched: Index(arguments.number("matched")?.unwrap_or(0)),
+                fit: true,
+                leases: arguments.keys.remove("leases").as_deref() == Some("true"),
+            },
+            "stand" => Body::TimeoutNow { round },
             "voted" => Body::VoteResponse { granted: true },
             "heartbeat" => Body::Heartbeat { commit, round },
             other => return Err(format!("no message {other}").into()),
@@ -479,8 +588,36 @@ impl Theatre {
         for (peer, progress) in &status.peers {
             let _infallible = write!(text, " {peer}:{}<{}", progress.matched, progress.next);
         }
+        if status.disk_degraded {
+            text.push_str(" degraded");
+        }
+        if let Some(to) = &status.transfer {
+            let _infallible = write!(text, " hands over to {to}");
+        }
+        if let Some(until) = status.lease_until {
+            let _infallible = write!(text, " lease until {} ms", until.0 as f64 / 1_000.0);
+        }
         self.say(text);
         Ok(())
+    }
+
+    /// `change LEADER add NODE ADDRESS [promote=true] [replaces=NODE]`, `change LEADER promote|demote|remove NODE`,
+    /// `change LEADER readdress NODE ADDRESS`
+    fn change(arguments: &mut Arguments) -> Result<Change, Box<dyn Error>> {
+        let (what, node) = (arguments.next()?, arguments.node()?);
+        Ok(match what.as_str() {
+            "add" => Change::AddLearner {
+                node,
+                address: arguments.next()?,
+                promote: arguments.keys.remove("promote").as_deref() == Some("true"),
+                replaces: arguments.id("replaces")?,
+            },
+            "promote" => Change::Promote { node },
+            "demote" => Change::Demote { node },
+            "remove" => Change::Remove { node },
+            "readdress" => Change::Readdress { node, address: arguments.next()? },
+            other => return Err(format!("no change {other}").into()),
+        })
     }
 
     fn crash(&mut self, id: &NodeId, written: u64) -> Outcome {
@@ -532,7 +669,16 @@ impl Theatre {
             }
             "read" => {
                 self.requests += 1;
-                Input::Read { request: self.requests }
+                let lease = arguments.keys.remove("lease").as_deref() == Some("true");
+                Input::Read { request: self.requests, lease }
+            }
+            "change" => {
+                self.requests += 1;
+                Input::Change { request: self.requests, change: Self::change(arguments)? }
+            }
+            "transfer" => {
+                self.requests += 1;
+                Input::Transfer { request: self.requests, to: arguments.id("to")? }
             }
             "silent" => Input::PeerSilent { node: arguments.node()?, reason: ElectionReason::ConnectionLost },
             "compact" => Input::Compact { index: Index(arguments.next()?.parse()?) },
@@ -575,6 +721,24 @@ impl Theatre {
                 Ok(())
             }
             "stabilize" => self.stabilize(),
+            "pass" => {
+                let span = arguments.next()?.parse()?;
+                self.pass(span)
+            }
+            "hang" => {
+                self.hung.insert(arguments.node()?);
+                Ok(())
+            }
+            "stop" => {
+                self.stopped.insert(arguments.node()?);
+                Ok(())
+            }
+            "go" => {
+                let id = arguments.node()?;
+                self.hung.remove(&id);
+                self.stopped.remove(&id);
+                Ok(())
+            }
             "crash" => {
                 let written = arguments.number("written")?.unwrap_or(0);
                 arguments.node().and_then(|id| self.crash(&id, written))
@@ -619,6 +783,13 @@ impl goldenscript::Runner for Theatre {
         let mut arguments = Arguments::of(command);
         self.command(&command.name, &mut arguments, context)?;
         arguments.finish()?;
-        Ok(std::mem::take(&mut self.output))
+        let output = std::mem::take(&mut self.output);
+        if !context.tags.contains("events") {
+            return Ok(output);
+        }
+        // Who decides what, without the messages, writes and applications that lead to it.
+        let detail = |line: &&str| [" → ", " write ", " apply "].iter().any(|word| line.contains(word));
+        let kept = output.lines().filter(|line| !detail(line));
+        Ok(kept.map(|line| format!("{line}\n")).collect())
     }
 }

@@ -181,6 +181,91 @@ fn every_named_test_exists() {
     assert_none(&proof_problems(&repository(), &read));
 }
 
+const SCRIPTS: &str = "tests/transcripts/raft";
+
+/// The rows of `docs/hazards.md`: number, and what shows that the hazard does not bite.
+fn hazards(text: &str) -> Vec<(u32, Vec<String>)> {
+    let rows = text.lines().filter_map(|line| {
+        let (number, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+        let proofs = quoted(rest.rsplit_once(" | ")?.1);
+        Some((number.parse().ok()?, proofs.into_iter().map(str::to_string).collect()))
+    });
+    rows.collect()
+}
+
+/// The hazards that a script claims to show, in its opening lines: `(hazard 5)`, `(hazards 17 and 25)`.
+fn claimed(script: &str) -> Vec<u32> {
+    let opening: Vec<&str> = script.lines().take_while(|line| line.starts_with('#')).collect();
+    let text = opening.join(" ");
+    let lists = text.split("hazard").skip(1).flat_map(|rest| {
+        let words = rest.trim_start_matches('s').split([' ', '#', ',', ')', '.', ':']);
+        words.filter(|word| !word.is_empty() && *word != "and").map_while(|word| word.parse().ok())
+    });
+    lists.collect()
+}
+
+/// A name without a slash is a script; every other is a file, or a test in it.
+fn hazard_problems(rows: &[(u32, Vec<String>)], read: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (number, proofs) in rows {
+        let scripts = proofs.iter().filter(|proof| !proof.contains('/'));
+        if proofs.is_empty() || *number <= 36 && scripts.clone().count() == 0 {
+            problems.push(format!("hazard {number}: no script shows it"));
+        }
+        for proof in proofs {
+            let found = match proof.split_once("::") {
+                _ if !proof.contains('/') => read(&format!("{SCRIPTS}/{proof}.txt")).is_some(),
+                Some((path, test)) => read(path).is_some_and(|text| is_test(&text, test)),
+                None => read(proof).is_some(),
+            };
+            if !found {
+                problems.push(format!("hazard {number}: there is no {proof}"));
+            }
+        }
+    }
+    let numbers: Vec<u32> = rows.iter().map(|(number, _)| *number).collect();
+    if numbers != (1..=40).collect::<Vec<u32>>() {
+        problems.push(format!("the hazards are not 1 to 40: {numbers:?}"));
+    }
+    problems
+}
+
+#[test]
+fn every_hazard_has_a_script_or_test_that_exists() {
+    let rows = hazards(&read("docs/hazards.md").expect("docs/hazards.md can be read"));
+    assert_none(&hazard_problems(&rows, &read));
+    // What a script claims stands in the table.
+    let mut problems = Vec::new();
+    for entry in fs::read_dir(base().join(SCRIPTS)).expect("the scripts can be listed").flatten() {
+        let text = fs::read_to_string(entry.path()).expect("a readable script");
+        let name = entry.path().file_stem().expect("a name").to_string_lossy().into_owned();
+        for number in claimed(&text) {
+            if !rows.iter().any(|(row, proofs)| *row == number && proofs.contains(&name)) {
+                problems
+                    .push(format!("{name} claims to show hazard {number}, docs/hazards.md does not say so"));
+            }
+        }
+    }
+    assert_none(&problems);
+}
+
+#[test]
+fn a_missing_script_and_a_missing_hazard_are_noticed() {
+    let text = "| | Hazard | Shown in |\n|---|---|---|\n| 1 | One | `here`, `tests/a.rs::proven` |\n| 3 | Three | `gone` |\n";
+    let rows = hazards(text);
+    assert_eq!(rows[0], (1, vec!["here".to_string(), "tests/a.rs::proven".to_string()]));
+    let read = |path: &str| match path {
+        "tests/transcripts/raft/here.txt" => Some(String::new()),
+        "tests/a.rs" => Some("#[test]\nfn proven() {}".to_string()),
+        _ => None,
+    };
+    assert_eq!(hazard_problems(&rows, &read).len(), 2, "a script and most hazards are missing");
+    assert_eq!(
+        claimed("# It is so (hazards 17 and 25): and more\n# (hazard 3).\n\n# hazard 9\n"),
+        [17, 25, 3]
+    );
+}
+
 #[test]
 fn documents_name_only_files_that_exist() {
     let mut documents = vec!["README.md".to_string(), "CHANGELOG.md".to_string()];

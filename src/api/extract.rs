@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::config::load::nearest;
 use crate::config::value::parse_duration;
-use crate::ledger::command::IDEMPOTENCY_KEY_BYTES_MAX;
+use crate::ledger::command::{IDEMPOTENCY_KEY_BYTES_MAX, InSession, Once};
+use crate::ledger::kv::check_json;
+use crate::types::SessionId;
 
 use super::problem::{Code, Problem};
 
@@ -136,6 +138,40 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
+/// A header that holds a whole number.
+fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().unwrap_or("?").trim();
+    match text.parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(Problem::bad_request(format!("{name}: {text} is not a whole number"))),
+    }
+}
+
+/// What keeps a repeat of this write from being executed again: `Idempotency-Key`, or `Super-Node-Session` with
+/// `Super-Node-Sequence` and perhaps `Super-Node-Lowest-Unanswered`. Without the last, the client waits for nothing but
+/// this: it does one thing at a time.
+pub fn once(headers: &HeaderMap) -> Result<Once, Problem> {
+    let key = idempotency_key(headers)?;
+    let session = number(headers, "super-node-session")?;
+    let sequence = number(headers, "super-node-sequence")?;
+    let lowest_unanswered = number(headers, "super-node-lowest-unanswered")?;
+    match (key, session, sequence) {
+        (None, None, None) if lowest_unanswered.is_none() => Ok(Once::Unguarded),
+        (Some(key), None, None) if lowest_unanswered.is_none() => Ok(Once::Key(key)),
+        (None, Some(session), Some(sequence)) => Ok(Once::Session(InSession {
+            session: SessionId(session),
+            sequence,
+            lowest_unanswered: lowest_unanswered.unwrap_or(sequence),
+        })),
+        (Some(_), _, _) => Err(Problem::bad_request(
+            "Idempotency-Key and Super-Node-Session exclude each other: a sequence is a key",
+        )),
+        _ => Err(Problem::bad_request("Super-Node-Session and Super-Node-Sequence go together")
+            .hint("POST /v1/sessions opens a session; its first sequence is 1")),
+    }
+}
+
 /// Whether a text can be an idempotency key: visible ASCII within the bound.
 pub fn usable_idempotency_key(text: &str) -> bool {
     let visible = |byte: u8| byte == b' ' || byte.is_ascii_graphic();
@@ -244,17 +280,20 @@ fn closing(mut problem: Problem) -> Problem {
 
 /// Reads a JSON body into a type; the refusal names line and column.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| unusable(bytes, &error))
+}
+
+fn unusable(bytes: &[u8], error: &serde_json::Error) -> Problem {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::bad_request("the body is empty where JSON is expected"));
+        return Problem::bad_request("the body is empty where JSON is expected");
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| Problem::bad_request(format!("the body is not usable JSON: {error}")))
+    Problem::bad_request(format!("the body is not usable JSON: {error}"))
 }
 
 /// Checks that bytes are one JSON value and returns its text without the white space between tokens. Numbers keep
 /// every digit and objects their order.
 pub fn compact_json(bytes: Bytes) -> Result<String, Problem> {
-    let _checked: serde_json::Value = parse_json(&bytes)?;
+    check_json(&bytes).map_err(|error| unusable(&bytes, &error))?;
     let text = String::from_utf8(bytes.into())
         .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {}", error.utf8_error())))?;
     // Programs send no white space, and texts without any need no second look.

@@ -11,10 +11,11 @@ use crate::config::value::remote_address;
 use crate::ledger::command::{Answer, Command};
 use crate::ledger::query;
 use crate::ledger::records::{Member, MemberKind, MemberStatus};
-use crate::types::{Amount, MemberId};
+use crate::types::{Amount, MemberId, NodeId};
 
 use super::extract::{Params, parse_json, read_body};
-use super::problem::{Code, Problem};
+use super::nodes::{self, NewNode};
+use super::problem::Problem;
 use super::{ApiState, Page, ReadWish, unexpected};
 
 const LIST_PARAMETERS: [&str; 6] = ["member", "after", "limit", "level", "max_stale", "forward"];
@@ -88,10 +89,24 @@ struct Join {
     #[serde(alias = "member")]
     id: MemberId,
     address: String,
-    kind: Option<MemberKind>,
+    kind: Option<Kind>,
+    #[serde(default)]
+    replaces: Option<NodeId>,
+    #[serde(default)]
+    learner_only: bool,
+}
+
+/// What joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    #[serde(alias = "node")]
+    SuperNode,
+    Agent,
 }
 
 /// `POST /v1/members` `{"id":"worker-1","address":"10.0.0.9:7500"}`: an agent joins, or comes back with another address.
+/// With `"kind":"super_node"` a super-node joins, see [`nodes::add`].
 pub async fn join(
     State(state): State<ApiState>,
     uri: Uri,
@@ -99,13 +114,17 @@ pub async fn join(
     body: Body,
 ) -> Result<Json<Value>, Problem> {
     let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
-    let Join { id, address, kind } = parse_json(&bytes)?;
-    if kind == Some(MemberKind::Node) {
-        return Err(Problem::bad_request("a super-node cannot be added as a member by itself")
-            .hint("super-nodes become members when their cluster is formed; leave `kind` out for an agent"));
-    }
+    let Join { id, address, kind, replaces, learner_only } = parse_json(&bytes)?;
     remote_address(&address)
         .map_err(|problem| Problem::bad_request(format!("the member {}", problem.what)).hint(problem.hint))?;
+    if kind == Some(Kind::SuperNode) {
+        let node = NewNode { id: nodes::node_of(&id), address, replaces, learner_only };
+        return nodes::add(&state, node, &headers, &uri).await;
+    }
+    if replaces.is_some() || learner_only {
+        return Err(Problem::bad_request("`replaces` and `learner_only` are for super-nodes")
+            .hint("say \"kind\":\"super_node\", or leave them out"));
+    }
     let kind = MemberKind::Agent;
     let command = Command::MemberJoin { member: id.clone(), kind, address: address.clone() };
     let applied = state.submit(command, &headers, &uri, false).await?;
@@ -115,7 +134,7 @@ pub async fn join(
     ))
 }
 
-/// `DELETE /v1/members/{id}`: the member leaves; its account stays.
+/// `DELETE /v1/members/{id}`: the member leaves; its account stays. A super-node leaves the configuration.
 pub async fn leave(
     State(state): State<ApiState>,
     Path(id): Path<String>,
@@ -125,11 +144,9 @@ pub async fn leave(
     let member = member_of(&id)?;
     let known = member.clone();
     let known = state.look(move |reader| Ok(query::member(reader, &known)?)).await?;
-    if known.is_some_and(|member| member.kind == MemberKind::Node) {
-        // It would go on voting, unobserved and unpaid, and could not come back.
-        let detail = format!("{member} is a super-node: it is a member as long as it votes");
-        return Err(Problem::new(Code::Conflict, detail)
-            .hint("stop its process if it shall rest; this version cannot change which super-nodes vote"));
+    // A learner is no member of the fleet, but can be removed all the same.
+    if known.as_ref().is_none_or(|member| member.kind == MemberKind::Node) {
+        return nodes::remove(&state, &member, known, &headers, &uri).await;
     }
     let applied = state.submit(Command::MemberLeave { member }, &headers, &uri, false).await?;
     let Answer::Done = applied.answer else { return Err(unexpected(&applied)) };

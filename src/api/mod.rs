@@ -11,8 +11,10 @@ pub mod history;
 pub mod kv;
 pub mod members;
 mod native;
+pub mod nodes;
 pub mod operations;
 pub mod problem;
+pub mod sessions;
 mod sort;
 
 use std::pin::Pin;
@@ -42,7 +44,7 @@ use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
 
-use extract::{Params, idempotency_key, patience};
+use extract::{Params, once, patience};
 use problem::{Code, Problem};
 
 /// How long open connections may linger once the node is stopping.
@@ -109,8 +111,11 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/kv/{*key}", get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
         .route("/v1/kv:batch", post(kv::batch))
         .route("/v1/add", post(kv::add))
+        .route("/v1/sessions", post(sessions::open))
+        .route("/v1/sessions/{id}", post(sessions::keep_alive).delete(sessions::close))
         .route("/v1/members", get(members::list).post(members::join))
-        .route("/v1/members/{id}", get(members::show).delete(members::leave))
+        .route("/v1/members/{id}", get(members::show).delete(members::leave).post(nodes::act))
+        .route("/v1/leader:transfer", post(nodes::transfer))
         .route("/v1/balances", get(members::balances))
         .route("/v1/policy", get(history::policy))
         .route("/v1/rewards", get(history::rewards))
@@ -180,8 +185,8 @@ pub(crate) const READ_PARAMETERS: [&str; 3] = ["level", "max_stale", "forward"];
 impl ReadWish {
     pub(crate) fn parse(params: &Params, uri: &Uri) -> Result<ReadWish, Problem> {
         let level = match params.get("level") {
-            // A lease would save the round trip to the followers; without one, the stronger promise is kept.
-            None | Some("linearizable" | "lease") => ReadLevel::Linearizable,
+            None | Some("linearizable") => ReadLevel::Linearizable,
+            Some("lease") => ReadLevel::Lease,
             Some("stale") => ReadLevel::Stale,
             Some(other) => {
                 let detail = format!("level={other} is not known: linearizable, lease or stale");
@@ -189,7 +194,7 @@ impl ReadWish {
             }
         };
         let max_stale = params.duration("max_stale", Duration::from_secs(3_600))?;
-        if max_stale.is_some() && level == ReadLevel::Linearizable {
+        if max_stale.is_some() && level != ReadLevel::Stale {
             return Err(Problem::bad_request("max_stale only goes with level=stale"));
         }
         Ok(ReadWish { level, max_stale, forward: params.truth("forward", true)?, uri: uri.clone() })
@@ -199,8 +204,9 @@ impl ReadWish {
 impl ApiState {
     /// Waits until this node's view is as fresh as the wish demands.
     pub(crate) async fn fresh(&self, wish: &ReadWish) -> Result<(), Problem> {
-        if wish.level == ReadLevel::Linearizable {
-            let barrier = self.handle.read_barrier(wish.forward, self.http.timeout).await;
+        if wish.level != ReadLevel::Stale {
+            let lease = wish.level == ReadLevel::Lease;
+            let barrier = self.handle.read_barrier(lease, wish.forward, self.http.timeout).await;
             barrier.map_err(|failure| self.failed(failure, &wish.uri))?;
         }
         let Some(bound) = wish.max_stale else { return Ok(()) };
@@ -247,13 +253,13 @@ impl ApiState {
         conditional: bool,
     ) -> Result<Applied, Problem> {
         let forward = Params::parse(uri, &["forward"])?.truth("forward", true)?;
-        let request = Request { idempotency_key: idempotency_key(headers)?, command };
+        let request = Request { once: once(headers)?, command };
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
         let applied = self.handle.submit(request, forward, patience).await;
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
         self.saw(applied.index);
         match applied.answer {
-            Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
+            Answer::Rejected(rejection) => Err(Problem::rejected(rejection, applied.index, conditional)),
             _ => Ok(applied),
         }
     }

@@ -14,7 +14,9 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
-use crate::ledger::command::{Answer, Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX, KvOperation, Request};
+use crate::ledger::command::{
+    Answer, Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX, KvOperation, Once, Request,
+};
 use crate::ledger::query;
 use crate::metrics::ResultLabel;
 use crate::network::native::{
@@ -213,7 +215,7 @@ impl Conversation {
                 Level::Stale => self.look_up(id, &key),
                 Level::Linearizable => {
                     let reply = Reply::Numbered { id, to: self.reads.clone() };
-                    self.begun(self.state.handle.begin_read_barrier(forward, patience, reply))?;
+                    self.begun(self.state.handle.begin_read_barrier(false, forward, patience, reply))?;
                     self.under_way.insert(id, UnderWay { deadline, get: Some(key), conditional: false });
                 }
             }
@@ -226,7 +228,8 @@ impl Conversation {
         }
         let (command, conditional) = command(operation)?;
         let reply = Reply::Numbered { id, to: self.writes.clone() };
-        let request = Request { idempotency_key, command };
+        let once = idempotency_key.map_or(Once::Unguarded, Once::Key);
+        let request = Request { once, command };
         self.begun(self.state.handle.begin_submit(request, forward, patience, reply))?;
         self.under_way.insert(id, UnderWay { deadline, get: None, conditional });
         Ok(())
@@ -351,7 +354,7 @@ fn command(operation: Operation) -> Result<(Command, bool), Problem> {
 
 fn done(applied: Applied, conditional: bool) -> Result<Done, Problem> {
     match applied.answer {
-        Answer::Rejected(rejection) => Err(Problem::rejected(rejection, conditional)),
+        Answer::Rejected(rejection) => Err(Problem::rejected(rejection, applied.index, conditional)),
         Answer::Kv { revision } => Ok(Done::Written { revision, index: applied.index, term: applied.term }),
         Answer::Sum { result } => Ok(Done::Sum { result, index: applied.index, leader: applied.leader }),
         _ => Err(unexpected(&applied)),

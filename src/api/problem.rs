@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::command::Rejection;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::node::handle::Failure;
+use crate::types::Index;
 
 /// The `code` of a problem: what programs decide on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub enum Code {
     NotFound,
     /// A precondition did not hold. Status 412 when the request stated it (`If-Match`, `If-None-Match`), else 409.
     Conflict,
+    /// The client session is not known any more.
+    SessionExpired,
     /// The body, or a part of it, is beyond its limit.
     TooLarge,
     /// More was claimed than the balance holds.
@@ -54,6 +57,7 @@ impl Code {
             Code::Forbidden => "forbidden",
             Code::NotFound => "not_found",
             Code::Conflict => "conflict",
+            Code::SessionExpired => "session_expired",
             Code::TooLarge => "too_large",
             Code::InsufficientFunds => "insufficient_funds",
             Code::Suspended => "suspended",
@@ -73,6 +77,7 @@ impl Code {
             Code::Forbidden => "forbidden",
             Code::NotFound => "not found",
             Code::Conflict => "conflict",
+            Code::SessionExpired => "session expired",
             Code::TooLarge => "too large",
             Code::InsufficientFunds => "insufficient funds",
             Code::Suspended => "suspended",
@@ -92,6 +97,7 @@ impl Code {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::CONFLICT,
+            Code::SessionExpired => StatusCode::GONE,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::InsufficientFunds | Code::Suspended => StatusCode::UNPROCESSABLE_ENTITY,
             Code::NotLeader => StatusCode::TEMPORARY_REDIRECT,
@@ -129,6 +135,9 @@ pub struct Problem {
     pub detail: String,
     /// Whether the write happened.
     pub outcome: Outcome,
+    /// The log position at which the replicated state refused it, if that was who did, and if the same holds for every
+    /// other try of the request.
+    pub index: Option<Index>,
     /// What to do, if there is something.
     pub hint: Option<String>,
     /// Where the leader takes requests, if known.
@@ -153,6 +162,8 @@ pub(super) struct Body<'a> {
     retryable: bool,
     outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<Index>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'a str>,
 }
 
@@ -168,6 +179,7 @@ impl Problem {
             status: code.status(),
             detail: detail.into(),
             outcome: Outcome::NotApplied,
+            index: None,
             hint: None,
             leader_url: None,
             headers,
@@ -190,9 +202,10 @@ impl Problem {
         self
     }
 
-    /// The machine rejected a command. `conditional`: the request stated a precondition.
-    pub fn rejected(rejection: Rejection, conditional: bool) -> Problem {
-        match rejection {
+    /// The machine rejected a command at a log position. `conditional`: the request stated a precondition.
+    pub fn rejected(rejection: Rejection, index: Index, conditional: bool) -> Problem {
+        let index = (!rejection.leaves_other_tries_open()).then_some(index);
+        let problem = match rejection {
             Rejection::Conflict(why) => {
                 let mut problem = Problem::new(Code::Conflict, why);
                 if conditional {
@@ -203,7 +216,16 @@ impl Problem {
             Rejection::Stale(why) => Problem::new(Code::Conflict, why),
             Rejection::NotFound(why) => Problem::not_found(why),
             Rejection::BadRequest(why) => Problem::bad_request(why),
-        }
+            Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
+                .hint("open a new session; read back what earlier tries did before you repeat them there"),
+            Rejection::OutsideWindow(why) => {
+                // Nothing was done now. But it may have been before, and the answer is forgotten.
+                let mut problem = Problem::new(Code::Conflict, why);
+                problem.outcome = Outcome::Unknown;
+                problem.hint("a sequence belongs to one request: use the next one for another")
+            }
+        };
+        Problem { index, ..problem }
     }
 
     /// A write or read did not come to an answer. Redirects are made by [`super::ApiState::failed`], which knows the
@@ -220,8 +242,9 @@ impl Problem {
                     .hint("retry: the new leader takes it")
             }
             Failure::Unknown(why) => {
-                let mut problem = Problem::new(Code::Timeout, why)
-                    .hint("retry with the same Idempotency-Key, or read back whether it happened");
+                let mut problem = Problem::new(Code::Timeout, why).hint(
+                    "retry with the same Idempotency-Key or session sequence, or read back whether it happened",
+                );
                 problem.outcome = Outcome::Unknown;
                 problem
             }
@@ -230,6 +253,19 @@ impl Problem {
             Failure::Draining => {
                 Problem::new(Code::Draining, "this node is stopping").hint("ask another node")
             }
+            Failure::Change(error) => Problem::new(Code::Conflict, error.to_string()),
+            Failure::ChangePending => {
+                Problem::new(Code::Conflict, "another change of the super-nodes is under way")
+                    .hint("retry when super-node status shows that it is over")
+            }
+            Failure::NoTarget => Problem::new(Code::Conflict, "nobody can take over"),
+            Failure::TransferAborted { to } => {
+                Problem::new(Code::Conflict, format!("{to} did not take over in time; the leader leads on"))
+                    .hint("retry, or choose another node")
+            }
+            Failure::Removed => Problem::new(Code::NoLeader, "this node was removed from the cluster").hint(
+                "ask another node; to bring this one back, empty its data directory and start it with --join",
+            ),
             Failure::Damaged(why) => Problem::new(Code::Damaged, why).hint("super-node ledger verify"),
         }
     }
@@ -247,6 +283,7 @@ impl Problem {
             term,
             retryable: self.code.retryable(),
             outcome: self.outcome,
+            index: self.index,
             hint: self.hint.as_deref(),
         }
     }
@@ -263,5 +300,52 @@ impl IntoResponse for Problem {
         let mut response = self.status.into_response();
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::ChangeError;
+
+    #[test]
+    fn a_problem_says_of_retries_and_outcome_what_the_failure_says() {
+        let failures = [
+            Failure::NoLeader,
+            Failure::NotLeader { leader: None },
+            Failure::Overloaded,
+            Failure::Superseded,
+            Failure::Unknown("lost".to_string()),
+            Failure::Timeout,
+            Failure::Draining,
+            Failure::Damaged("row".to_string()),
+            Failure::Change(ChangeError::AlreadyMember),
+            Failure::ChangePending,
+            Failure::NoTarget,
+            Failure::TransferAborted { to: "n2".parse().expect("a name") },
+            Failure::Removed,
+        ];
+        for failure in failures {
+            let problem = Problem::failed(failure.clone());
+            assert_eq!(problem.code.retryable(), failure.is_retryable(), "{failure}");
+            assert_eq!(problem.outcome == Outcome::Unknown, failure.leaves_open(), "{failure}");
+            assert_eq!(problem.index, None, "{failure}: no word of the replicated state");
+        }
+    }
+
+    #[test]
+    fn only_a_word_that_holds_for_every_try_carries_a_position() {
+        let text = || "why".to_string();
+        for (rejection, index, outcome) in [
+            (Rejection::Conflict(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::NotFound(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::BadRequest(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::Stale(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::SessionExpired(text()), None, Outcome::NotApplied),
+            (Rejection::OutsideWindow(text()), None, Outcome::Unknown),
+        ] {
+            let problem = Problem::rejected(rejection.clone(), Index(7), false);
+            assert_eq!((problem.index, problem.outcome), (index, outcome), "{rejection}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{CliError, Environment, Output};
 use crate::config::value::{self, Raw};
-use crate::database::target;
+use crate::database::mongo;
 use crate::local::{Fleet, Setup};
 use story::Story;
 use teller::Teller;
@@ -154,7 +154,7 @@ async fn mongodb_beside(
     value::mongodb_uri(&Raw::Text(uri.clone())).map_err(|problem| {
         CliError::usage(format!("--mongodb: \"{shown}\" {}", problem.what), problem.hint)
     })?;
-    let unused = target::is_unused(&uri, DATABASE).await.map_err(|error| {
+    let unused = mongo::is_unused(&uri, DATABASE).await.map_err(|error| {
         CliError::failed(format!(
             "--mongodb: {shown} does not answer ({error}); start it, correct the URI, or leave --mongodb out"
         ))

@@ -96,6 +96,9 @@ impl CliError {
             }
             CliError::Usage { message, hint } => format!("error: {message}   [usage]\n  hint: {hint}\n"),
             CliError::Failed(message) => format!("error: {message}   [failed]\n"),
+            CliError::Server(ServerError::Join { code, message, hint }) => {
+                format!("error: {message}   [{}]\n  hint: {hint}\n", code_name(*code))
+            }
             CliError::Server(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Agent(error) => format!("error: {error}   [{}]\n", code_name(error.exit_code())),
             CliError::Checks => return None,
@@ -130,7 +133,7 @@ fn exit_code_of(error: &ClientError) -> u8 {
         "unreachable" | "draining" => 3,
         // A read that no majority confirmed in time.
         "no_leader" | "not_leader" | "timeout" => 4,
-        "conflict" | "insufficient_funds" | "suspended" => 5,
+        "conflict" | "session_expired" | "insufficient_funds" | "suspended" => 5,
         "not_found" => 6,
         "unauthorized" | "forbidden" => 7,
         "damaged" => 9,

@@ -68,7 +68,7 @@ pub enum KvCommand {
 /// How fresh a read must be.
 #[derive(Debug, Clone, Args)]
 pub struct ReadArgs {
-    /// linearizable: sees every acknowledged write. stale: what the asked node has, without the leader
+    /// linearizable: sees every acknowledged write. lease: the same, from the leader's lease (raft.lease). stale: what the asked node has, without the leader
     #[arg(long, value_enum, default_value_t = Level::Linearizable)]
     pub level: Level,
 }

@@ -1,10 +1,10 @@
-//! `member list|show|add|remove`: the members of the fleet.
+//! `member list|show|add|promote|demote|remove`: the members of the fleet, and which super-nodes vote.
 
 use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Call, Client, segment};
+use crate::client::{Call, Client, NewSuperNode, segment};
 
 use super::output::{field, points};
 use super::{CliError, Output};
@@ -19,14 +19,33 @@ pub enum MemberCommand {
         /// Its name.
         id: String,
     },
-    /// Add an agent, or give it another address
+    /// Add an agent, or give it another address; with --super-node, add a super-node
     Add {
         /// Its name.
         id: String,
-        /// Where it answers pings: HOST:PORT.
+        /// Where it answers pings; of a super-node, its peer address: HOST:PORT.
         address: String,
+        /// It is a super-node: it gets the log, and votes once it has caught up. Start it with --join
+        #[arg(long)]
+        super_node: bool,
+        /// The super-node that leaves in the same change, such as a dead one
+        #[arg(long, value_name = "ID", requires = "super_node")]
+        replaces: Option<String>,
+        /// It gets the log and never votes, unless it is promoted
+        #[arg(long, requires = "super_node", conflicts_with = "replaces")]
+        learner_only: bool,
     },
-    /// Let a member leave; its account stays
+    /// Let a learner vote that has caught up
+    Promote {
+        /// Its name.
+        id: String,
+    },
+    /// Take a super-node's vote; it goes on following as a learner
+    Demote {
+        /// Its name.
+        id: String,
+    },
+    /// Let a member leave; its account stays. A super-node votes no more, and goes idle
     Remove {
         /// Its name.
         id: String,
@@ -58,16 +77,18 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
             Ok(output.list(&headers, &rows, &items)?)
         }
         MemberCommand::Show { id } => Ok(output.record(&client.send(Call::get(path_of(&id)?)).await?.body)?),
-        MemberCommand::Add { id, address } => {
+        MemberCommand::Add { id, address, super_node: false, .. } => {
             let call = Call::new(Method::POST, "/v1/members")
                 .body(&json!({ "id": id, "address": address }))
                 .find_out(format!("super-node member show {id}"));
             Ok(output.record(&client.send(call).await?.body)?)
         }
-        MemberCommand::Remove { id } => {
-            let call =
-                Call::new(Method::DELETE, path_of(&id)?).find_out(format!("super-node member show {id}"));
-            Ok(output.record(&client.send(call).await?.body)?)
+        MemberCommand::Add { id, address, super_node: true, replaces, learner_only } => {
+            let node = NewSuperNode { id, address, replaces, learner_only };
+            Ok(output.record(&client.add_super_node(&node).await?.body)?)
         }
+        MemberCommand::Promote { id } => Ok(output.record(&client.promote(&id).await?.body)?),
+        MemberCommand::Demote { id } => Ok(output.record(&client.demote(&id).await?.body)?),
+        MemberCommand::Remove { id } => Ok(output.record(&client.remove_member(&id).await?.body)?),
     }
 }

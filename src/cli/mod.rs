@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 pub mod interval;
 pub mod kv;
+pub mod leader;
 pub mod ledger;
 pub mod logging;
 pub mod member;
@@ -91,11 +92,17 @@ pub enum Command {
     },
     /// Add two integers through the replicated log
     Add(add::AddArgs),
-    /// The members of the fleet
+    /// The members of the fleet, and which super-nodes vote
     Member {
         /// What to do.
         #[command(subcommand)]
         command: member::MemberCommand,
+    },
+    /// Who leads the super-nodes
+    Leader {
+        /// What to do.
+        #[command(subcommand)]
+        command: leader::LeaderCommand,
     },
     /// Balances, rewards and penalties, and whether they are sound
     Ledger {
@@ -268,7 +275,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     // These need no cluster, and must not fail for its lack.
     match cli.command {
         Command::Config { command } => return config::run(command, output),
-        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run(&args, output)),
+        Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
         _ => {}
     }
@@ -278,6 +285,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Kv { command } => kv::run(command, &client, output).await,
         Command::Add(args) => add::run(args, &client, output).await,
         Command::Member { command } => member::run(command, &client, output).await,
+        Command::Leader { command } => leader::run(command, &client, output).await,
         Command::Ledger { command } => ledger::run(command, &client, output).await,
         Command::Interval { command } => interval::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,

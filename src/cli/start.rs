@@ -35,9 +35,12 @@ pub struct SettingsArgs {
     /// All first super-nodes of a new cluster with their peer addresses, this one included
     #[arg(long, value_name = "ID=ADDRESS,…")]
     pub peers: Option<String>,
-    /// Client URL of a running cluster to join
+    /// Client URL of a running cluster to join, as a learner that votes once it has caught up
     #[arg(long, value_name = "URL")]
     pub join: Option<String>,
+    /// With --join: the super-node that leaves when this one votes
+    #[arg(long, value_name = "ID")]
+    pub replaces: Option<String>,
     /// Project the ledger into this MongoDB [env: MONGODB_URI]
     #[arg(long, value_name = "URI")]
     pub mongodb: Option<String>,
@@ -60,13 +63,6 @@ pub struct StartArgs {
 /// Runs a super-node until it is asked to stop.
 pub async fn run(args: &StartArgs) -> Result<(), CliError> {
     let settings = args.settings.load().map_err(CliError::Config)?.settings;
-    if settings.cluster.join.is_some() {
-        let hint = "name all super-nodes of a new cluster with --peers; joining a running one comes later";
-        return Err(CliError::usage(
-            "--join: this version cannot add a super-node to a running cluster",
-            hint,
-        ));
-    }
     super::logging::init(&settings.log)?;
     let stop = signals::stop(&args.parent)?;
     let result = crate::server::run(settings, stop.token.clone()).await;
@@ -100,6 +96,7 @@ impl SettingsArgs {
             ("listen.advertise", "--advertise", &self.advertise),
             ("cluster.peers", "--peers", &self.peers),
             ("cluster.join", "--join", &self.join),
+            ("cluster.replaces", "--replaces", &self.replaces),
             ("mongodb.uri", "--mongodb", &self.mongodb),
         ];
         for (key, flag, value) in flags {

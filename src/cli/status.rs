@@ -65,6 +65,9 @@ async fn cluster(client: &Client, output: &mut Output, watch: bool) -> Result<()
     if watch {
         output.clear()?;
     }
+    if status.removed {
+        output.line(&format!("{} was removed from the cluster and is idle", status.id))?;
+    }
     let text = if output.format() == Format::Table { as_table(&status) } else { as_plain(&status) };
     Ok(output.line(&text)?)
 }
@@ -117,7 +120,7 @@ fn node_rows(status: &NodeStatus) -> Vec<Vec<String>> {
     let row = |node: &crate::node::status::PeerStatus| {
         vec![
             node.id.to_string(),
-            role(node.role),
+            if node.joining { "joining".to_string() } else { role(node.role) },
             node.address.clone(),
             or_dash(node.matched),
             or_dash(node.lag),

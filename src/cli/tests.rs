@@ -34,16 +34,20 @@ fn a_failed_simulation_prints_the_command_that_reproduces_it() {
     let scenario = crate::sim::Scenario { live_within: Duration::ZERO, ..Default::default() };
     let fail = |words: &str| {
         let args = alone::<sim::SimArgs>(words).expect("is understood");
-        let scenario = crate::sim::Scenario { nodes: args.nodes.map(usize::from), ..scenario.clone() };
         let mut output = Output::to(Format::Plain, Box::new(std::io::sink()));
         let error = sim::simulate(&args, &scenario, &mut output).expect_err("cannot hold");
         assert_eq!(error.exit_code(), 1);
         error.render().expect("is told")
     };
     let told = fail("--seed 3 --nodes 3");
-    assert!(told.ends_with("\n  reproduce: super-node sim --seed 3 --nodes 3\n"), "{told}");
+    assert!(told.contains("\n  reproduce: super-node sim --seed 3 --nodes 3 --acts none"), "{told}");
     let told = fail("--seeds 1 --from 9");
-    assert!(told.contains("seed 9") && told.ends_with("\n  reproduce: super-node sim --seed 9\n"), "{told}");
+    assert!(
+        told.contains("seed 9") && told.contains("\n  reproduce: super-node sim --seed 9 --acts"),
+        "{told}"
+    );
+    let told = fail("--seed 9 --no-shrink");
+    assert!(told.ends_with("\n  reproduce: super-node sim --seed 9\n"), "{told}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::calls::Word;
 use crate::config::value::show_duration;
 
 use super::error::{ClientError, Outcome, Tried};
@@ -44,11 +45,23 @@ pub(super) struct Problem {
     #[serde(default)]
     pub(super) retryable: bool,
     pub(super) outcome: Option<Outcome>,
+    /// Present when the replicated state refused the request, for good.
+    #[serde(default)]
+    pub(super) index: Option<u64>,
     pub(super) leader_url: Option<String>,
     pub(super) hint: Option<String>,
 }
 
 impl Problem {
+    /// What it says about a write.
+    pub(super) fn word(&self) -> Word {
+        match (self.outcome, self.index) {
+            (Some(Outcome::NotApplied), Some(_)) => Word::RefusedForGood,
+            (Some(Outcome::NotApplied), None) => Word::ThisTryDidNothing,
+            _ => Word::Unknown,
+        }
+    }
+
     /// As it stands in the list of what was tried.
     pub(super) fn shown(&self) -> String {
         format!("{} {}", self.status, self.code)
@@ -81,17 +94,19 @@ impl Problem {
             code: "failed".to_string(),
             retryable: status.is_server_error(),
             outcome: Some(if status.is_server_error() { Outcome::Unknown } else { Outcome::NotApplied }),
+            index: None,
             leader_url: None,
             hint: None,
         }
     }
 }
 
-/// Sends the call once.
+/// Sends the call once. `stamp`: headers of this try.
 pub(super) async fn attempt(
     http: &reqwest::Client,
     endpoint: &str,
     call: &Call,
+    stamp: &[(&'static str, String)],
     token: Option<&str>,
     limit: Duration,
 ) -> Attempt {
@@ -101,7 +116,7 @@ pub(super) async fn attempt(
     }
     // Lets the node say in time that nothing has happened, instead of leaving us in doubt.
     request = request.header("super-node-timeout", (limit * 9 / 10).as_millis().to_string());
-    for (name, value) in &call.headers {
+    for (name, value) in call.headers.iter().chain(stamp) {
         request = request.header(*name, value);
     }
     if let Some(token) = token {

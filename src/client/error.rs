@@ -72,6 +72,12 @@ impl ClientError {
         ClientError { hint: Some(hint.into()), ..ClientError::new("usage", message) }
     }
 
+    /// A node answered, and knows of no leader.
+    pub fn no_leader(message: impl Into<String>) -> ClientError {
+        let hint = Some("super-node status --local".to_string());
+        ClientError { hint, retryable: true, ..ClientError::new("no_leader", message) }
+    }
+
     /// Something that has no better name.
     pub fn failed(message: impl Into<String>) -> ClientError {
         ClientError::new("failed", message)

@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::Instant;
 
+use crate::calls::PAUSE_MAX;
 use crate::node::events::NodeEvent;
 
 use super::error::{ClientError, Tried};
-use super::{Client, PAUSE_MAX, attempt, label};
+use super::{Client, attempt, label};
 
 /// A node sends a sign of life at least this often (`http.keep_alive` is at most 5 minutes).
 const SILENCE_MAX: Duration = Duration::from_secs(330);

@@ -1,16 +1,21 @@
-//! The HTTP client of the command line: several endpoints, retries, and honest outcomes.
+//! The HTTP client: several endpoints, retries, and honest outcomes.
 //!
 //! One [`Call`] is tried on one endpoint after another, with growing pauses, until it has an answer or its time is over.
+//! What is decided on the way is decided by [`crate::calls::Plan`], which the simulator runs too; here is its shell: HTTP,
+//! the clock, the dice.
+//!
 //! A write carries one `Idempotency-Key` through all its tries, so that a try whose answer was lost can be repeated
-//! without happening twice. When even that leaves it open whether the write happened, the error says so
-//! ([`ClientError::outcome`] is `unknown`): it never guesses.
+//! without happening twice; within a [`Session`] it carries its sequence instead. When even that leaves it open whether the
+//! write happened, the error says so ([`ClientError::outcome`] is `unknown`): it never guesses.
 
 pub mod attempt;
 pub mod error;
 pub mod events;
+pub mod membership;
 pub mod native;
+pub mod session;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -20,13 +25,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict};
+use crate::types::Micros;
+
 use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
+pub use membership::NewSuperNode;
+pub use session::Session;
 
-/// First pause after all endpoints failed; doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(25);
-/// Longest pause between rounds.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Items asked for at once; the nodes' own limit.
 const PAGE_ITEMS: usize = 1_000;
 /// Time to connect to one endpoint.
@@ -47,9 +53,14 @@ pub struct Options {
 pub struct Client {
     http: reqwest::Client,
     options: Options,
-    /// The endpoint that answered last: asked first next time.
-    preferred: Mutex<Option<String>>,
+    /// Where the plans' time begins.
+    origin: Instant,
+    /// What the calls so far have shown of the endpoints.
+    endpoints: Mutex<Endpoints>,
 }
+
+/// Headers of one try.
+type Stamp = Vec<(&'static str, String)>;
 
 /// One request, whichever node answers it.
 #[derive(Debug, Clone)]
@@ -178,14 +189,13 @@ pub fn segment(text: &str) -> Result<String, ClientError> {
         .collect())
 }
 
-/// What the tries of one call have shown so far.
+/// What the tries of one call have shown so far, in words.
 #[derive(Default)]
 struct Progress {
     tried: Vec<Tried>,
     problem: Option<Problem>,
     /// Why a write may have happened, once a try's answer was lost.
     in_doubt: Option<String>,
-    hinted: Option<String>,
 }
 
 impl Client {
@@ -199,7 +209,8 @@ impl Client {
             .user_agent(concat!("super-node/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::failed(format!("cannot set up HTTP: {error}")))?;
-        Ok(Client { http, options, preferred: Mutex::default() })
+        let endpoints = Mutex::new(Endpoints::new(options.endpoints.iter().cloned()));
+        Ok(Client { http, options, origin: Instant::now(), endpoints })
     }
 
     /// Where this client may ask.
@@ -208,31 +219,70 @@ impl Client {
     }
 
     /// Sends a call until it has an answer or its time is over.
-    pub async fn send(&self, mut call: Call) -> Result<Answer, ClientError> {
-        if call.is_write() {
-            call = call.header("idempotency-key", random_key());
+    pub async fn send(&self, call: Call) -> Result<Answer, ClientError> {
+        if !call.is_write() {
+            return self.run(&call, Kind::Read, &Vec::new).await;
         }
-        let deadline = Instant::now() + self.options.timeout + call.wait;
+        let key = random_key();
+        self.run(&call, Kind::Write(Guard::Key), &|| vec![("idempotency-key", key.clone())]).await
+    }
+
+    /// Opens a session with its first write.
+    pub fn session(&self) -> Session<'_> {
+        Session::new(self)
+    }
+
+    /// Carries out the plan of a call. `stamp` gives the headers of each try.
+    async fn run(
+        &self,
+        call: &Call,
+        kind: Kind,
+        stamp: &(dyn Fn() -> Stamp + Send + Sync),
+    ) -> Result<Answer, ClientError> {
+        let mut plan = Plan::new(kind, self.now(), self.options.timeout, call.wait);
         let mut progress = Progress::default();
-        let mut pause = PAUSE_MIN;
         loop {
-            for endpoint in self.order(progress.hinted.take()) {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
+            let next = plan.next(&self.known_endpoints(), self.now(), rand::rng().random());
+            let (endpoint, limit) = match next {
+                Next::Try { endpoint, limit } => (endpoint, limit),
+                Next::Pause(span) => {
+                    tokio::time::sleep(span).await;
+                    continue;
                 }
-                if let Some(result) = self.step(&endpoint, &call, left, &mut progress).await {
-                    return result;
-                }
+                Next::Over(verdict) => return Err(self.conclude(call, verdict, progress)),
+            };
+            let token = self.options.token.as_deref();
+            let attempt = attempt(&self.http, &endpoint, call, &stamp(), token, limit).await;
+            let heard = heard(&attempt);
+            plan.heard(&mut self.known_endpoints(), &endpoint, self.now(), &heard);
+            match attempt {
+                Attempt::Answered(answer) => return Ok(answer),
+                other => progress.note(&endpoint, other, call.is_write()),
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
-                return Err(self.give_up(&call, progress));
+        }
+    }
+
+    fn now(&self) -> Micros {
+        Micros::default().after(self.origin.elapsed())
+    }
+
+    fn known_endpoints(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to tell of a call that was not answered.
+    fn conclude(&self, call: &Call, verdict: Verdict, progress: Progress) -> ClientError {
+        let Progress { tried, problem, in_doubt } = progress;
+        match (verdict, problem, in_doubt) {
+            (Verdict::Unknown, Some(problem), _) if !problem.retryable => {
+                let error = problem.into_error(tried, call);
+                ClientError { outcome: Some(Outcome::Unknown), ..error }
             }
-            // Spread, so that many clients of a cluster that lost its leader do not come back at once.
-            let spread = rand::rng().random_range(0.5..1.0);
-            tokio::time::sleep(pause.mul_f64(spread)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            (Verdict::Unknown, _, why) => {
+                ClientError::unknown(why.unwrap_or_default(), tried, call.find_out.clone())
+            }
+            (_, Some(problem), _) => problem.into_error(tried, call),
+            (_, None, _) => ClientError::unreachable(self.options.timeout, tried, call.is_write()),
         }
     }
 
@@ -259,79 +309,56 @@ impl Client {
 
     /// Asks one endpoint once, without retries.
     pub async fn ask(&self, endpoint: &str, call: &Call) -> Result<Answer, ClientError> {
-        let mut progress = Progress::default();
-        match self.step(endpoint, call, self.options.timeout, &mut progress).await {
-            Some(result) => result,
-            None => Err(self.give_up(call, progress)),
-        }
-    }
-
-    /// One try; `None` when another should follow.
-    async fn step(
-        &self,
-        endpoint: &str,
-        call: &Call,
-        left: Duration,
-        progress: &mut Progress,
-    ) -> Option<Result<Answer, ClientError>> {
-        // A node that hangs must not eat the time of those that would answer.
-        let share = if self.options.endpoints.len() > 1 { self.options.timeout.mul_f64(0.4) } else { left };
-        let limit = left.min(share.max(Duration::from_millis(250)) + call.wait);
-        match attempt(&self.http, endpoint, call, self.options.token.as_deref(), limit).await {
-            Attempt::Answered(answer) => {
-                *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.to_string());
-                Some(Ok(answer))
+        let (token, limit) = (self.options.token.as_deref(), self.options.timeout);
+        let attempt = attempt(&self.http, endpoint, call, &[], token, limit).await;
+        let may_have_happened = matches!(attempt, Attempt::Lost { sent: true, .. }) && call.is_write();
+        match attempt {
+            Attempt::Answered(answer) => Ok(answer),
+            other => {
+                let mut progress = Progress::default();
+                progress.note(endpoint, other, call.is_write());
+                let verdict = if may_have_happened { Verdict::Unknown } else { Verdict::NotApplied };
+                Err(self.conclude(call, verdict, progress))
             }
-            Attempt::Refused { node, problem } if !problem.retryable => {
-                progress.note(endpoint, node.as_deref(), problem.shown());
-                Some(Err(problem.into_error(std::mem::take(&mut progress.tried), call)))
-            }
-            Attempt::Refused { node, problem } => {
-                progress.note(endpoint, node.as_deref(), problem.shown());
-                if problem.outcome == Some(Outcome::Unknown) && call.is_write() {
-                    progress.in_doubt = Some(problem.detail.clone());
-                }
-                progress.hinted.clone_from(&problem.leader_url);
-                progress.problem = Some(problem);
-                None
-            }
-            Attempt::Lost { why, sent } => {
-                if sent && call.is_write() {
-                    progress.in_doubt = Some(format!("{} {why}", label(endpoint)));
-                }
-                progress.note(endpoint, None, why);
-                None
-            }
-        }
-    }
-
-    /// Whom to ask in which order: where the leader is said to be, who answered last, then as given.
-    fn order(&self, hinted: Option<String>) -> Vec<String> {
-        let preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut order: Vec<String> = Vec::new();
-        for endpoint in hinted.into_iter().chain(preferred).chain(self.options.endpoints.iter().cloned()) {
-            if !order.contains(&endpoint) {
-                order.push(endpoint);
-            }
-        }
-        order
-    }
-
-    fn give_up(&self, call: &Call, progress: Progress) -> ClientError {
-        let Progress { tried, problem, in_doubt, .. } = progress;
-        if let Some(why) = in_doubt {
-            return ClientError::unknown(why, tried, call.find_out.clone());
-        }
-        match problem {
-            Some(problem) => problem.into_error(tried, call),
-            None => ClientError::unreachable(self.options.timeout, tried, call.is_write()),
         }
     }
 }
 
+/// What an attempt means to the plan.
+fn heard(attempt: &Attempt) -> Heard {
+    match attempt {
+        Attempt::Answered(_) => Heard::Answer,
+        Attempt::Refused { problem, .. } => Heard::No {
+            retryable: problem.retryable,
+            word: problem.word(),
+            leader: problem.leader_url.clone(),
+        },
+        Attempt::Lost { sent, .. } => Heard::Silence { sent: *sent },
+    }
+}
+
 impl Progress {
-    /// Remembers what came of the last try on an endpoint.
-    fn note(&mut self, endpoint: &str, node: Option<&str>, what: String) {
+    /// Remembers what came of the last try on an endpoint, for the report.
+    fn note(&mut self, endpoint: &str, attempt: Attempt, write: bool) {
+        match attempt {
+            Attempt::Answered(_) => {}
+            Attempt::Refused { node, problem } => {
+                self.tried(endpoint, node.as_deref(), problem.shown());
+                if problem.outcome == Some(Outcome::Unknown) && write {
+                    self.in_doubt = Some(problem.detail.clone());
+                }
+                self.problem = Some(problem);
+            }
+            Attempt::Lost { why, sent } => {
+                if sent && write {
+                    self.in_doubt = Some(format!("{} {why}", label(endpoint)));
+                }
+                self.tried(endpoint, None, why);
+            }
+        }
+    }
+
+    fn tried(&mut self, endpoint: &str, node: Option<&str>, what: String) {
         match self.tried.iter_mut().find(|tried| tried.endpoint == endpoint) {
             Some(tried) => {
                 tried.what = what;

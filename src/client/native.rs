@@ -21,7 +21,8 @@ use crate::network::native::{
 };
 
 use super::error::{ClientError, Outcome, Tried};
-use super::{CONNECT_TIMEOUT, PAUSE_MAX, PAUSE_MIN, random_key};
+use super::{CONNECT_TIMEOUT, random_key};
+use crate::calls::{PAUSE_MAX, PAUSE_MIN};
 
 /// Requests that wait to be written; more callers wait.
 const QUEUE_MAX: usize = 1_024;

@@ -35,6 +35,29 @@ fn check_times(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
                 .to_string(),
         );
     }
+    if let Some(lease) = settings.raft.lease_span()
+        && lease > election * 9 / 10
+    {
+        refuse(
+            format!(
+                "{} = {} is too long for {}, which begins at {}",
+                at("raft.lease"),
+                show_duration(lease),
+                at("raft.election"),
+                show_duration(election)
+            ),
+            "a lease must be over before anybody else can be elected, with room for clocks that drift: keep it at or \
+             below nine tenths of the shortest election timeout, the same on all nodes"
+                .to_string(),
+        );
+    }
+    if settings.raft.lease_span().is_some() && !settings.raft.check_quorum {
+        refuse(
+            format!("{} needs {}", at("raft.lease"), at("raft.check_quorum")),
+            "only nodes that keep faith with the leader they hear make a lease safe: set raft.check_quorum = true"
+                .to_string(),
+        );
+    }
     let ledger = &settings.ledger;
     let show = |millis: u64| show_duration(Duration::from_millis(millis));
     if ledger.ping_ms > ledger.interval_ms {
@@ -70,6 +93,13 @@ fn check_cluster(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
         refuse(
             format!("{} and {} are both set", at("cluster.peers"), at("cluster.join")),
             "peers form a new cluster, join enters a running one: keep one of them".to_string(),
+        );
+    }
+    if settings.cluster.replaces.is_some() && settings.cluster.join.is_none() {
+        refuse(
+            format!("{} is set without cluster.join", at("cluster.replaces")),
+            "it says whom a joining node replaces: set cluster.join (--join) too, or leave it out"
+                .to_string(),
         );
     }
     if !peers.is_empty() && !peers.contains_key(id) {

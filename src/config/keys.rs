@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::ledger::policy::PolicyKind;
 
 use super::value::{self, Problem, Raw};
-use super::{LogFormat, Settings, WriteConcern};
+use super::{Lease, LogFormat, Settings, WriteConcern};
 
 /// Sections of the interface that this version does not have yet.
 pub const SECTIONS_UNSUPPORTED: [&str; 2] = ["tls", "auth"];
@@ -85,6 +85,12 @@ pub const KEYS: &[Key] = &[
         .join
         .clone()
         .unwrap_or_default()),
+    key!("cluster.replaces", set_replaces, |s| s
+        .cluster
+        .replaces
+        .as_ref()
+        .map(ToString::to_string)
+        .unwrap_or_default()),
     key!(
         "raft.heartbeat",
         |s, raw| value::duration(raw, MS(5), SECS(10)).map(|v| s.raft.heartbeat = v),
@@ -112,6 +118,15 @@ pub const KEYS: &[Key] = &[
         |s, raw| value::size(raw, 4 << 10, 8 << 20).map(|v| s.raft.max_batch_bytes = v),
         |s| value::show_size(s.raft.max_batch_bytes)
     ),
+    key!("raft.lease", set_lease, |s| match s.raft.lease {
+        Lease::Off => "false".to_string(),
+        Lease::On => "true".to_string(),
+        Lease::Span(span) => value::show_duration(span),
+    }),
+    key!("raft.reluctant", |s, raw| value::truth(raw).map(|v| s.raft.reluctant = v), |s| s
+        .raft
+        .reluctant
+        .to_string()),
     key!(
         "ledger.interval",
         |s, raw| value::duration(raw, MS(100), INTERVAL_MAX).map(|v| s.ledger.interval_ms = millis(v)),
@@ -206,6 +221,30 @@ fn set_advertise(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
 fn set_election(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     let (min, max) = value::duration_range(raw, MS(20), SECS(60))?;
     (settings.raft.election_min, settings.raft.election_max) = (min, max);
+    Ok(())
+}
+
+fn set_lease(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.raft.lease = match value::truth(raw) {
+        Ok(true) => Lease::On,
+        Ok(false) => Lease::Off,
+        Err(_) => match value::duration(raw, MS(10), SECS(60)) {
+            Ok(span) => Lease::Span(span),
+            Err(problem) => {
+                let hint = format!("write true, false, or a duration; {}", problem.hint);
+                return Err(Problem::new(problem.what, hint));
+            }
+        },
+    };
+    Ok(())
+}
+
+fn set_replaces(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|_| Problem::new("is not a usable name", "write the id of the super-node that leaves"))
+    };
+    settings.cluster.replaces = value::optional_text(raw, 80)?.map(parse).transpose()?;
     Ok(())
 }
 

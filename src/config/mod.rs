@@ -81,6 +81,8 @@ pub struct ClusterSettings {
     pub peers: BTreeMap<NodeId, String>,
     /// Client URL of a node of a running cluster that this node wants to join.
     pub join: Option<String>,
+    /// The super-node that leaves when this one, which joins, becomes a voter.
+    pub replaces: Option<NodeId>,
 }
 
 /// `[raft]`
@@ -100,6 +102,32 @@ pub struct RaftSettings {
     pub snapshot_entries: u64,
     /// Most bytes of entries in one message.
     pub max_batch_bytes: u64,
+    /// Whether, and for how long, a leader answers reads by itself (Raft dissertation, section 6.4.1).
+    pub lease: Lease,
+    /// Whether this node prefers not to lead.
+    pub reluctant: bool,
+}
+
+/// For how long a leader answers reads by itself after a quorum has answered it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// Never.
+    Off,
+    /// For three quarters of the shortest election timeout.
+    On,
+    /// For so long.
+    Span(Duration),
+}
+
+impl RaftSettings {
+    /// The span of the lease, if there is one.
+    pub fn lease_span(&self) -> Option<Duration> {
+        match self.lease {
+            Lease::Off => None,
+            Lease::On => Some(self.election_min * 3 / 4),
+            Lease::Span(span) => Some(span),
+        }
+    }
 }
 
 /// `[mongodb]`
@@ -185,6 +213,8 @@ impl Default for Settings {
                 check_quorum: true,
                 snapshot_entries: 10_000,
                 max_batch_bytes: 256 << 10,
+                lease: Lease::Off,
+                reluctant: false,
             },
             ledger: Policy::default(),
             mongodb: MongodbSettings {

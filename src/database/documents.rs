@@ -5,7 +5,7 @@
 //! Date, hashes are 64 hexadecimal digits, an absent value is null.
 
 use bson::raw::{CStr, RawArrayBuf, RawDocument, RawDocumentBuf, cstr};
-use bson::{DateTime, RawBsonRef};
+use bson::{Bson, DateTime, RawBsonRef};
 
 use crate::codec::Hash;
 use crate::ledger::records::{
@@ -41,7 +41,7 @@ pub struct DocumentError {
 
 // MongoDB has no unsigned integers. Sequences, indexes and terms count events and stay far below 2^63; what a
 // command may state freely (such as a leaderless time) saturates.
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -463,6 +463,31 @@ pub fn read_projection(document: &RawDocument) -> Result<Projection, DocumentErr
             members: Index(read.number("members")?),
         },
     })
+}
+
+/// The `_id` of a document.
+pub fn id_value(document: &RawDocument) -> Option<Bson> {
+    document.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())
+}
+
+/// Bytes that order and identify the `_id` of a document within its collection.
+pub fn id_key(document: &RawDocument) -> Vec<u8> {
+    match document.get("_id") {
+        Ok(Some(RawBsonRef::Int64(id))) => id.to_be_bytes().to_vec(),
+        Ok(Some(RawBsonRef::String(id))) => id.as_bytes().to_vec(),
+        Ok(Some(RawBsonRef::Document(id))) => id.as_bytes().to_vec(),
+        other => format!("{other:?}").into_bytes(),
+    }
+}
+
+/// [`id_key`] of a document whose `_id` is this number.
+pub fn id_number_key(id: u64) -> Vec<u8> {
+    signed(id).to_be_bytes().to_vec()
+}
+
+/// The `_id` of a document for people.
+pub fn id_text(document: &RawDocument) -> String {
+    id_value(document).map_or_else(|| "without _id".to_string(), |id| id.to_string())
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! [`LedgerFeed`] reads what a running node has applied; [`MemoryFeed`] holds lists.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::query::{self, IntervalFilter, RewardFilter};
 use crate::ledger::records::{Checkpoint, Election, Genesis, Interval, Member, Movement, Observation};
 use crate::node::handle::Handle;
+use crate::node::ports::StateStore;
 use crate::types::{Index, IntervalId, MemberId, Term};
 
 /// Most intervals in one [`Batch`].
@@ -105,13 +106,18 @@ pub fn assemble(pages: &dyn Pages, after: &Checkpoint, limit: usize) -> Result<B
 /// What a running node has applied.
 #[derive(Clone)]
 pub struct LedgerFeed {
-    handle: Handle,
+    state: Arc<dyn StateStore>,
 }
 
 impl LedgerFeed {
-    /// The feed of a node.
+    /// The feed of a running node.
     pub fn new(handle: Handle) -> Self {
-        LedgerFeed { handle }
+        LedgerFeed { state: handle.state }
+    }
+
+    /// The feed of an applied state.
+    pub fn of(state: Arc<dyn StateStore>) -> Self {
+        LedgerFeed { state }
     }
 }
 
@@ -120,15 +126,15 @@ const ELECTIONS_COUNTED_MAX: usize = 1_000;
 
 impl Feed for LedgerFeed {
     fn genesis(&self) -> Result<Option<Genesis>, KeyspaceError> {
-        query::genesis(&*self.handle.view()?)
+        query::genesis(&*self.state.view()?)
     }
 
     fn next(&self, after: &Checkpoint, limit: usize) -> Result<Batch, KeyspaceError> {
-        assemble(&View(&*self.handle.view()?), after, limit)
+        assemble(&View(&*self.state.view()?), after, limit)
     }
 
     fn remaining(&self, after: &Checkpoint) -> Result<u64, KeyspaceError> {
-        let view = self.handle.view()?;
+        let view = self.state.view()?;
         let rewards = query::totals(&*view)?.records.saturating_sub(after.rewards);
         // Settled are all before the next to settle.
         let settled = query::interval_state(&*view)?.map_or(0, |state| state.next_settle.0.saturating_sub(1));
@@ -137,7 +143,7 @@ impl Feed for LedgerFeed {
     }
 
     fn projected(&self) -> Result<Checkpoint, KeyspaceError> {
-        query::checkpoint(&*self.handle.view()?)
+        query::checkpoint(&*self.state.view()?)
     }
 }
 

@@ -12,20 +12,29 @@
 //!
 //! So delivery is at least once and the effect is exactly once, on a standalone server as well as on a replica set.
 //!
+//! The logic is written against three ports (a clock, a MongoDB, a node), so that the simulator runs it too, on a
+//! MongoDB that fails, hangs, answers late and forgets.
+//!
 //! | file | subject |
 //! |---|---|
 //! | [`documents`] | records as BSON documents, and back |
-//! | [`feed`] | the port through which records come: the applied state, or a list |
+//! | [`feed`] | where records come from: the applied state, or a list |
 //! | [`errors`] | what a failure means: retry, call the operator, or our own fault |
-//! | [`schema`] | validators and indexes from the top-level `database/` |
-//! | [`target`] | one MongoDB database: claim it, write a batch, move the checkpoint |
+//! | [`ports`] | what the projection needs of the world |
+//! | [`target`] | one database: claim it, write a batch, move the checkpoint |
 //! | [`projector`] | the loop that follows the ledger while this node leads |
+//! | [`mongo`] | MongoDB through its driver |
+//! | [`schema`] | validators and indexes from the top-level `database/` |
+//! | [`shell`] | the projector of a real node |
 //! | [`verify`] | is MongoDB unbroken by itself, and equal to the ledger? |
 
 pub mod documents;
 pub mod errors;
 pub mod feed;
+pub mod mongo;
+pub mod ports;
 pub mod projector;
 pub mod schema;
+pub mod shell;
 pub mod target;
 pub mod verify;

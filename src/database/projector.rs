@@ -4,34 +4,29 @@
 //! batch is read from the state. A failure ends the session; the next session starts from the checkpoint document,
 //! which is the only memory that counts. Nothing here is awaited by consensus, pinging or paying.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use futures_util::future::{join3, select};
 
-use crate::ledger::command::{Command, Request};
-use crate::ledger::keyspace::KeyspaceError;
 use crate::ledger::records::Checkpoint;
-use crate::metrics::{CollectionLabel, Metrics};
-use crate::node::handle::{Ask, Handle};
 use crate::node::status::ProjectionStatus;
-use crate::types::{Term, UnixMillis};
+use crate::types::{Index, Micros, Term};
 
-use super::errors::{Class, ProjectionError, Redactor};
-use super::feed::{Batch, Feed, LedgerFeed};
-use super::target::{MongoSettings, Target, Written};
+use super::errors::{Class, ProjectionError};
+use super::feed::Batch;
+use super::ports::{News, Surroundings};
+use super::target::Target;
 
-/// Movements per batch.
-pub const BATCH_RECORDS: usize = 4_000;
 /// How long the projector waits after the first sign of news, so that one batch carries several entries.
 pub const COALESCE: Duration = Duration::from_millis(10);
 /// How often a quiet projector looks around and reports.
 pub const IDLE_TICK: Duration = Duration::from_secs(1);
-/// Shortest time between two proposals of [`Command::Projected`].
+/// Shortest time between two reports while batches are written.
+pub const REPORT_EVERY: Duration = Duration::from_millis(100);
+/// Shortest time between two proposals of [`crate::ledger::command::Command::Projected`].
 pub const PROPOSE_EVERY: Duration = Duration::from_secs(1);
-/// How long such a proposal waits for its answer.
-pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first pause after a failure that may pass; doubled up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest pause after a failure that may pass.
@@ -39,99 +34,57 @@ pub const RETRY_MAX: Duration = Duration::from_secs(3);
 /// The pause after a failure that somebody must repair.
 pub const OPERATOR_RETRY: Duration = Duration::from_secs(5);
 
-/// Projects what the node applies; see [`run_with_feed`].
-pub async fn run(
-    settings: MongoSettings,
-    handle: Handle,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-) {
-    let feed = Arc::new(LedgerFeed::new(handle.clone()));
-    run_with_feed(settings, feed, handle, metrics, shutdown).await;
-}
-
-/// Projects `feed` into MongoDB whenever this node leads, until `shutdown` or the end of the node.
+/// Projects whenever this node leads, until dropped. `database` is its name, for people.
 ///
-/// Never fails: what keeps it from going on is logged, shown in the status ([`ProjectionStatus::error`]), and tried
+/// Never fails: what keeps it from going on is told, shown in the status ([`ProjectionStatus::error`]), and tried
 /// again.
-pub async fn run_with_feed(
-    settings: MongoSettings,
-    feed: Arc<dyn Feed>,
-    handle: Handle,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-) {
-    let redactor = Redactor::new(&settings.uri);
+pub async fn follow(surroundings: &impl Surroundings, database: &str) -> Infallible {
     let mut projector = Projector {
-        settings,
-        feed,
-        metrics,
-        redactor,
-        handle: handle.clone(),
-        checkpoint: None,
+        surroundings,
+        database,
+        confirmed: None,
         error: None,
         reported: None,
         progressed: false,
-        proposed: Checkpoint::default(),
+        agreed: Checkpoint::default(),
         proposed_at: None,
-        proposal: None,
     };
-    let mut leading = handle.leading.clone();
     loop {
-        let term = *leading.borrow_and_update();
-        let changed = async {
-            loop {
-                if leading.changed().await.is_err() {
-                    return true;
-                }
-                if *leading.borrow_and_update() != term {
-                    return false;
-                }
-            }
-        };
-        let node_gone = tokio::select! {
-            () = shutdown.cancelled() => return,
-            gone = changed => gone,
-            () = projector.serve(term) => false,
-        };
-        if node_gone {
-            return;
-        }
+        let term = surroundings.leading();
+        // What was under way is dropped with the leadership; what it has sent may still arrive.
+        select(pin!(surroundings.leading_changed(term)), pin!(projector.serve(term))).await;
     }
 }
 
-struct Projector {
-    settings: MongoSettings,
-    feed: Arc<dyn Feed>,
-    handle: Handle,
-    metrics: Arc<Metrics>,
-    redactor: Redactor,
-    /// What MongoDB is known to hold; `None` before it was asked in this term.
-    checkpoint: Option<Checkpoint>,
+struct Projector<'a, S> {
+    surroundings: &'a S,
+    database: &'a str,
+    /// What MongoDB has for good, as far as this session knows; `None` before the session has moved the checkpoint.
+    confirmed: Option<Checkpoint>,
     error: Option<String>,
-    reported: Option<(ProjectionStatus, Instant)>,
-    /// Whether the present session has moved the checkpoint or found nothing to do.
+    reported: Option<(ProjectionStatus, Micros)>,
+    /// Whether the present session has written a batch or found nothing to write.
     progressed: bool,
-    proposed: Checkpoint,
-    proposed_at: Option<Instant>,
-    proposal: Option<JoinHandle<()>>,
+    /// What the cluster knew of it when the ledger was last asked.
+    agreed: Checkpoint,
+    proposed_at: Option<Micros>,
 }
 
-impl Projector {
+impl<S: Surroundings> Projector<'_, S> {
     /// Leads or watches, until dropped.
-    async fn serve(&mut self, term: Option<Term>) {
-        self.checkpoint = None;
+    async fn serve(&mut self, term: Option<Term>) -> Infallible {
+        self.confirmed = None;
         self.error = None;
         match term {
             Some(term) => self.lead(term).await,
             None => loop {
                 self.report(true).await;
-                tokio::time::sleep(IDLE_TICK).await;
+                self.surroundings.sleep(IDLE_TICK).await;
             },
         }
     }
 
-    async fn lead(&mut self, term: Term) {
+    async fn lead(&mut self, term: Term) -> Infallible {
         let mut pause = RETRY_MIN;
         loop {
             self.progressed = false;
@@ -139,50 +92,43 @@ impl Projector {
             if self.progressed {
                 pause = RETRY_MIN;
             }
-            let text = self.redactor.clean(&error.to_string());
             let class = error.class();
-            if self.error.as_ref() != Some(&text) {
-                match class {
-                    Class::Retry => tracing::warn!(error = %text, "projection is waiting"),
-                    Class::Operator => tracing::error!(error = %text, "projection needs an operator"),
-                    Class::Bug => tracing::error!(error = %text, "projection failed unexpectedly"),
-                }
-                if self.error.is_none() {
-                    self.publish("projection_failing", format!("MongoDB is not being written: {text}"));
-                }
-                self.error = Some(text);
-            }
+            self.failed(class, self.surroundings.redact(&error.to_string()));
             let wait = match class {
                 Class::Retry => pause,
                 Class::Operator | Class::Bug => OPERATOR_RETRY,
             };
             pause = (pause * 2).min(RETRY_MAX);
-            let until = tokio::time::Instant::now() + wait;
+            let until = self.surroundings.now().after(wait);
             loop {
                 self.report(true).await;
-                let now = tokio::time::Instant::now();
+                let now = self.surroundings.now();
                 if now >= until {
                     break;
                 }
-                tokio::time::sleep_until(until.min(now + IDLE_TICK)).await;
+                self.surroundings.sleep(until.since(now).min(IDLE_TICK)).await;
             }
         }
     }
 
     /// Projects until something fails.
-    async fn session(&mut self, term: Term) -> Result<std::convert::Infallible, ProjectionError> {
-        let mut applied = self.handle.applied.clone();
+    async fn session(&mut self, term: Term) -> Result<Infallible, ProjectionError> {
         let genesis = loop {
-            applied.mark_unchanged();
-            if let Some(genesis) = self.read(|feed| feed.genesis()).await? {
+            let seen = self.surroundings.applied();
+            if let Some(genesis) = self.surroundings.read(|feed| feed.genesis()).await? {
                 break genesis;
             }
-            wait_for_news(&mut applied).await;
+            self.wait_for_news(seen).await;
         };
-        let node = self.handle.status.borrow().id.clone();
-        let (target, start) = Target::open(&self.settings, genesis, node).await?;
-        self.checkpoint = Some(start);
-        let mut batch = self.read(move |feed| feed.next(&start, BATCH_RECORDS)).await?;
+        let server = self.surroundings.connect().await?;
+        let (node, limits) = (self.surroundings.node(), self.surroundings.limits());
+        let (target, start) = Target::claim(server, self.database, genesis, node, limits).await?;
+        // Another writer may just be moving the checkpoint that was read, and a power cut may take that back. Once our
+        // own move to the same place is acknowledged, it is there for good, and the cluster may be told.
+        target.advance(start, term).await?;
+        self.confirmed = Some(start);
+        let records = limits.batch_records;
+        let mut batch = self.next(start, records).await?;
         let mut after = start;
         // Written, while its checkpoint has not moved yet.
         let mut written: Option<Checkpoint> = None;
@@ -194,31 +140,31 @@ impl Projector {
                 }
                 self.recovered();
                 self.report(true).await;
-                applied.mark_unchanged();
-                batch = self.read(move |feed| feed.next(&after, BATCH_RECORDS)).await?;
+                let seen = self.surroundings.applied();
+                batch = self.next(after, records).await?;
                 if batch.is_empty() {
-                    wait_for_news(&mut applied).await;
+                    self.wait_for_news(seen).await;
                     self.propose();
-                    batch = self.read(move |feed| feed.next(&after, BATCH_RECORDS)).await?;
+                    batch = self.next(after, records).await?;
                 }
                 continue;
             }
             contiguous(&after, &batch)?;
             let upto = batch.upto;
-            let begun = Instant::now();
+            let begun = self.surroundings.now();
             let advance = async {
                 match written {
                     Some(upto) => target.advance(upto, term).await,
                     None => Ok(()),
                 }
             };
-            let read = self.read(move |feed| feed.next(&upto, BATCH_RECORDS));
-            let (wrote, advanced, next) = tokio::join!(target.write(&batch), advance, read);
+            let (wrote, advanced, next) =
+                join3(target.write(&batch), advance, self.next(upto, records)).await;
             advanced?;
             if let Some(upto) = written.take() {
                 self.moved(upto);
             }
-            self.count(&wrote?, begun);
+            self.surroundings.count(&wrote?, self.surroundings.now().since(begun));
             written = Some(upto);
             after = upto;
             batch = next?;
@@ -226,111 +172,83 @@ impl Projector {
         }
     }
 
-    /// Reads from the feed where blocking is allowed.
-    async fn read<T: Send + 'static>(
-        &self,
-        reading: impl FnOnce(&dyn Feed) -> Result<T, KeyspaceError> + Send + 'static,
-    ) -> Result<T, ProjectionError> {
-        let feed = self.feed.clone();
-        let read = tokio::task::spawn_blocking(move || reading(&*feed)).await;
-        let read = read.map_err(|error| KeyspaceError::Store(format!("reader failed: {error}")))?;
-        Ok(read?)
+    async fn next(&self, after: Checkpoint, records: usize) -> Result<Batch, ProjectionError> {
+        self.surroundings.read(move |feed| feed.next(&after, records)).await
     }
 
-    fn count(&self, written: &Written, begun: Instant) {
-        self.metrics.projection_batch_seconds.observe(begun.elapsed().as_secs_f64());
-        for (collection, documents) in written {
-            let label = CollectionLabel { collection: (*collection).to_string() };
-            self.metrics.projection_documents.get_or_create(&label).inc_by(*documents);
+    /// Returns when the state has moved away from `seen` (and a moment has passed), or after [`IDLE_TICK`].
+    async fn wait_for_news(&self, seen: Index) {
+        let moved = async {
+            self.surroundings.applied_changed(seen).await;
+            self.surroundings.sleep(COALESCE).await;
+        };
+        select(pin!(moved), pin!(self.surroundings.sleep(IDLE_TICK))).await;
+    }
+
+    fn failed(&mut self, class: Class, error: String) {
+        if self.error.as_ref() == Some(&error) {
+            return;
         }
+        let first = self.error.is_none();
+        self.surroundings.tell(News::Failing { class, error: error.clone(), first });
+        self.error = Some(error);
     }
 
+    /// The checkpoint stands here for good.
     fn moved(&mut self, checkpoint: Checkpoint) {
-        self.checkpoint = Some(checkpoint);
+        self.confirmed = Some(checkpoint);
         self.recovered();
         self.propose();
     }
 
+    /// A batch has gone through, or there was none to write. (That MongoDB can be reached is not enough: a document that
+    /// it refuses would be told anew with every try.)
     fn recovered(&mut self) {
         self.progressed = true;
         if self.error.take().is_some() {
-            tracing::info!("projection goes on");
-            self.publish("projection_recovered", "MongoDB is being written again".to_string());
+            self.surroundings.tell(News::Recovered);
         }
     }
 
-    /// Tells the cluster how far MongoDB is: at most once a second, one proposal at a time. A lost one does not
-    /// matter, because the next one says more.
+    /// Tells the cluster how far MongoDB is: at most once a second, one proposal at a time, until the ledger says so
+    /// too. A lost one does not matter.
     fn propose(&mut self) {
-        let Some(checkpoint) = self.checkpoint else { return };
-        let early = self.proposed_at.is_some_and(|at| at.elapsed() < PROPOSE_EVERY);
-        let pending = self.proposal.as_ref().is_some_and(|task| !task.is_finished());
-        if checkpoint == self.proposed || early || pending {
+        let Some(checkpoint) = self.confirmed else { return };
+        let now = self.surroundings.now();
+        let early = self.proposed_at.is_some_and(|at| now.since(at) < PROPOSE_EVERY);
+        if checkpoint == self.agreed || early || !self.surroundings.propose(checkpoint) {
             return;
         }
-        self.proposed = checkpoint;
-        self.proposed_at = Some(Instant::now());
-        let handle = self.handle.clone();
-        self.proposal = Some(tokio::spawn(async move {
-            let request = Request { idempotency_key: None, command: Command::Projected(checkpoint) };
-            if let Err(failure) = handle.submit(request, false, PROPOSE_TIMEOUT).await {
-                tracing::debug!(%failure, "checkpoint not proposed");
-            }
-        }));
+        self.proposed_at = Some(now);
     }
 
-    /// Tells the node if anything changed; unless `always`, not more often than ten times a second.
+    /// Tells the node if anything changed; unless `always`, not more often than [`REPORT_EVERY`].
     async fn report(&mut self, always: bool) {
-        let recently =
-            self.reported.as_ref().is_some_and(|(_, at)| at.elapsed() < Duration::from_millis(100));
+        let now = self.surroundings.now();
+        let recently = self.reported.as_ref().is_some_and(|(_, at)| now.since(*at) < REPORT_EVERY);
         if recently && !always {
             return;
         }
-        let known = self.checkpoint;
-        let measured = self.read(move |feed| {
-            let checkpoint = match known {
-                Some(checkpoint) => checkpoint,
-                None => feed.projected()?,
-            };
-            Ok((checkpoint, feed.remaining(&checkpoint)?))
+        let known = self.confirmed;
+        let measured = self.surroundings.read(move |feed| {
+            let agreed = feed.projected()?;
+            let checkpoint = known.unwrap_or(agreed);
+            Ok((agreed, checkpoint, feed.remaining(&checkpoint)?))
         });
-        let Ok((checkpoint, lag)) = measured.await else { return };
-        self.metrics.projection_lag_records.set(i64::try_from(lag).unwrap_or(i64::MAX));
+        let Ok((agreed, checkpoint, lag)) = measured.await else { return };
+        self.agreed = agreed;
         let status = ProjectionStatus {
             enabled: true,
             checkpoint: checkpoint.rewards,
             lag_records: lag,
             error: self.error.clone(),
         };
-        if self.reported.as_ref().is_none_or(|(last, _)| *last != status) {
-            // A full inbox drops the report; the next tick brings another.
-            if self.handle.asks.try_send(Ask::Projection(status.clone())).is_err() {
-                return;
-            }
+        let changed = self.reported.as_ref().is_none_or(|(last, _)| *last != status);
+        if changed && !self.surroundings.report(&status) {
+            // The next tick brings another.
+            return;
         }
-        self.reported = Some((status, Instant::now()));
-    }
-
-    fn publish(&self, kind: &str, message: String) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let at = UnixMillis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-        let data = serde_json::json!({ "database": self.settings.database, "error": self.error });
-        self.handle.events.publish(at, kind, message, data);
-    }
-}
-
-/// Returns when the state has moved (and a moment has passed), or after [`IDLE_TICK`].
-async fn wait_for_news(applied: &mut tokio::sync::watch::Receiver<crate::types::Index>) {
-    let moved = async {
-        if applied.changed().await.is_err() {
-            // The driver has ended; `run_with_feed` is about to see it too.
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(COALESCE).await;
-    };
-    tokio::select! {
-        () = moved => {}
-        () = tokio::time::sleep(IDLE_TICK) => {}
+        self.reported = Some((status, now));
     }
 }
 

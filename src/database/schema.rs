@@ -9,7 +9,7 @@ use mongodb::error::ErrorKind;
 
 use super::documents::{COLLECTIONS, ELECTIONS, INTERVALS, MEMBERS, OBSERVATIONS, PROJECTION, REWARDS};
 use super::errors::ProjectionError;
-use super::target::bounded;
+use super::mongo::bounded;
 
 const INDEXES: &str = include_str!("../../database/indexes.json");
 

@@ -22,12 +22,12 @@ use crate::ledger::verify::{self as ledger, ChainChecker};
 use crate::types::IntervalId;
 
 use super::documents::{
-    self, ELECTIONS, INTERVALS, MEMBERS, OBSERVATIONS, PROJECTION, REWARDS, read_interval, read_member,
-    read_movement, read_observation, read_projection,
+    self, ELECTIONS, INTERVALS, MEMBERS, OBSERVATIONS, PROJECTION, REWARDS, id_key, id_text, read_interval,
+    read_member, read_movement, read_observation, read_projection, signed,
 };
 use super::errors::ProjectionError;
 use super::feed::{Batch, Feed};
-use super::target::{bounded, client, id_key, id_text};
+use super::mongo::{bounded, client};
 
 /// Problems told one by one; more are only counted.
 pub const PROBLEMS_TOLD_MAX: usize = 100;
@@ -438,10 +438,6 @@ impl Evidence {
         }
         Ok((observations, problems))
     }
-}
-
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 async fn next<T: serde::de::DeserializeOwned + Unpin + Send + Sync>(

@@ -1,16 +1,16 @@
-//! One log entry, applied: the dispatch, the fence, the log time, the idempotency keys.
+//! One log entry, applied: the dispatch, the fence, the log time.
 
 use serde::Serialize;
 
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 
 use super::command::{Answer, Applied, Command, Envelope, Rejection};
-use super::idempotency::{self, Found};
 use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError};
+use super::once::{self, Admission};
 use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
-use super::{elections, genesis, intervals, kv, members, projection, settle, table};
+use super::{elections, genesis, intervals, kv, members, projection, sessions, settle, table};
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,37 +199,23 @@ pub fn apply(
         applied: Applied { answer, index, term, leader: envelope.leader.clone() },
         happenings,
     };
-    let rejected = |rejection: Rejection| Ok(answered(Answer::Rejected(rejection), Vec::new()));
-    let command = &envelope.request.command;
-    let key = match &envelope.request.idempotency_key {
-        None => None,
-        Some(key) => {
-            if let Err(rejection) = idempotency::check_key(key) {
-                return rejected(rejection);
-            }
-            let digest = idempotency::digest(command);
-            match idempotency::find(&*space, key, digest, at)? {
-                Found::Nothing => Some((key, digest)),
-                Found::Answer(applied) => return Ok(Outcome { applied, happenings: Vec::new() }),
-                Found::OtherCommand => {
-                    let why = format!("idempotency key '{key}' was used for another command");
-                    return rejected(Rejection::Conflict(why));
-                }
-            }
-        }
+    let request = &envelope.request;
+    let slot = match once::admit(space, request, index, at) {
+        Ok(Admission::Execute(slot)) => slot,
+        Ok(Admission::Repeat(applied)) => return Ok(Outcome { applied, happenings: Vec::new() }),
+        Err(Stop::Rejected(rejection)) => return Ok(answered(Answer::Rejected(rejection), Vec::new())),
+        Err(Stop::Failed(error)) => return Err(error),
     };
     let mut happenings = Vec::new();
     let step = fence(&entry, envelope)
         .map_err(Stop::from)
-        .and_then(|()| dispatch(space, &entry, command, &mut happenings));
+        .and_then(|()| dispatch(space, &entry, &request.command, &mut happenings));
     let outcome = match step {
         Ok(answer) => answered(answer, happenings),
         Err(Stop::Rejected(rejection)) => answered(Answer::Rejected(rejection), Vec::new()),
         Err(Stop::Failed(error)) => return Err(error),
     };
-    if let Some((key, digest)) = key {
-        idempotency::remember(space, key, digest, &outcome.applied, at)?;
-    }
+    slot.remember(space, &outcome.applied, at)?;
     Ok(outcome)
 }
 
@@ -281,5 +267,8 @@ fn dispatch(
             elections::election(space, entry, *term, previous.as_ref(), about, votes, happenings)
         }
         Command::Projected(checkpoint) => projection::projected(space, entry, checkpoint, happenings),
+        Command::SessionOpen => sessions::open(space, entry),
+        Command::SessionKeepAlive { session } => sessions::keep_alive(space, entry, *session),
+        Command::SessionClose { session } => sessions::close(space, entry, *session),
     }
 }

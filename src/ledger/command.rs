@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
+use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version};
 
 use super::policy::Policy;
 use super::records::{Checkpoint, MemberKind};
@@ -23,10 +23,53 @@ pub const REPORT_ROWS_MAX: usize = 2_000;
 /// A command as its author made it, before a leader accepts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// A retry with the same key and the same command returns the first answer.
-    pub idempotency_key: Option<String>,
+    /// What keeps a repeated request from being executed again.
+    pub once: Once,
     /// What to do.
     pub command: Command,
+}
+
+impl Request {
+    /// A command that is executed as often as it is sent.
+    pub fn new(command: Command) -> Request {
+        Request { once: Once::Unguarded, command }
+    }
+
+    /// A command under an idempotency key.
+    pub fn keyed(key: impl Into<String>, command: Command) -> Request {
+        Request { once: Once::Key(key.into()), command }
+    }
+
+    /// Whether sending it again does no harm.
+    pub fn is_repeatable(&self) -> bool {
+        self.once != Once::Unguarded
+    }
+}
+
+/// What keeps a repeated request from being executed again. Variants may only be appended.
+///
+/// The first two are written as an absent and a present text are: logs from before there were sessions hold just that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Once {
+    /// Nothing: each delivery is executed.
+    Unguarded,
+    /// An idempotency key: a retry with the same key and the same command returns the first answer, for as long as it is
+    /// remembered ([`super::idempotency::REMEMBERED_MS`]); after that it is executed again.
+    Key(String),
+    /// A place in a session: executed at most once, whatever happens. Once the answer is forgotten, a retry is refused.
+    Session(InSession),
+}
+
+/// The place of a request in a client's session (Raft dissertation, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InSession {
+    /// The session.
+    pub session: SessionId,
+    /// The request's number in it, from 1. Requests may be sent and executed in any order.
+    pub sequence: u64,
+    /// The lowest number whose answer the client still waits for, at most [`InSession::sequence`]. What is below is
+    /// forgotten: its answers are dropped, and whatever of it still arrives is refused.
+    pub lowest_unanswered: u64,
 }
 
 /// A command as it stands in the log: stamped by the leader that accepted it.
@@ -126,6 +169,18 @@ pub enum Command {
     },
     /// MongoDB holds everything up to here.
     Projected(Checkpoint),
+    /// Opens a client session; its name is the position of this command in the log.
+    SessionOpen,
+    /// Keeps an idle session from expiring.
+    SessionKeepAlive {
+        /// Which.
+        session: SessionId,
+    },
+    /// Ends a session: its answers are dropped, and whatever still arrives in it is refused.
+    SessionClose {
+        /// Which.
+        session: SessionId,
+    },
 }
 
 /// One operation of a batch.
@@ -219,6 +274,13 @@ pub enum Answer {
     },
     /// Not done; the state is as before, except for what the rejection itself records.
     Rejected(Rejection),
+    /// A session is open.
+    Session {
+        /// Its name.
+        session: SessionId,
+        /// It ends when it was not used for so long, in milliseconds of log time.
+        expires_after_ms: u64,
+    },
 }
 
 /// An answer together with where it came from.
@@ -249,4 +311,20 @@ pub enum Rejection {
     /// The proposer no longer leads, or the decision was already taken. Harmless.
     #[error("stale: {0}")]
     Stale(String),
+    /// The session is not known: it expired, was evicted or closed, or never was. This try did nothing; nobody knows any
+    /// more what became of earlier ones.
+    #[error("session expired: {0}")]
+    SessionExpired(String),
+    /// The sequence is below what the client still waits for, or too far above it. This try did nothing; what became, or
+    /// may become, of other tries is not known.
+    #[error("outside the window: {0}")]
+    OutsideWindow(String),
+}
+
+impl Rejection {
+    /// Whether it says nothing about other tries of the same request: they may have been executed, or may be. Any other
+    /// rejection is remembered, and the answer to all of them.
+    pub fn leaves_other_tries_open(&self) -> bool {
+        matches!(self, Rejection::SessionExpired(_) | Rejection::OutsideWindow(_))
+    }
 }

@@ -24,18 +24,19 @@ const CLEARED_AT_ONCE_MAX: usize = 256;
 
 /// A remembered answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Remembered {
+pub(super) struct Remembered {
     /// Digest of the command that was answered.
-    command: Hash,
-    /// The answer. Its log index is the key's place in the order of age.
-    applied: Applied,
+    pub command: Hash,
+    /// The answer. Its log index is an idempotency key's place in the order of age.
+    pub applied: Applied,
     /// Log time of the answer.
-    at: UnixMillis,
+    pub at: UnixMillis,
 }
 
 impl Remembered {
-    fn is_expired(&self, now: UnixMillis) -> bool {
-        is_expired(self.at, now)
+    /// What it says to somebody who comes with this command.
+    pub fn answer_to(self, command: Hash) -> Found {
+        if self.command == command { Found::Answer(self.applied) } else { Found::OtherCommand }
     }
 }
 
@@ -43,7 +44,7 @@ fn is_expired(at: UnixMillis, now: UnixMillis) -> bool {
     now.0.saturating_sub(at.0) >= REMEMBERED_MS
 }
 
-/// What is known about a key.
+/// What is known about a key, or about a sequence of a session.
 pub(super) enum Found {
     /// Nothing: execute.
     Nothing,
@@ -76,10 +77,8 @@ pub(super) fn find(
     now: UnixMillis,
 ) -> Result<Found, KeyspaceError> {
     match table::read::<Remembered>(reader, &keys::answer(key))? {
-        Some(found) if found.is_expired(now) => Ok(Found::Nothing),
-        Some(found) if found.command != command => Ok(Found::OtherCommand),
-        Some(found) => Ok(Found::Answer(found.applied)),
-        None => Ok(Found::Nothing),
+        Some(found) if !is_expired(found.at, now) => Ok(found.answer_to(command)),
+        _ => Ok(Found::Nothing),
     }
 }
 
@@ -87,10 +86,9 @@ pub(super) fn find(
 pub(super) fn remember(
     space: &mut dyn Keyspace,
     key: &str,
-    command: Hash,
-    applied: &Applied,
-    now: UnixMillis,
+    answer: &Remembered,
 ) -> Result<(), KeyspaceError> {
+    let now = answer.at;
     let mut count: u64 = table::read_or_default(&*space, keys::IDEMPOTENT_COUNT)?;
     // An expired answer under the same key that has not been cleared away yet.
     if let Some(old) = table::read::<Remembered>(&*space, &keys::answer(key))? {
@@ -102,9 +100,8 @@ pub(super) fn remember(
         space.delete(&keys::answer(&old_key))?;
         count = count.saturating_sub(1);
     }
-    let remembered = Remembered { command, applied: applied.clone(), at: now };
-    table::write(space, &keys::answer(key), &remembered)?;
-    table::write(space, &keys::answer_age(applied.index), &(now, key))?;
+    table::write(space, &keys::answer(key), answer)?;
+    table::write(space, &keys::answer_age(answer.applied.index), &(now, key))?;
     table::write(space, keys::IDEMPOTENT_COUNT, &(count + 1))
 }
 

@@ -16,6 +16,7 @@
 //! | `anodes` | the super-nodes that have not left (set of [`crate::types::NodeId`]) |
 //! | `apolicy` | revision in force (`u64`) |
 //! | `arevision` | revision of the shared dictionary (`u64`) |
+//! | `asessions` | how many client sessions there are, and the bytes of their answers |
 //! | `atotals` | sums and chain heads ([`super::records::Totals`]) |
 //! | `c` interval | the cut of an interval ([`super::evidence::CutRecord`]) |
 //! | `d` idempotency key | the first answer |
@@ -31,9 +32,12 @@
 //! | `q` interval, observer, 0, part | the rows of a report (list of [`super::command::Row`]) |
 //! | `r` sequence | [`super::records::Movement`] |
 //! | `s` member, 0, sequence | empty: the movements of one member |
+//! | `v` session | a client session: its last use and its lowest unanswered sequence |
+//! | `V` log index | the session that was last used there, for expiry and eviction |
+//! | `w` session, sequence | the answer to a request of a session |
 //! | `x` log index, member | empty: the last change of each member |
 
-use crate::types::{Index, IntervalId, MemberId, NodeId, Term};
+use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term};
 
 /// Log time.
 pub const CLOCK: &[u8] = b"aclock";
@@ -53,6 +57,8 @@ pub const NODES: &[u8] = b"anodes";
 pub const POLICY_REVISION: &[u8] = b"apolicy";
 /// Revision of the shared dictionary.
 pub const KV_REVISION: &[u8] = b"arevision";
+/// How many client sessions there are, and the bytes of their answers.
+pub const SESSION_TOTALS: &[u8] = b"asessions";
 /// Sums and chain heads.
 pub const TOTALS: &[u8] = b"atotals";
 
@@ -78,6 +84,12 @@ pub const ROWS_TABLE: u8 = b'q';
 pub const MOVEMENT_TABLE: u8 = b'r';
 /// Table of the movements of each member.
 pub const STATEMENT_TABLE: u8 = b's';
+/// Table of client sessions.
+pub const SESSION_TABLE: u8 = b'v';
+/// Table of client sessions by their last use.
+pub const SESSION_AGE_TABLE: u8 = b'V';
+/// Table of the answers within sessions.
+pub const SESSION_ANSWER_TABLE: u8 = b'w';
 /// Table of the last changes of members.
 pub const CHANGE_TABLE: u8 = b'x';
 
@@ -181,6 +193,21 @@ pub fn movement(seq: u64) -> Vec<u8> {
 /// A movement in the statement of its member.
 pub fn statement(member: &MemberId, seq: u64) -> Vec<u8> {
     build(STATEMENT_TABLE, &[member.as_str().as_bytes(), &[0], &seq.to_be_bytes()])
+}
+
+/// A client session.
+pub fn session(id: SessionId) -> Vec<u8> {
+    numbered(SESSION_TABLE, id.0)
+}
+
+/// The client session that was last used at a log index.
+pub fn session_age(index: Index) -> Vec<u8> {
+    numbered(SESSION_AGE_TABLE, index.0)
+}
+
+/// The answer to a request of a session.
+pub fn session_answer(id: SessionId, sequence: u64) -> Vec<u8> {
+    build(SESSION_ANSWER_TABLE, &[&id.0.to_be_bytes(), &sequence.to_be_bytes()])
 }
 
 /// The last change of a member.

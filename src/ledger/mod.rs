@@ -1,10 +1,12 @@
-//! The replicated machine: members, accounts, intervals, policy, the shared dictionary.
+//! The replicated machine: members, accounts, intervals, policy, the shared dictionary,
+//! client sessions.
 //!
 //! Pure over an ordered keyspace ([`keyspace::Keyspace`]): the same commands in the same order give the same bytes on
 //! every node. Nothing here reads a clock, draws a random number, uses a float or depends on hash-map order; time
 //! comes from the log ([`command::Envelope::at`]) and never goes back.
 //!
-//! How to read it: [`apply::apply`] dispatches a command to the file of its subject. A payment goes through
+//! How to read it: [`apply::apply`] lets [`command::Once`] decide whether a command is executed, answered from memory
+//! ([`idempotency`], [`sessions`]) or refused, and dispatches it to the file of its subject. A payment goes through
 //! `intervals` (cut, report), [`settle`] (one apply computes everything), [`judge`] (one member), [`score`] (the
 //! arithmetic), [`standing`] (strikes and suspension), [`accounts`] (the movement and its hash). [`query`] reads,
 //! [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
@@ -18,18 +20,20 @@ mod elections;
 pub mod evidence;
 pub mod explain;
 mod genesis;
-mod idempotency;
+pub mod idempotency;
 mod intervals;
 pub mod judge;
 pub mod keys;
 pub mod keyspace;
-mod kv;
+pub mod kv;
 mod members;
+mod once;
 pub mod policy;
 mod projection;
 pub mod query;
 pub mod records;
 pub mod score;
+pub mod sessions;
 pub mod settle;
 pub mod standing;
 mod table;

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
-use crate::node::frame::Frame;
+use crate::node::frame::{Frame, Hello};
 
 use super::peers::{Peer, PeerEvent, Shared};
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
@@ -56,20 +56,18 @@ async fn incoming(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr, p
         () = shared.shutdown.cancelled() => return,
         admitted = greet(&shared, stream) => admitted,
     };
-    drop(permit);
-    let (peer, mut reader, writer) = match admitted {
-        Ok(admitted) => admitted,
+    let visitor = match admitted {
+        Ok(visitor) => visitor,
         Err(end) => return log_refusal(&shared, address, end),
     };
-    shared.counts.accepted.inc();
+    let peer = visitor.peer.clone();
     let ended = peer.admit();
     let error = tokio::select! {
         // The peer was removed, has dialled again, or the node ends.
         () = ended.cancelled() => return,
-        error = read_frames(&shared, &peer, &mut reader) => error,
+        error = visitor.stay(&shared, permit) => error,
     };
-    drop((reader, writer));
-    peer.dismiss(&ended);
+    shared.parted(&peer, &ended);
     if error.is_malformed() {
         shared.counts.malformed.inc();
         if let Some(held) = peer.refusals.pass() {
@@ -93,42 +91,62 @@ impl From<WireError> for NotAdmitted {
     }
 }
 
-type Admitted = (Arc<Peer>, FramedRead<OwnedReadHalf, LengthDelimitedCodec>, OwnedWriteHalf);
+/// Somebody whose hello is in order.
+struct Visitor {
+    peer: Arc<Peer>,
+    hello: Hello,
+    reader: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    writer: OwnedWriteHalf,
+}
 
-async fn greet(shared: &Shared, stream: TcpStream) -> Result<Admitted, NotAdmitted> {
+impl Visitor {
+    /// Answers the hello and hands frames to the node; returns why the connection is of no more use.
+    async fn stay(mut self, shared: &Shared, stranger: OwnedSemaphorePermit) -> WireError {
+        let answer = Greeting::Hello(shared.hello(&self.peer.id));
+        if let Err(error) = wire::write_greeting(&mut self.writer, &answer).await {
+            return error;
+        }
+        drop(stranger);
+        wire::lift_limit(&mut self.reader);
+        shared.counts.accepted.inc();
+        self.peer.introduced(&self.hello.address);
+        read_frames(shared, &self.peer, &mut self.reader).await
+    }
+}
+
+async fn greet(shared: &Arc<Shared>, stream: TcpStream) -> Result<Visitor, NotAdmitted> {
     wire::tune(&stream).map_err(WireError::from)?;
     let (reader, mut writer) = stream.into_split();
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
-    let hello = match wire::read_greeting(&mut reader).await? {
-        Greeting::Hello(hello) => hello,
+    let (who, reason) = match wire::read_greeting(&mut reader).await? {
         Greeting::Refused { .. } => return Err(NotAdmitted::Refused("it began with a refusal".to_string())),
+        Greeting::Former(former) => (former.from.to_string(), shared.other_protocol(former.protocol)),
+        Greeting::Hello(hello) => match admit(shared, &hello) {
+            Ok(peer) => return Ok(Visitor { peer, hello, reader, writer }),
+            Err(reason) => (format!("{} at cluster {:?}", hello.from, hello.cluster), reason),
+        },
     };
-    let admission = shared.check(&hello).and_then(|()| {
-        let peer = shared.peer(&hello.from).ok_or_else(|| {
-            format!("{} does not know a node {}: add it to the cluster first", shared.id, hello.from)
-        })?;
-        if peer.may_be(&hello.incarnation) {
-            return Ok(peer);
-        }
-        Err(format!(
-            "another process with the id {} runs at {}: stop one of the two, or give this one an --id of its own",
-            hello.from, peer.address
-        ))
-    });
-    match admission {
-        Ok(peer) => {
-            wire::write_greeting(&mut writer, &Greeting::Hello(shared.hello(&hello.from))).await?;
-            wire::lift_limit(&mut reader);
-            Ok((peer, reader, writer))
-        }
-        Err(reason) => {
-            let refusal = Greeting::Refused { reason: reason.clone() };
-            wire::write_greeting(&mut writer, &refusal).await?;
-            // Best effort: the dialler reads the reason, then the end.
-            let _gone_already = writer.shutdown().await;
-            Err(NotAdmitted::Refused(format!("{} at cluster {:?}: {reason}", hello.from, hello.cluster)))
-        }
+    let refusal = Greeting::Refused { reason: reason.clone() };
+    wire::write_greeting(&mut writer, &refusal).await?;
+    // Best effort: the dialler reads the reason, then the end.
+    let _gone_already = writer.shutdown().await;
+    Err(NotAdmitted::Refused(format!("{who}: {reason}")))
+}
+
+/// The peer that a hello speaks for, or why it may not.
+fn admit(shared: &Arc<Shared>, hello: &Hello) -> Result<Arc<Peer>, String> {
+    shared.check(hello)?;
+    let peer = shared.peer_or_guest(hello).ok_or_else(|| {
+        format!("{} does not know a node {}, and hears too many of that kind", shared.id, hello.from)
+    })?;
+    if peer.may_be(&hello.incarnation) {
+        return Ok(peer);
     }
+    Err(format!(
+        "another process with the id {} runs at {}: stop one of the two, or give this one an --id of its own",
+        hello.from,
+        peer.place(0)
+    ))
 }
 
 fn log_refusal(shared: &Shared, address: SocketAddr, end: NotAdmitted) {

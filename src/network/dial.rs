@@ -67,17 +67,18 @@ pub(super) async fn keep_connected(shared: Arc<Shared>, peer: Arc<Peer>) {
 
 async fn dial_forever(shared: &Shared, peer: &Peer) {
     let mut backoff = Backoff::default();
-    loop {
-        match connect(shared, peer).await {
+    for attempt in 0.. {
+        let address = peer.place(attempt);
+        match connect(shared, peer, &address).await {
             Ok(conversation) => {
                 let began = Instant::now();
-                serve(shared, peer, conversation).await;
+                serve(shared, peer, &address, conversation).await;
                 if began.elapsed() >= SETTLED_AFTER {
                     backoff = Backoff::default();
                     continue;
                 }
             }
-            Err(error) => attempt_failed(shared, peer, error).await,
+            Err(error) => attempt_failed(shared, peer, &address, error).await,
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next()) => {}
@@ -86,8 +87,8 @@ async fn dial_forever(shared: &Shared, peer: &Peer) {
     }
 }
 
-async fn attempt_failed(shared: &Shared, peer: &Peer, error: DialError) {
-    let (id, address) = (&peer.id, &peer.address);
+async fn attempt_failed(shared: &Shared, peer: &Peer, address: &str, error: DialError) {
+    let id = &peer.id;
     match error {
         DialError::NobodyListens => {
             tracing::debug!(peer = %id, %address, "nobody listens");
@@ -131,15 +132,15 @@ struct Conversation {
     url: String,
 }
 
-async fn connect(shared: &Shared, peer: &Peer) -> Result<Conversation, DialError> {
-    let stream = open(&peer.address).await?;
+async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversation, DialError> {
+    let stream = open(address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
     let (reader, mut writer) = stream.into_split();
     wire::write_greeting(&mut writer, &Greeting::Hello(shared.hello(&peer.id))).await?;
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
     match wire::read_greeting(&mut reader).await {
         Ok(Greeting::Hello(hello)) if hello.from != peer.id => Err(DialError::Refused(format!(
-            "{} answers at the address of {}: correct it in cluster.peers",
+            "{} answers at the address of {}: correct it",
             hello.from, peer.id
         ))),
         Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
@@ -149,6 +150,7 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<Conversation, DialError
             }
             Err(reason) => Err(DialError::Refused(reason)),
         },
+        Ok(Greeting::Former(former)) => Err(DialError::Refused(shared.other_protocol(former.protocol))),
         Ok(Greeting::Refused { reason }) => {
             Err(DialError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()))
         }
@@ -162,23 +164,23 @@ async fn connect(shared: &Shared, peer: &Peer) -> Result<Conversation, DialError
 }
 
 /// Uses a connection until it ends.
-async fn serve(shared: &Shared, peer: &Peer, conversation: Conversation) {
+async fn serve(shared: &Shared, peer: &Peer, address: &str, conversation: Conversation) {
     let Conversation { reader, writer, url } = conversation;
     let node = &peer.id;
     shared.counts.dialled.inc();
     peer.was_there.store(true, Ordering::Release);
     // Open first: what the node sends in answer to the event must not be dropped.
     peer.lanes.open();
-    tracing::info!(peer = %node, address = %peer.address, "connected");
+    tracing::info!(peer = %node, %address, "connected");
     shared.tell(PeerEvent::Connected { node: node.clone(), url }).await;
     let why = tokio::select! {
         why = write_frames(shared, peer, writer) => why,
         why = wait_for_end(reader) => why,
-        why = look_when_nudged(peer) => why,
+        why = look_when_nudged(peer, address) => why,
     };
     peer.lanes.close();
     shared.counts.lost.inc();
-    tracing::info!(peer = %node, address = %peer.address, "connection lost: {why}");
+    tracing::info!(peer = %node, %address, "connection lost: {why}");
     shared.tell(PeerEvent::Lost { node: node.clone() }).await;
 }
 
@@ -206,10 +208,10 @@ async fn wait_for_end(mut reader: OwnedReadHalf) -> String {
 }
 
 /// The incoming connection broke: looks whether the peer still listens. Returns only if it does not.
-async fn look_when_nudged(peer: &Peer) -> String {
+async fn look_when_nudged(peer: &Peer, address: &str) -> String {
     loop {
         peer.nudge.notified().await;
-        if let Err(DialError::NobodyListens) = open(&peer.address).await {
+        if let Err(DialError::NobodyListens) = open(address).await {
             return "nobody listens at the peer's address any more".to_string();
         }
     }

@@ -40,7 +40,13 @@ impl LaneName {
             | Frame::ForwardAnswer { .. }
             | Frame::ReadIndex { .. }
             | Frame::ReadIndexAnswer { .. }
-            | Frame::SnapshotAck { .. } => LaneName::Urgent,
+            | Frame::SnapshotAck { .. }
+            | Frame::ReadLease { .. }
+            | Frame::Change { .. }
+            | Frame::ChangeAnswer { .. }
+            | Frame::Transfer { .. }
+            | Frame::TransferAnswer { .. }
+            | Frame::NotMember { .. } => LaneName::Urgent,
         }
     }
 }

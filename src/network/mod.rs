@@ -12,14 +12,23 @@
 //! dialler                            acceptor
 //!   Hello{protocol, cluster,  ->
 //!         from, to, version,   <-      Hello{…}           or Refused{reason} and the end
-//!         url, incarnation}
+//!         url, incarnation,
+//!         address, identity}
 //!   Frame, Frame, …            ->
 //! ```
 //!
 //! A first frame may have 4 KiB, later ones `FRAME_BYTES_MAX`. Whatever is not of this form (too long, wrong checksum, not
-//! decodable, a hello that takes more than 2 s) ends that one connection and is counted. A node that is not among
-//! the peers, speaks for another cluster or means somebody else is refused with a reason in words, which the dialler
-//! logs together with the remedy. A newer connection from a peer replaces the one before, which can only be dead.
+//! decodable, a hello that takes more than 2 s) ends that one connection and is counted. A node that speaks another
+//! version of the protocol, for another cluster (by name, or by what it was founded with), or means somebody else is
+//! refused with a reason in words, which the dialler logs together with the remedy. A newer connection from a peer replaces the one before, which can only be dead.
+//!
+//! # Who is spoken to
+//! The node keeps an address book of the configuration in force and hands it over whenever that changes: new peers are
+//! dialled, those that left are answered for a few seconds more, so that they learn it. Whoever dials without being in the
+//! book is a *guest*: it is dialled back at the address in its hello, and is spoken to as long as its own connection
+//! stands. So a node that joins, and knows nobody, answers the leader that found it; a node that was away answers a leader
+//! that is newer than what it knows; one that was removed hears so. What a guest may ask is for the node to decide. A
+//! peer that says to be elsewhere than the book has it is looked for in both places: it has moved.
 //!
 //! # What waits where
 //! Frames wait per peer in two lanes, see `lanes`: consensus never waits behind more than one part of a snapshot. While

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpListener;
@@ -15,12 +16,17 @@ use tokio_util::task::TaskTracker;
 use crate::codec;
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
-use crate::node::ports::Network;
+use crate::node::ports::{AddressBook, Network};
 use crate::types::{NodeId, Version};
 
 use super::lanes::{LaneName, Lanes};
 use super::throttle::Throttle;
 use super::{accept, dial};
+
+/// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Most nodes that are heard although they are not in the book; more are refused.
+pub const GUESTS_MAX: usize = 64;
 
 /// What the network needs to know.
 #[derive(Debug, Clone)]
@@ -29,8 +35,10 @@ pub struct PeerSettings {
     pub id: NodeId,
     /// The configured name of the cluster; other clusters are refused.
     pub cluster: String,
-    /// The other super-nodes and where they listen (`host:port`). This node may be among them and is left out.
-    pub peers: BTreeMap<NodeId, String>,
+    /// The other super-nodes to begin with. This node may be among them and is left out.
+    pub book: AddressBook,
+    /// Where the others reach this node (`host:port`), empty if nobody knows; told to the peers.
+    pub address: String,
     /// Where clients find this node; told to the peers.
     pub url: String,
     /// The incarnation of this node's data directory; told to the peers.
@@ -86,13 +94,27 @@ pub(super) struct Shared {
     pub(super) refusals: Throttle,
     runtime: Handle,
     local: SocketAddr,
+    address: String,
+    identity: RwLock<Option<String>>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
-/// One other super-node.
+/// Where a peer may be found.
+#[derive(Debug)]
+struct Places {
+    /// Where the book has it; for a guest, where it said to be.
+    listed: String,
+    /// Where it said to be, if that is not where the book has it: it has moved, and the book does not know yet.
+    said: Option<String>,
+}
+
+/// One other super-node. Whoever is not in the book is a *guest*: a node that joins hears the members before it knows
+/// them, one that was away hears members that are newer than what it knows, and one that was removed is told so.
+/// A guest is answered as long as its own connection stands, and then forgotten.
 pub(super) struct Peer {
     pub(super) id: NodeId,
-    pub(super) address: String,
+    places: Mutex<Places>,
+    guest: AtomicBool,
     pub(super) lanes: Lanes,
     /// Asks the dialler to look at once whether the peer still listens.
     pub(super) nudge: Notify,
@@ -107,6 +129,48 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    fn lock_places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where to dial in the attempt of this number: where the book has it, and in every second attempt where it said
+    /// to be.
+    pub(super) fn place(&self, attempt: u64) -> String {
+        let places = self.lock_places();
+        match &places.said {
+            Some(said) if attempt % 2 == 1 => said.clone(),
+            _ => places.listed.clone(),
+        }
+    }
+
+    /// A connection from the peer was let in, and it says where it is. As long as it is reached, that is where it is.
+    pub(super) fn introduced(&self, address: &str) {
+        if self.lanes.is_open() {
+            return;
+        }
+        let mut places = self.lock_places();
+        let elsewhere = !address.is_empty() && places.listed != address;
+        if elsewhere && places.said.as_deref() != Some(address) {
+            places.said = Some(address.to_string());
+            drop(places);
+            self.nudge.notify_one();
+        } else if !elsewhere {
+            places.said = None;
+        }
+    }
+
+    /// The book says where it is.
+    fn is_listed_at(&self, address: &str) {
+        self.guest.store(false, Ordering::Release);
+        let mut places = self.lock_places();
+        if places.listed != address {
+            places.listed = address.to_string();
+            places.said = None;
+            drop(places);
+            self.nudge.notify_one();
+        }
+    }
+
     fn lock_incoming(&self) -> MutexGuard<'_, Option<CancellationToken>> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +199,7 @@ impl Peer {
     }
 
     /// The incoming connection that `ended` belongs to is over.
-    pub(super) fn dismiss(&self, ended: &CancellationToken) {
+    fn dismiss(&self, ended: &CancellationToken) {
         let mut incoming = self.lock_incoming();
         // Cancelled under the lock: then a newer one has taken its place.
         if !ended.is_cancelled() {
@@ -205,22 +269,38 @@ impl Shared {
             version: Version::current(),
             url: self.url.clone(),
             incarnation: self.incarnation.clone(),
+            address: self.address.clone(),
+            identity: self.identity.read().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    pub(super) fn other_protocol(&self, theirs: u16) -> String {
+        format!(
+            "{} speaks peer protocol {PROTOCOL}, not {theirs}: run the same version of super-node on both",
+            self.id
+        )
     }
 
     /// Whether the speaker of a hello may talk to this node; otherwise what is wrong and what to do.
     pub(super) fn check(&self, hello: &Hello) -> Result<(), String> {
         let (id, cluster) = (&self.id, &self.cluster);
         if hello.protocol != PROTOCOL {
-            return Err(format!(
-                "{id} speaks peer protocol {PROTOCOL}, not {}: run the same version of super-node on both",
-                hello.protocol
-            ));
+            return Err(self.other_protocol(hello.protocol));
         }
         if hello.cluster != *cluster {
             return Err(format!(
                 "{id} belongs to cluster {cluster:?}, not {:?}: check node.cluster and cluster.peers on both",
                 hello.cluster
+            ));
+        }
+        let identity = self.identity.read().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(ours), Some(theirs)) = (identity.as_deref(), hello.identity.as_deref())
+            && ours != theirs
+        {
+            return Err(format!(
+                "{id} and {} belong to two clusters that are both called {cluster:?}, founded as {ours} and {theirs}: \
+                 give one of them another node.cluster, or correct the address",
+                hello.from
             ));
         }
         if hello.to != *id {
@@ -237,10 +317,82 @@ impl Shared {
         Ok(())
     }
 
-    fn insert(self: &Arc<Self>, id: NodeId, address: String) {
+    /// Whoever introduced itself by this hello, as a peer; `None` if there are too many guests already. Must be
+    /// called for hellos that [`Shared::check`] has let through.
+    pub(super) fn peer_or_guest(self: &Arc<Self>, hello: &Hello) -> Option<Arc<Peer>> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(&hello.from) {
+            return Some(peer.clone());
+        }
+        let guests = peers.values().filter(|peer| peer.guest.load(Ordering::Acquire)).count();
+        if guests >= GUESTS_MAX {
+            return None;
+        }
+        tracing::debug!(peer = %hello.from, address = %hello.address, "heard a node that this one does not have in its configuration");
+        Some(self.add(&mut peers, hello.from.clone(), hello.address.clone(), true))
+    }
+
+    /// The incoming connection that `ended` belongs to is over; a guest goes with it.
+    pub(super) fn parted(&self, peer: &Arc<Peer>, ended: &CancellationToken) {
+        peer.dismiss(ended);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let known = peers.get(&peer.id).is_some_and(|known| Arc::ptr_eq(known, peer));
+        if known && peer.guest.load(Ordering::Acquire) && peer.lock_incoming().is_none() {
+            peers.remove(&peer.id);
+            peer.stop.cancel();
+        }
+    }
+
+    fn set_book(self: &Arc<Self>, book: &AddressBook) {
+        self.identity.write().unwrap_or_else(PoisonError::into_inner).clone_from(&book.identity);
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        for (id, address) in book.nodes.iter().filter(|(id, _)| **id != self.id) {
+            match peers.get(id) {
+                Some(peer) => peer.is_listed_at(address),
+                None => drop(self.add(&mut peers, id.clone(), address.clone(), false)),
+            }
+        }
+        peers.retain(|id, peer| {
+            if book.nodes.contains_key(id) {
+                return true;
+            }
+            let leaves = !peer.guest.swap(true, Ordering::AcqRel);
+            let stays = peer.lock_incoming().is_some();
+            if !stays {
+                peer.stop.cancel();
+            } else if leaves {
+                self.tasks.spawn_on(self.clone().let_go(peer.clone()), &self.runtime);
+            }
+            stays
+        });
+    }
+
+    /// Ends the connections of a peer that left the book. Without that, two nodes that have both left each other's would
+    /// be each other's guests for ever.
+    async fn let_go(self: Arc<Self>, peer: Arc<Peer>) {
+        tokio::select! {
+            () = peer.stop.cancelled() => return,
+            () = tokio::time::sleep(FAREWELL) => {}
+        }
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let known = peers.get(&peer.id).is_some_and(|known| Arc::ptr_eq(known, &peer));
+        if known && peer.guest.load(Ordering::Acquire) {
+            peers.remove(&peer.id);
+            peer.stop.cancel();
+        }
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        peers: &mut BTreeMap<NodeId, Arc<Peer>>,
+        id: NodeId,
+        address: String,
+        guest: bool,
+    ) -> Arc<Peer> {
         let peer = Arc::new(Peer {
             id: id.clone(),
-            address,
+            places: Mutex::new(Places { listed: address, said: None }),
+            guest: AtomicBool::new(guest),
             lanes: Lanes::default(),
             nudge: Notify::new(),
             was_there: AtomicBool::new(false),
@@ -249,12 +401,9 @@ impl Shared {
             incoming: Mutex::new(None),
             incarnation: Mutex::new(None),
         });
-        let dialler = dial::keep_connected(self.clone(), peer.clone());
-        let before = self.peers.write().unwrap_or_else(PoisonError::into_inner).insert(id, peer);
-        if let Some(before) = before {
-            before.stop.cancel();
-        }
-        self.tasks.spawn_on(dialler, &self.runtime);
+        peers.insert(id, peer.clone());
+        self.tasks.spawn_on(dial::keep_connected(self.clone(), peer.clone()), &self.runtime);
+        peer
     }
 }
 
@@ -279,12 +428,12 @@ pub fn start(
         counts: Counts::new(&metrics),
         refusals: Throttle::default(),
         runtime: Handle::current(),
+        address: settings.address,
+        identity: RwLock::default(),
         peers: RwLock::default(),
     });
     let network = PeerNetwork { shared: shared.clone() };
-    for (id, address) in settings.peers {
-        network.set_peer(id, address);
-    }
+    network.set_book(&settings.book);
     shared.tasks.spawn(accept::accept(shared.clone(), listener));
     Ok(network)
 }
@@ -293,22 +442,6 @@ impl PeerNetwork {
     /// Where this node listens.
     pub fn local_address(&self) -> SocketAddr {
         self.shared.local
-    }
-
-    /// Adds a peer, or gives it another address. Nothing happens if it is there with the same address already.
-    pub fn set_peer(&self, id: NodeId, address: String) {
-        let same = self.shared.peer(&id).is_some_and(|peer| peer.address == address);
-        if id != self.shared.id && !same {
-            self.shared.insert(id, address);
-        }
-    }
-
-    /// Forgets a peer: its connections end without an event, and it is refused from now on.
-    pub fn remove_peer(&self, id: &NodeId) {
-        let removed = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Some(peer) = removed {
-            peer.stop.cancel();
-        }
     }
 
     /// Returns when, after the shutdown, every task has ended and every socket is closed.
@@ -334,5 +467,9 @@ impl Network for PeerNetwork {
         } else if !peer.lanes.push(lane, bytes) {
             counts.dropped.inc();
         }
+    }
+
+    fn set_book(&self, book: &AddressBook) {
+        self.shared.set_book(book);
     }
 }

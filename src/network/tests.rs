@@ -1,6 +1,5 @@
 //! Real sockets on loopback. Waits are bounded only so that a failure ends; nothing asserts a duration.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +14,13 @@ use crate::codec;
 use crate::ledger::command::{Command, Request};
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
-use crate::node::ports::{Network, Pinger};
+use crate::node::ports::{AddressBook, Network, Pinger};
 use crate::types::{MemberId, NodeId, Version};
 
 use super::accept::STRANGERS_MAX;
 use super::datagram::{Ping, Pong};
 use super::lanes::LANE_BYTES_MAX;
-use super::peers::{PeerEvent, PeerNetwork, PeerSettings, start};
+use super::peers::{GUESTS_MAX, PeerEvent, PeerNetwork, PeerSettings, start};
 use super::udp::{AgentEvent, UdpPinger};
 use super::wire::{self, Greeting};
 
@@ -37,6 +36,11 @@ struct Node {
 
 fn id(name: &str) -> NodeId {
     name.parse().expect("a valid name")
+}
+
+fn book(peers: &[(&str, SocketAddr)]) -> AddressBook {
+    let nodes = peers.iter().map(|(name, address)| (id(name), address.to_string())).collect();
+    AddressBook { identity: None, nodes }
 }
 
 async fn listener() -> TcpListener {
@@ -71,12 +75,24 @@ impl Node {
         peers: &[(&str, SocketAddr)],
         inbox: usize,
     ) -> Node {
-        let peers: BTreeMap<_, _> =
-            peers.iter().map(|(name, address)| (id(name), address.to_string())).collect();
+        let said = listener.local_addr().expect("it is bound");
+        Node::who_says(said, name, cluster, listener, peers, inbox)
+    }
+
+    /// One that tells the others this address.
+    fn who_says(
+        said: SocketAddr,
+        name: &str,
+        cluster: &str,
+        listener: TcpListener,
+        peers: &[(&str, SocketAddr)],
+        inbox: usize,
+    ) -> Node {
         let settings = PeerSettings {
             id: id(name),
             cluster: cluster.to_string(),
-            peers,
+            book: book(peers),
+            address: said.to_string(),
             url: format!("http://{name}"),
             incarnation: format!("disk of {name}"),
         };
@@ -150,6 +166,8 @@ fn hello(cluster: &str, from: &str, to: &str) -> Hello {
         version: Version::current(),
         url: String::new(),
         incarnation: format!("disk of {from}"),
+        address: String::new(),
+        identity: None,
     }
 }
 
@@ -166,7 +184,7 @@ async fn wait_for_end(stream: &mut TcpStream) {
 /// A frame of about so many bytes.
 fn large(bytes: usize, id: u64) -> Frame {
     let command = Command::KvPut { key: "k".to_string(), value: "x".repeat(bytes), if_revision: None };
-    Frame::Forward { id, request: Request { idempotency_key: None, command } }
+    Frame::Forward { life: 0, id, request: Request::new(command) }
 }
 
 #[tokio::test]
@@ -241,12 +259,12 @@ async fn a_dead_process_is_reported_gone_once_and_connected_when_it_is_back() {
 
 #[tokio::test]
 async fn a_process_that_dies_is_noticed_even_if_only_its_own_connection_stood() {
-    // n2 has reached n1, but n1 never reached n2, because it has a wrong address for it.
+    // n2 has reached n1, but n1 never reached n2, because everybody has a wrong address for it.
     let (one, two, closed) = (listener().await, listener().await, listener().await);
     let (at_one, nobody) = (one.local_addr().unwrap(), closed.local_addr().unwrap());
     drop(closed);
     let mut n1 = Node::start("n1", "c", one, &[("n2", nobody)]);
-    let mut n2 = Node::start("n2", "c", two, &[("n1", at_one)]);
+    let mut n2 = Node::who_says(nobody, "n2", "c", two, &[("n1", at_one)], 100);
     n2.until_connected(&["n1"]).await;
     n2.ping("n1", 1);
     assert_eq!(n1.event().await, ping_from("n2", 1));
@@ -276,18 +294,31 @@ async fn a_broken_connection_of_a_living_process_is_lost_but_not_gone() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_removed_is_cut_off_and_refused_and_may_come_back() {
+async fn a_peer_that_left_the_book_is_told_and_forgotten_once_it_lets_go_itself() {
     let (mut n1, mut n2) = two().await;
-    let at_two = n2.network.local_address();
-    n1.network.remove_peer(&id("n2"));
-    n2.until(PeerEvent::Lost { node: id("n1") }).await;
+    let at_one = n1.network.local_address();
+    n1.network.set_book(&book(&[]));
+    // It does not know yet that it has left: it speaks, and is told.
+    n2.ping("n1", 1);
+    n1.until(ping_from("n2", 1)).await;
+    n1.ping("n2", 2);
+    n2.until(ping_from("n1", 2)).await;
+    // It lets go: nothing reaches it any more, and nobody tries.
+    n2.network.set_book(&book(&[]));
     within(async {
-        while n1.connections("refused") == 0 {
+        loop {
+            let before = n1.frames("dropped");
+            n1.ping("n2", 3);
+            if n1.frames("dropped") > before {
+                return;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    n1.network.set_peer(id("n2"), at_two.to_string());
+    // And it may come back.
+    n1.network.set_book(&book(&[("n2", n2.network.local_address())]));
+    n2.network.set_book(&book(&[("n1", at_one)]));
     n1.until_connected(&["n2"]).await;
     n2.until_connected(&["n1"]).await;
     n1.ping("n2", 5);
@@ -295,12 +326,99 @@ async fn a_peer_that_is_removed_is_cut_off_and_refused_and_may_come_back() {
 }
 
 #[tokio::test]
+async fn a_node_that_knows_nobody_hears_and_answers_whoever_dials_it() {
+    let (one, two) = (listener().await, listener().await);
+    let at_two = two.local_addr().unwrap();
+    let mut joiner = Node::start("n2", "c", two, &[]);
+    let mut leader = Node::start("n1", "c", one, &[("n2", at_two)]);
+    leader.until_connected(&["n2"]).await;
+    leader.ping("n2", 1);
+    // The answer goes where the leader said that it is.
+    joiner.until_connected(&["n1"]).await;
+    joiner.ping("n1", 2);
+    leader.until(ping_from("n2", 2)).await;
+    // The configuration names the leader: the connection that stands goes on.
+    joiner.network.set_book(&book(&[("n1", leader.network.local_address())]));
+    joiner.ping("n1", 3);
+    leader.until(ping_from("n2", 3)).await;
+    assert_eq!(joiner.connections("dialled"), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_has_moved_is_found_where_it_says_to_be() {
+    let (mut n1, n2) = two().await;
+    let at_one = n1.network.local_address();
+    n2.stop().await;
+    n1.until(PeerEvent::Gone { node: id("n2") }).await;
+    // Elsewhere, and only it knows.
+    let mut n2 = Node::start("n2", "c", listener().await, &[("n1", at_one)]);
+    n1.until_connected(&["n2"]).await;
+    n1.ping("n2", 1);
+    n2.until(ping_from("n1", 1)).await;
+    // The book learns of it: nothing has to be dialled anew.
+    n1.network.set_book(&book(&[("n2", n2.network.local_address())]));
+    n1.ping("n2", 2);
+    n2.until(ping_from("n1", 2)).await;
+    assert_eq!(n1.connections("lost"), 1);
+}
+
+#[tokio::test]
+async fn so_many_guests_and_no_more() {
+    let n1 = Node::start("n1", "c", listener().await, &[]);
+    let mut guests = Vec::new();
+    for number in 0..GUESTS_MAX {
+        let mut stream = dial(&n1).await;
+        let answer = greet(&mut stream, hello("c", &format!("g{number}"), "n1")).await;
+        assert!(matches!(answer, Greeting::Hello(_)), "{number}: {answer:?}");
+        guests.push(stream);
+    }
+    let mut stream = dial(&n1).await;
+    let answer = greet(&mut stream, hello("c", "one-more", "n1")).await;
+    assert!(matches!(&answer, Greeting::Refused { reason } if reason.contains("too many")), "{answer:?}");
+    // One leaves: there is room.
+    drop(guests.pop());
+    within(async {
+        loop {
+            let mut stream = dial(&n1).await;
+            if matches!(greet(&mut stream, hello("c", "one-more", "n1")).await, Greeting::Hello(_)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_hello_of_an_older_version_is_refused_in_words() {
+    let n1 = Node::start("n1", "c", listener().await, &[]);
+    // As protocol 1 wrote it.
+    let former = (0_u32, 1_u16, "c", "n2", "n1", Version::current(), "http://n2", "disk of n2");
+    let mut stream = dial(&n1).await;
+    let mut frame = BytesMut::new();
+    wire::seal(&codec::encode(&former), &mut frame);
+    stream.write_all(&frame).await.unwrap();
+    let answer = wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.expect("it answers");
+    assert!(
+        matches!(&answer, Greeting::Refused { reason } if reason.contains("speaks peer protocol 2, not 1")),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
 async fn who_does_not_belong_is_refused_with_the_remedy_and_disturbs_nobody() {
     let (n1, mut n2) = two().await;
+    let mut founded = book(&[("n2", n2.network.local_address())]);
+    founded.identity = Some("red".to_string());
+    n1.network.set_book(&founded);
     let cases = [
         ("wrong cluster", hello("other", "n2", "n1"), "belongs to cluster \"c\", not \"other\""),
         ("wrong target", hello("c", "n2", "n9"), "n1 listens here, not n9"),
-        ("unknown", hello("c", "n9", "n1"), "does not know a node n9"),
+        (
+            "another cluster of the same name",
+            Hello { identity: Some("blue".to_string()), ..hello("c", "n9", "n1") },
+            "two clusters that are both called \"c\", founded as red and blue",
+        ),
         ("own name", hello("c", "n1", "n1"), "own name"),
         ("protocol", Hello { protocol: 99, ..hello("c", "n2", "n1") }, "run the same version"),
         (
@@ -313,7 +431,7 @@ async fn who_does_not_belong_is_refused_with_the_remedy_and_disturbs_nobody() {
         let mut stream = dial(&n1).await;
         match greet(&mut stream, hello).await {
             Greeting::Refused { reason } => assert!(reason.contains(expected), "{name}: {reason}"),
-            Greeting::Hello(hello) => panic!("{name}: welcomed by {hello:?}"),
+            other => panic!("{name}: welcomed by {other:?}"),
         }
         wait_for_end(&mut stream).await;
         assert_eq!(n1.connections("refused"), refused, "{name}");

@@ -12,6 +12,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use crate::codec::{self, CodecError};
 use crate::node::frame::{FRAME_BYTES_MAX, Hello};
+use crate::types::{NodeId, Version};
 
 /// Largest first frame. Nobody is known before it, so nobody may make us set more memory aside.
 pub(super) const GREETING_BYTES_MAX: usize = 4 << 10;
@@ -60,16 +61,32 @@ impl WireError {
     }
 }
 
+/// The hello of peer protocol 1, which knew no addresses. Read only to be refused in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FormerHello {
+    /// 1.
+    pub(super) protocol: u16,
+    cluster: String,
+    /// The speaker.
+    pub(super) from: NodeId,
+    to: NodeId,
+    version: Version,
+    url: String,
+    incarnation: String,
+}
+
 /// The first frame in each direction. Must stay readable by every later version: variants are only appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Greeting {
-    /// Who speaks to whom.
-    Hello(Hello),
+    /// Of an older version.
+    Former(FormerHello),
     /// The acceptor will not speak with this dialler.
     Refused {
         /// What is wrong and what to do about it, in words.
         reason: String,
     },
+    /// Who speaks to whom.
+    Hello(Hello),
 }
 
 /// A reader of frames of up to `body_max` bytes.

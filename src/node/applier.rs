@@ -37,6 +37,8 @@ pub struct AppliedBatch {
     pub happenings: Vec<Happening>,
     /// The replicated state as the node needs to see it, if anything of it changed.
     pub facts: Option<Facts>,
+    /// The configurations that it applied, in order, with their positions.
+    pub configurations: Vec<(Index, Configuration)>,
 }
 
 /// Where a state stands.
@@ -82,6 +84,19 @@ impl Applier {
         &self.standing
     }
 
+    /// Records the configuration that a node begins with, durably, unless one is recorded: who founds a cluster is
+    /// asked once, and afterwards only the log changes it.
+    pub fn found(&mut self, configuration: &Configuration) -> Result<(), KeyspaceError> {
+        if self.standing.configuration.is_some() {
+            return Ok(());
+        }
+        let founded = Standing { configuration: Some(configuration.clone()), ..self.standing.clone() };
+        self.store.update(&mut |space| space.put(APPLIED_KEY, &codec::encode(&founded)))?;
+        self.store.flush()?;
+        self.standing = founded;
+        Ok(())
+    }
+
     /// The facts as they are now.
     pub fn facts(&self) -> Result<Facts, KeyspaceError> {
         Facts::read(self.store.view()?.as_ref(), true)
@@ -119,7 +134,12 @@ impl Applier {
             Ok(())
         })?;
         self.standing = next;
-        Ok(Some(AppliedBatch { upto: self.standing.applied, answers, happenings, facts }))
+        let configurations = entries.iter().filter_map(|entry| match &entry.payload {
+            Payload::Configuration(configuration) => Some((entry.index, configuration.clone())),
+            Payload::Noop | Payload::Command(_) => None,
+        });
+        let configurations = configurations.collect();
+        Ok(Some(AppliedBatch { upto: self.standing.applied, answers, happenings, facts, configurations }))
     }
 
     /// Makes everything applied so far durable and returns the position.

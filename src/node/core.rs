@@ -15,7 +15,9 @@ use crate::types::{Index, Micros, NodeId, Term};
 use super::applier::Standing;
 use super::duties::Duties;
 use super::facts::Facts;
+use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
+use super::membership::{ACQUAINTANCES_MAX, Membership};
 use super::moment::Moment;
 use super::requests::{Origin, Requests};
 use super::snapshot::{Incoming, Outgoings};
@@ -31,8 +33,12 @@ pub struct Settings {
     pub id: NodeId,
     /// The configured name of the cluster.
     pub cluster: String,
-    /// All super-nodes of the first configuration with their peer addresses, this one included.
+    /// All super-nodes of the first configuration with their peer addresses, this one included; empty for a node that
+    /// joins a running cluster. Who belongs to the cluster is asked here only once; afterwards the log says it, and
+    /// what stands here only says where to reach those whom the configuration names, where it differs.
     pub peers: BTreeMap<NodeId, String>,
+    /// Where the others reach this node (`host:port`); empty if it does not know.
+    pub address: String,
     /// Consensus.
     pub raft: raft::Config,
     /// Health; its timing is renewed from the policy.
@@ -43,6 +49,17 @@ pub struct Settings {
     pub keep_entries: u64,
     /// This node's client URL, for the status.
     pub url: String,
+}
+
+impl Settings {
+    /// The configuration with which a cluster of these peers begins; an empty one for a node that joins.
+    pub fn bootstrap(&self) -> Configuration {
+        Configuration {
+            voters: self.peers.keys().cloned().collect(),
+            addresses: self.peers.clone(),
+            ..Configuration::default()
+        }
+    }
 }
 
 /// See the module's head.
@@ -58,12 +75,16 @@ pub struct Node {
     pub(super) peer_urls: BTreeMap<NodeId, String>,
     pub(super) duties: Duties,
     pub(super) requests: Requests,
+    pub(super) heard: Heard,
     pub(super) outgoing: Outgoings,
     pub(super) incoming: Incoming,
     /// A received snapshot is being installed; further parts are dropped meanwhile.
     pub(super) installing: bool,
     pub(super) known_leader: Option<(Term, NodeId)>,
     pub(super) compact_asked: Index,
+    pub(super) membership: Membership,
+    /// Something has ended that requests waited for.
+    pub(super) unpark: bool,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -76,9 +97,8 @@ impl Node {
         facts: Facts,
         moment: Moment,
     ) -> Result<Node, raft::RecoveryError> {
-        let bootstrap =
-            Configuration { voters: settings.peers.keys().cloned().collect(), ..Configuration::default() };
-        let configuration = standing.configuration.clone().unwrap_or(bootstrap);
+        let configuration = standing.configuration.clone().unwrap_or_else(|| settings.bootstrap());
+        let membership = Membership::new(configuration.clone());
         let applied = standing.applied;
         // A snapshot may have replaced the state just before a crash, while the log still holds what it replaced.
         let snapshot_unrecorded = recovered.agree_with(applied);
@@ -106,11 +126,14 @@ impl Node {
             peer_urls: BTreeMap::new(),
             duties,
             requests: Requests::new(moment.entropy),
+            heard: Heard::default(),
             outgoing: Outgoings::default(),
             incoming: Incoming::default(),
             installing: false,
             known_leader: None,
             compact_asked: Index(0),
+            membership,
+            unpark: false,
             effects: Vec::new(),
             facts: facts.clone(),
             settings,
@@ -129,7 +152,10 @@ impl Node {
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
             Input::PeerUrl { node, url } => {
-                self.peer_urls.insert(node, url);
+                let room = self.peer_urls.len() < ACQUAINTANCES_MAX || self.knows(&node);
+                if room {
+                    self.peer_urls.insert(node, url);
+                }
             }
             Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
             Input::Ask { ask, want, forward, patience } => {
@@ -160,10 +186,12 @@ impl Node {
         }
         self.do_duties(moment);
         self.run_raft(moment);
-        if self.notice_leader(moment) {
-            // Requests that waited for the new leader may have been proposed.
+        let moved = self.notice_leader(moment);
+        if moved | self.retry_parked(moment) {
+            // Requests that waited may have been proposed.
             self.run_raft(moment);
         }
+        self.follow_configuration(moment);
         std::mem::take(&mut self.effects)
     }
 
@@ -173,6 +201,7 @@ impl Node {
             Some(self.health.deadline()),
             self.requests.deadline(),
             self.outgoing.deadline(),
+            self.membership.deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)
@@ -191,6 +220,11 @@ impl Node {
     /// Its term, and who leads it.
     pub fn term_and_leader(&self) -> (Term, Option<&NodeId>) {
         (self.raft.term(), self.raft.leader())
+    }
+
+    /// Moves with every change of the configuration in force, and when this node is removed or taken in again.
+    pub fn membership_changes(&self) -> u64 {
+        self.membership.changes
     }
 
     /// Where its log begins.

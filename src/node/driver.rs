@@ -23,7 +23,7 @@ use crate::types::{Index, Micros, Term, UnixMillis};
 use super::applier::Applier;
 use super::core::{Node, Settings};
 use super::events::EventLog;
-use super::handle::{Ask, Failure, Handle, Reply};
+use super::handle::{Ask, Changed, Failure, Handle, Reply, Transferred};
 use super::io::{Effect, Input};
 use super::moment::Moment;
 use super::notices;
@@ -38,7 +38,7 @@ const ASKS_MAX: usize = 8_192;
 const BATCH_MAX: usize = 1_024;
 /// How often the applied state is made durable while it changes.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
-/// The status is renewed at most this often, unless role, term or leader changed.
+/// The status is renewed at most this often, unless role, term, leader or configuration changed.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
@@ -103,7 +103,8 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     parts: Parts<L, P, A>,
 ) -> Result<Running, NodeError> {
     let mut clock = Clock::new();
-    let applier = Applier::new(Arc::clone(&parts.state))?;
+    let mut applier = Applier::new(Arc::clone(&parts.state))?;
+    applier.found(&parts.settings.bootstrap())?;
     let facts = applier.facts()?;
     let OpenedLog { log, recovered, notes: _ } = parts.log;
     let node = Node::new(parts.settings, recovered, applier.standing(), facts, clock.moment())?;
@@ -139,6 +140,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         last_ask: 0,
         status,
         status_at: None,
+        membership_changes: 0,
         applied,
         leading,
         dirty_since: None,
@@ -179,6 +181,8 @@ impl Drop for Obituary {
 enum Waiter {
     Write(Reply<Applied>),
     Read(Reply<Index>),
+    Change(tokio::sync::oneshot::Sender<Result<Changed, Failure>>),
+    Transfer(tokio::sync::oneshot::Sender<Result<Transferred, Failure>>),
 }
 
 /// Counters of answered proposals, looked up once.
@@ -216,6 +220,8 @@ struct Driver {
     last_ask: AskId,
     status: watch::Sender<NodeStatus>,
     status_at: Option<Instant>,
+    /// As of the last status; see [`Node::membership_changes`].
+    membership_changes: u64,
     applied: watch::Sender<Index>,
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
@@ -241,6 +247,9 @@ impl Driver {
                 Some(first) = inlets.asks.recv() => asks.push(first),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
+            // Whoever else is ready speaks first. Without this the task that woke this one would get an answer of its
+            // own, a disk write and a message to each peer, before the next could ask.
+            tokio::task::yield_now().await;
             // One batch of everything that is there: one disk write, one round of messages.
             drain(&mut inlets.peers.receiver, &mut peers);
             drain(&mut inlets.agents.receiver, &mut agents);
@@ -288,8 +297,14 @@ impl Driver {
             Ask::Submit { request, forward, patience, reply } => {
                 (Waiter::Write(reply), Want::Write(request), forward, patience)
             }
-            Ask::ReadBarrier { forward, patience, reply } => {
-                (Waiter::Read(reply), Want::Read, forward, patience)
+            Ask::ReadBarrier { lease, forward, patience, reply } => {
+                (Waiter::Read(reply), Want::Read { lease }, forward, patience)
+            }
+            Ask::Change { change, forward, patience, reply } => {
+                (Waiter::Change(reply), Want::Change(change), forward, patience)
+            }
+            Ask::Transfer { to, forward, patience, reply } => {
+                (Waiter::Transfer(reply), Want::Transfer(to), forward, patience)
             }
             Ask::Projection(status) => return self.step(Input::Projection(status)),
         };
@@ -331,6 +346,7 @@ impl Driver {
             Effect::CloseExport { transfer } => self.apply.send(ApplyJob::CloseExport(transfer)),
             Effect::Install(received) => self.apply.send(ApplyJob::Install(received)),
             Effect::Reply { ask, outcome } => self.reply(ask, outcome),
+            Effect::SetBook(book) => self.network.set_book(&book),
             Effect::Tell(notice) => notices::tell(&notice, moment.wall, &self.events, &self.metrics),
         }
     }
@@ -347,6 +363,12 @@ impl Driver {
                 let _gone = reply.send(result);
             }
             (Some(Waiter::Read(reply)), Outcome::Read(result)) => {
+                let _gone = reply.send(result);
+            }
+            (Some(Waiter::Change(reply)), Outcome::Change(result)) => {
+                let _gone = reply.send(result);
+            }
+            (Some(Waiter::Transfer(reply)), Outcome::Transfer(result)) => {
                 let _gone = reply.send(result);
             }
             _ => {}
@@ -377,7 +399,9 @@ impl Driver {
         let now = Instant::now();
         let role_changed = {
             let (seen, (term, leader)) = (self.status.borrow(), self.node.term_and_leader());
-            seen.term != term || seen.leader.as_ref() != leader
+            let membership = self.node.membership_changes();
+            let moved = std::mem::replace(&mut self.membership_changes, membership) != membership;
+            moved || seen.term != term || seen.leader.as_ref() != leader
         };
         match self.status_at {
             // Something has happened since the last renewal: make sure that another comes.
@@ -436,29 +460,45 @@ fn drain<T>(receiver: &mut mpsc::Receiver<T>, into: &mut Vec<T>) {
 
 /// The real clock and the real dice.
 struct Clock {
-    origin: Instant,
+    /// The first reading. It counts as one second, so that "a while ago" is never before the origin.
+    origin: Duration,
     dice: rand::rngs::SmallRng,
+}
+
+/// The clock that counts the time during which the machine was suspended; elsewhere the monotonic one does.
+#[cfg(target_os = "linux")]
+const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+#[cfg(not(target_os = "linux"))]
+const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+
+/// The machine's time since its start, the time during which it was suspended included (`Instant` leaves that out):
+/// a leader that wakes from a sleep must find its lease over. The resolution is that of the system's clock, nanoseconds.
+fn time_since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(CLOCK);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Clock {
     fn new() -> Clock {
-        // Monotonic time begins at one second, so that "a while ago" is never before its origin.
-        let origin = Instant::now().checked_sub(Duration::from_secs(1)).unwrap_or_else(Instant::now);
-        Clock { origin, dice: rand::rngs::SmallRng::from_rng(&mut rand::rng()) }
+        Clock { origin: time_since_boot(), dice: rand::rngs::SmallRng::from_rng(&mut rand::rng()) }
+    }
+
+    fn now(&self) -> Micros {
+        Micros::default().after(Duration::from_secs(1) + time_since_boot().saturating_sub(self.origin))
     }
 
     fn moment(&mut self) -> Moment {
-        let now = Micros::default().after(self.origin.elapsed());
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let wall = UnixMillis(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
-        Moment { now, wall, entropy: self.dice.next_u64() }
+        Moment { now: self.now(), wall, entropy: self.dice.next_u64() }
     }
 
-    /// The instant of a monotonic time; a far future one is cut to a day, which only wakes the task once more.
+    /// The instant of a monotonic time; a far future one is cut to a day, which only wakes the task once more. A
+    /// suspended machine wakes the task late, by the clock that is read then.
     fn instant(&self, at: Micros) -> Instant {
         let day = Duration::from_secs(86_400);
-        let ahead = at.since(Micros::default().after(self.origin.elapsed())).min(day);
-        Instant::now() + ahead
+        Instant::now() + at.since(self.now()).min(day)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a node owes the cluster without being asked: the leader founds it, records its election, cuts and settles
-//! intervals; every super-node reports what it saw.
+//! What a node owes the cluster without being asked: the leader founds it, records its election, keeps the ledger's
+//! super-nodes in step with the voters, cuts and settles intervals; every super-node reports what it saw.
 //!
 //! All duties are level-triggered: each looks at the applied state and proposes what is missing. A proposal that
 //! is lost, doubled or late does no harm, because the replicated machine applies each decision once.
@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Report};
-use crate::types::{IntervalId, Micros, NodeId, Term, UnixMillis};
+use crate::ledger::records::{Member, MemberKind};
+use crate::raft::Configuration;
+use crate::types::{IntervalId, MemberId, Micros, NodeId, Term, UnixMillis};
 
 use super::facts::Facts;
 
@@ -18,6 +20,8 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(2);
 pub const VOID_AFTER: u64 = 3;
 /// How long a proposal of a duty is given before it is made again.
 const RETRY: Duration = Duration::from_millis(500);
+/// The same for a super-node's joining or leaving, which the ledger may refuse as long as somebody else has its name.
+const ENROL_RETRY: Duration = Duration::from_secs(5);
 
 /// Facts of an election that this node won.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,18 +47,21 @@ pub struct Duties {
     open: Option<(IntervalId, Micros)>,
     majority_since: BTreeMap<IntervalId, Micros>,
     reports: BTreeMap<(IntervalId, u32), Report>,
+    /// Super-nodes that must join or leave the ledger, so that it has exactly the voters.
+    enrolment: BTreeMap<MemberId, Command>,
     /// When a duty may be proposed again, by its name.
     not_before: BTreeMap<Duty, Micros>,
 }
 
 /// Names a duty, for pacing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Duty {
     Genesis,
     Election,
     Cut,
     Settle,
     Report(IntervalId, u32),
+    Enrol(MemberId),
 }
 
 impl Duties {
@@ -66,6 +73,7 @@ impl Duties {
             open: None,
             majority_since: BTreeMap::new(),
             reports: BTreeMap::new(),
+            enrolment: BTreeMap::new(),
             not_before: BTreeMap::new(),
         }
     }
@@ -87,6 +95,40 @@ impl Duties {
         for report in parts {
             self.reports.insert((report.interval, report.part), report);
         }
+    }
+
+    /// Compares the committed configuration with the members of the ledger (ordered by name). A super-node is a member
+    /// of the fleet as long as it votes: a learner that is not up yet, or a reading copy that is down, must not count
+    /// among the observers whose majority an interval needs. While a change is under way nothing moves.
+    pub fn follow(&mut self, committed: &Configuration, members: &[Member]) {
+        self.enrolment.clear();
+        if committed.outgoing.is_some() || committed.voters.is_empty() {
+            return;
+        }
+        for voter in &committed.voters {
+            let Some(address) = committed.addresses.get(voter) else { continue };
+            let id = MemberId::from(voter);
+            let found =
+                members.binary_search_by(|member| member.id.cmp(&id)).ok().and_then(|at| members.get(at));
+            // An agent of that name is in its way; the operator has to choose.
+            let settled =
+                found.is_some_and(|member| member.kind == MemberKind::Agent || member.address == *address);
+            if !settled {
+                let join = Command::MemberJoin {
+                    member: id.clone(),
+                    kind: MemberKind::Node,
+                    address: address.clone(),
+                };
+                self.enrolment.insert(id, join);
+            }
+        }
+        let votes =
+            |member: &Member| committed.voters.iter().any(|voter| voter.as_str() == member.id.as_str());
+        for member in members.iter().filter(|member| member.kind == MemberKind::Node && !votes(member)) {
+            self.enrolment.insert(member.id.clone(), Command::MemberLeave { member: member.id.clone() });
+        }
+        self.not_before
+            .retain(|duty, _| !matches!(duty, Duty::Enrol(id) if !self.enrolment.contains_key(id)));
     }
 
     /// Takes the applied state in.
@@ -155,6 +197,11 @@ impl Duties {
                 leaderless_ms: u64::try_from(won.leaderless.as_millis()).unwrap_or(u64::MAX),
             });
         }
+        for (member, command) in self.enrolment.clone() {
+            if self.may_again_after(Duty::Enrol(member), now, ENROL_RETRY) {
+                commands.push(command);
+            }
+        }
         if self.settle_due(facts, now) && self.may(Duty::Settle, now) {
             commands.push(Command::Settle { interval: interval.next_settle });
         }
@@ -185,10 +232,14 @@ impl Duties {
 
     /// Whether the duty may be proposed now; if so, not again for a while.
     fn may(&mut self, duty: Duty, now: Micros) -> bool {
+        self.may_again_after(duty, now, RETRY)
+    }
+
+    fn may_again_after(&mut self, duty: Duty, now: Micros, pause: Duration) -> bool {
         if self.not_before.get(&duty).is_some_and(|at| now < *at) {
             return false;
         }
-        self.not_before.insert(duty, now.after(RETRY));
+        self.not_before.insert(duty, now.after(pause));
         true
     }
 

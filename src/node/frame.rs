@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::command::{Applied, Request};
-use crate::raft::{Base, Configuration, Message};
+use crate::raft::{Base, Change, Configuration, Message};
 use crate::types::{Index, NodeId, Version};
 
-use super::handle::Failure;
+use super::handle::{Changed, Failure, Transferred};
 
 /// Version of the peer protocol. Nodes whose versions differ refuse each other in the hello.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 /// Largest frame, in bytes, on a peer connection.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
@@ -30,6 +30,11 @@ pub struct Hello {
     pub url: String,
     /// The speaker's data directory: tells two processes of one name apart.
     pub incarnation: String,
+    /// Where super-nodes reach the speaker (`host:port`); empty if it does not know. Whoever does not have the speaker
+    /// in its configuration yet answers there.
+    pub address: String,
+    /// The identity that the speaker's cluster was founded with; `None` if the speaker has not heard of it yet.
+    pub identity: Option<String>,
 }
 
 /// One frame after the hello.
@@ -49,9 +54,11 @@ pub enum Frame {
         /// The answerer's version.
         version: Version,
     },
-    /// A write for the leader.
+    /// A write for the leader. Taken once, however often it arrives; see [`super::heard`].
     Forward {
-        /// Chosen by the sender.
+        /// The life of the sending process: a number that it drew when it began.
+        life: u64,
+        /// Counted up from `life` with every try of every request: never used for a second one.
         id: u64,
         /// What to do.
         request: Request,
@@ -65,7 +72,7 @@ pub enum Frame {
     },
     /// A linearizable read asks the leader for a read index.
     ReadIndex {
-        /// Chosen by the sender.
+        /// Counted as in [`Frame::Forward`]: an answer to an earlier try is none to this one.
         id: u64,
     },
     /// The leader's answer.
@@ -83,6 +90,49 @@ pub enum Frame {
         transfer: u64,
         /// The next part wanted.
         next: u32,
+    },
+    /// A read asks the leader for a read index, and is content with its lease. Answered by
+    /// [`Frame::ReadIndexAnswer`].
+    ReadLease {
+        /// Chosen by the sender.
+        id: u64,
+    },
+    /// A change of the configuration for the leader.
+    Change {
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
+        id: u64,
+        /// What changes.
+        change: Change,
+    },
+    /// The leader's answer.
+    ChangeAnswer {
+        /// Of the [`Frame::Change`].
+        id: u64,
+        /// What came of it.
+        result: Result<Changed, Failure>,
+    },
+    /// The leader is asked to hand over.
+    Transfer {
+        /// As in [`Frame::Forward`].
+        life: u64,
+        /// As in [`Frame::Forward`].
+        id: u64,
+        /// To whom; `None`: to whom it likes.
+        to: Option<NodeId>,
+    },
+    /// The leader's answer, if it can still give one.
+    TransferAnswer {
+        /// Of the [`Frame::Transfer`].
+        id: u64,
+        /// What came of it.
+        result: Result<Transferred, Failure>,
+    },
+    /// "You are not in the cluster's configuration": the answer to a node that speaks as if it were.
+    NotMember {
+        /// As of this applied position.
+        as_of: Index,
     },
 }
 

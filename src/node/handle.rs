@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ledger::command::{Applied, Request};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
+use crate::raft::{Change, ChangeError, Configuration};
 use crate::types::{Index, NodeId, Term};
 
 use super::events::EventLog;
@@ -44,6 +45,68 @@ pub enum Failure {
     /// The state cannot be read.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// The change of the configuration cannot be. Nothing changed.
+    #[error("{0}")]
+    Change(ChangeError),
+    /// Another change of the configuration is under way, and did not end in time. Nothing changed.
+    #[error("another change of the configuration is under way")]
+    ChangePending,
+    /// Nobody can take the leadership over. Nothing changed.
+    #[error("nobody can take over")]
+    NoTarget,
+    /// The chosen successor did not take over in time; the leader leads on.
+    #[error("{to} did not take over in time")]
+    TransferAborted {
+        /// The successor.
+        to: NodeId,
+    },
+    /// This node was removed from the cluster. Not applied.
+    #[error("this node was removed from the cluster")]
+    Removed,
+}
+
+/// A change of the configuration is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Where its final configuration stands in the log.
+    pub index: Index,
+    /// That configuration.
+    pub configuration: Configuration,
+}
+
+/// Leadership has moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transferred {
+    /// Who leads now; almost always whom it was handed to.
+    pub leader: NodeId,
+    /// The new term.
+    pub term: Term,
+}
+
+impl Failure {
+    /// Whether another try may fare better.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Failure::NoLeader
+            | Failure::NotLeader { .. }
+            | Failure::Overloaded
+            | Failure::Superseded
+            | Failure::Unknown(_)
+            | Failure::Timeout
+            | Failure::Draining
+            | Failure::Removed => true,
+            Failure::Damaged(_)
+            | Failure::Change(_)
+            | Failure::ChangePending
+            | Failure::NoTarget
+            | Failure::TransferAborted { .. } => false,
+        }
+    }
+
+    /// Whether a write may have happened, or may still happen.
+    pub fn leaves_open(&self) -> bool {
+        matches!(self, Failure::Unknown(_))
+    }
 }
 
 /// How fresh a read must be.
@@ -51,6 +114,9 @@ pub enum Failure {
 pub enum ReadLevel {
     /// Sees every write acknowledged before it began.
     Linearizable,
+    /// The same, as long as clocks run at about the same rate: the leader may answer from its lease, without asking
+    /// its followers. Where no lease is configured or none holds, it is asked for as [`ReadLevel::Linearizable`].
+    Lease,
     /// What this node has applied.
     Stale,
 }
@@ -105,6 +171,8 @@ pub enum Ask {
     },
     /// Find an index that a linearizable read must wait for, and wait until it is applied here.
     ReadBarrier {
+        /// Whether the leader's lease is proof enough.
+        lease: bool,
         /// Whether to ask another node that leads.
         forward: bool,
         /// How long it may wait for a leader to be known.
@@ -114,6 +182,28 @@ pub enum Ask {
     },
     /// The projector's state, for the status.
     Projection(ProjectionStatus),
+    /// Change the configuration.
+    Change {
+        /// What changes.
+        change: Change,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
+        /// How long it may wait for a leader to be known, or for another change to end.
+        patience: Duration,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Changed, Failure>>,
+    },
+    /// Hand the leadership over.
+    Transfer {
+        /// To whom; `None`: to whom the leader likes.
+        to: Option<NodeId>,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
+        /// How long it may wait for a leader to be known.
+        patience: Duration,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Transferred, Failure>>,
+    },
 }
 
 /// A running node, as the layers above see it. Cheap to clone.
@@ -144,17 +234,43 @@ impl Handle {
     ) -> Result<Applied, Failure> {
         let (reply, answer) = oneshot::channel();
         self.begin_submit(request, forward, timeout, reply.into())?;
-        match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_driver_gone)) => Err(Failure::Unknown("the node stopped before the answer".to_string())),
-            Err(_elapsed) => Err(Failure::Unknown(format!("no answer within {timeout:?}"))),
-        }
+        unknown_in_time(answer, timeout).await
     }
 
-    /// Returns when [`Handle::view`] is fresh enough for a linearizable read that begins now.
-    pub async fn read_barrier(&self, forward: bool, timeout: Duration) -> Result<Index, Failure> {
+    /// Changes the configuration. Returns when the change is complete: its final configuration is applied on the
+    /// leader. [`Failure::Unknown`] after `timeout`, or when the leader was lost on the way: it may complete yet, and
+    /// the status shows whether it has. Every other failure means that nothing changed.
+    pub async fn change(&self, change: Change, forward: bool, timeout: Duration) -> Result<Changed, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.begin_read_barrier(forward, timeout, reply.into())?;
+        let patience = timeout.mul_f64(0.75);
+        self.ask(Ask::Change { change, forward, patience, reply })?;
+        unknown_in_time(answer, timeout).await
+    }
+
+    /// Hands the leadership over, to `to` or to whom the leader likes. Returns when another node leads.
+    /// [`Failure::Unknown`] after `timeout`.
+    pub async fn transfer(
+        &self,
+        to: Option<NodeId>,
+        forward: bool,
+        timeout: Duration,
+    ) -> Result<Transferred, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let patience = timeout.mul_f64(0.75);
+        self.ask(Ask::Transfer { to, forward, patience, reply })?;
+        unknown_in_time(answer, timeout).await
+    }
+
+    /// Returns when [`Handle::view`] is fresh enough for a linearizable read that begins now. `lease`: the leader's
+    /// lease is proof enough; see [`ReadLevel::Lease`].
+    pub async fn read_barrier(
+        &self,
+        lease: bool,
+        forward: bool,
+        timeout: Duration,
+    ) -> Result<Index, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.begin_read_barrier(lease, forward, timeout, reply.into())?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_driver_gone)) => Err(Failure::Draining),
@@ -179,11 +295,12 @@ impl Handle {
     /// The first half of [`Handle::read_barrier`], likewise.
     pub fn begin_read_barrier(
         &self,
+        lease: bool,
         forward: bool,
         timeout: Duration,
         reply: Reply<Index>,
     ) -> Result<(), Failure> {
-        self.ask(Ask::ReadBarrier { forward, patience: timeout.mul_f64(0.75), reply })
+        self.ask(Ask::ReadBarrier { lease, forward, patience: timeout.mul_f64(0.75), reply })
     }
 
     /// A consistent view of what this node has applied.
@@ -196,5 +313,17 @@ impl Handle {
             mpsc::error::TrySendError::Full(_) => Failure::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Failure::Draining,
         })
+    }
+}
+
+/// The answer to something that may happen even if nobody hears of it.
+async fn unknown_in_time<T>(
+    answer: oneshot::Receiver<Result<T, Failure>>,
+    timeout: Duration,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_driver_gone)) => Err(Failure::Unknown("the node stopped before the answer".to_string())),
+        Err(_elapsed) => Err(Failure::Unknown(format!("no answer within {timeout:?}"))),
     }
 }

@@ -21,42 +21,60 @@ use super::handle::Failure;
 use super::io::{Effect, Notice};
 use super::moment::Moment;
 use super::report;
-use super::requests::{Finished, Origin, Outcome, PARKED_FOR, Started, Want, fail};
+use super::requests::{CHANGE_FOR, Finished, Origin, Outcome, PARKED_FOR, Started, Want, fail};
 use super::snapshot::{Next, Received, Taken};
 
 impl Node {
     pub(super) fn handle_frame(&mut self, moment: Moment, from: NodeId, frame: Frame) {
-        if !self.settings.peers.contains_key(&from) {
-            return;
+        let known = self.knows(&from);
+        if known {
+            self.peer_contact.insert(from.clone(), moment.now);
         }
-        self.peer_contact.insert(from.clone(), moment.now);
         match frame {
-            Frame::Raft(message) => self.step_raft(moment, raft::Input::Message { from, message }),
+            Frame::Raft(message) => {
+                if !known {
+                    self.heard_stranger(moment, &from);
+                }
+                self.step_raft(moment, raft::Input::Message { from, message });
+            }
             Frame::Ping { seq } => {
                 let frame = Frame::Pong { seq, version: Version::current() };
                 self.effects.push(Effect::Send { to: from, frame });
             }
+            // Its leader may be newer than what a node knows that was away.
+            Frame::Snapshot(chunk) if known || self.raft.leader() == Some(&from) => {
+                self.handle_snapshot_part(from, chunk);
+            }
+            _ if !known => self.heard_stranger(moment, &from),
+            Frame::Snapshot(_) => {}
+            Frame::NotMember { as_of } => self.told_not_member(as_of),
             Frame::Pong { seq, version } => {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
-            Frame::Forward { id, request } => {
-                let origin = Origin::Peer { node: from, id };
-                let request = self.requests.begin(origin, Want::Write(request), moment.now, PARKED_FOR);
-                self.route(moment, request, false);
+            Frame::Forward { life, id, request } => {
+                self.take_once(moment, from, (life, id), Want::Write(request));
             }
-            Frame::ReadIndex { id } => {
-                let request =
-                    self.requests.begin(Origin::Peer { node: from, id }, Want::Read, moment.now, PARKED_FOR);
-                self.route(moment, request, false);
+            Frame::Change { life, id, change } => {
+                self.take_once(moment, from, (life, id), Want::Change(change));
             }
+            Frame::Transfer { life, id, to } => {
+                self.take_once(moment, from, (life, id), Want::Transfer(to));
+            }
+            Frame::ReadIndex { id } => self.take_forwarded(moment, from, id, Want::Read { lease: false }),
+            Frame::ReadLease { id } => self.take_forwarded(moment, from, id, Want::Read { lease: true }),
             Frame::ForwardAnswer { id, result } => {
                 self.forward_answered(moment, &from, id, Outcome::Write(result));
             }
             Frame::ReadIndexAnswer { id, result } => {
                 self.forward_answered(moment, &from, id, Outcome::Read(result));
             }
-            Frame::Snapshot(chunk) => self.handle_snapshot_part(from, chunk),
+            Frame::ChangeAnswer { id, result } => {
+                self.forward_answered(moment, &from, id, Outcome::Change(result));
+            }
+            Frame::TransferAnswer { id, result } => {
+                self.forward_answered(moment, &from, id, Outcome::Transfer(result));
+            }
             Frame::SnapshotAck { transfer, next } => {
                 if let Some(next) = self.outgoing.acknowledged(&from, transfer, next, moment.now) {
                     self.snapshot_next(moment, next);
@@ -65,17 +83,34 @@ impl Node {
         }
     }
 
+    /// What must not be done twice: a second copy of the frame is dropped.
+    fn take_once(&mut self, moment: Moment, node: NodeId, (life, id): (u64, u64), want: Want) {
+        if self.heard.first_time(&node, life, id) {
+            self.take_forwarded(moment, node, id, want);
+        }
+    }
+
+    /// Another node asks what its clients asked it.
+    fn take_forwarded(&mut self, moment: Moment, node: NodeId, id: u64, want: Want) {
+        let patience = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
+        let request = self.requests.begin(Origin::Peer { node, id }, want, moment.now, patience);
+        self.route(moment, request, false);
+    }
+
     /// Sends a request where it belongs: to the core, to the leader, or back.
     pub(super) fn route(&mut self, moment: Moment, mut request: Started, forward: bool) {
         request.forward = forward;
         if self.requests.len() >= REQUESTS_MAX {
             return self.finish(fail(request, Failure::Overloaded));
         }
+        if self.membership.is_removed() {
+            return self.finish(fail(request, Failure::Removed));
+        }
         if let Some(term) = self.raft.leads() {
             // A cluster that is not founded yet can do nothing for anybody; it will be in a moment.
             let founding = self.facts.genesis.is_none() && request.origin != Origin::Duty;
-            if founding && matches!(request.want, Want::Write(_)) {
-                if let Some(finished) = self.requests.park(request, moment.now) {
+            if founding && !matches!(request.want, Want::Read { .. }) {
+                if let Some(finished) = self.requests.park(request, Failure::NoLeader, moment.now) {
                     self.finish(finished);
                 }
                 return;
@@ -87,7 +122,9 @@ impl Node {
                     request.want = Want::Write(write);
                     raft::Input::Propose { request: id, command }
                 }
-                Want::Read => raft::Input::Read { request: id },
+                Want::Read { lease } => raft::Input::Read { request: id, lease },
+                Want::Change(ref change) => raft::Input::Change { request: id, change: change.clone() },
+                Want::Transfer(ref to) => raft::Input::Transfer { request: id, to: to.clone() },
             };
             self.requests.to_core(request);
             return self.step_raft(moment, input);
@@ -98,16 +135,20 @@ impl Node {
         }
         match self.raft.leader().cloned() {
             Some(leader) => {
-                let id = request.id;
-                let frame = match &request.want {
-                    Want::Write(write) => Frame::Forward { id, request: write.clone() },
-                    Want::Read => Frame::ReadIndex { id },
+                let want = request.want.clone();
+                let id = self.requests.to_peer(request, leader.clone());
+                let life = self.requests.life();
+                let frame = match want {
+                    Want::Write(request) => Frame::Forward { life, id, request },
+                    Want::Read { lease: false } => Frame::ReadIndex { id },
+                    Want::Read { lease: true } => Frame::ReadLease { id },
+                    Want::Change(change) => Frame::Change { life, id, change },
+                    Want::Transfer(to) => Frame::Transfer { life, id, to },
                 };
-                self.requests.to_peer(request, leader.clone());
                 self.effects.push(Effect::Send { to: leader, frame });
             }
             None => {
-                if let Some(finished) = self.requests.park(request, moment.now) {
+                if let Some(finished) = self.requests.park(request, Failure::NoLeader, moment.now) {
                     self.finish(finished);
                 }
             }
@@ -127,7 +168,7 @@ impl Node {
             // same node again and again.
             Err(request) => {
                 if self.raft.leader() == Some(from) {
-                    if let Some(finished) = self.requests.park(*request, moment.now) {
+                    if let Some(finished) = self.requests.park(*request, Failure::NoLeader, moment.now) {
                         self.finish(finished);
                     }
                 } else {
@@ -146,6 +187,8 @@ impl Node {
                 let frame = match outcome {
                     Outcome::Write(result) => Frame::ForwardAnswer { id, result },
                     Outcome::Read(result) => Frame::ReadIndexAnswer { id, result },
+                    Outcome::Change(result) => Frame::ChangeAnswer { id, result },
+                    Outcome::Transfer(result) => Frame::TransferAnswer { id, result },
                 };
                 self.effects.push(Effect::Send { to: node, frame });
             }
@@ -171,21 +214,8 @@ impl Node {
                         self.finish(finished);
                     }
                 }
-                raft::Effect::Refused { request, refusal } => {
-                    let Some(request) = self.requests.refused(request) else { continue };
-                    match refusal {
-                        Refusal::Overloaded => self.finish(fail(request, Failure::Overloaded)),
-                        Refusal::NotLeader { leader } => {
-                            let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
-                            let finished = if asked_here && request.forward {
-                                self.requests.park(request, moment.now)
-                            } else {
-                                Some(fail(request, Failure::NotLeader { leader }))
-                            };
-                            finished.into_iter().for_each(|finished| self.finish(finished));
-                        }
-                    }
-                }
+                raft::Effect::Refused { request, refusal } => self.refused(moment, request, refusal),
+                raft::Effect::Transferring { request, .. } => self.requests.transferring(request),
                 raft::Effect::SendSnapshot { to } => {
                     let configuration = self.raft.status().configuration.clone();
                     let (part, replaced) =
@@ -200,8 +230,38 @@ impl Node {
         }
     }
 
+    /// The core did not take a request: it waits for what would make it be taken, or fails.
+    fn refused(&mut self, moment: Moment, request: raft::RequestId, refusal: Refusal) {
+        let Some(request) = self.requests.refused(request) else { return };
+        let (waits, failure) = match refusal {
+            Refusal::Overloaded => (false, Failure::Overloaded),
+            Refusal::NotLeader { leader } => {
+                let asked_here = matches!(request.origin, Origin::Ask(_) | Origin::Duty);
+                let waits = asked_here && request.forward;
+                (waits, if waits { Failure::NoLeader } else { Failure::NotLeader { leader } })
+            }
+            // Whoever leads in a moment will take it; or this node, if it leads on.
+            Refusal::Transferring { .. } | Refusal::NoCommitInTerm => (true, Failure::NoLeader),
+            Refusal::ChangePending => (true, Failure::ChangePending),
+            Refusal::InvalidChange(error) => (false, Failure::Change(error)),
+            Refusal::NoTarget => (false, Failure::NoTarget),
+        };
+        let finished = if waits {
+            self.requests.park(request, failure, moment.now)
+        } else {
+            Some(fail(request, failure))
+        };
+        finished.into_iter().for_each(|finished| self.finish(finished));
+    }
+
     fn handle_raft_event(&mut self, event: raft::Event) {
         match &event {
+            raft::Event::TransferAborted { to } => {
+                self.unpark = true;
+                for finished in self.requests.transfer_aborted(to) {
+                    self.finish(finished);
+                }
+            }
             raft::Event::BecameLeader { term, reason, votes, previous, leaderless } => self.duties.won(Won {
                 term: *term,
                 previous: previous.clone(),
@@ -226,8 +286,14 @@ impl Node {
         let leader = self.raft.leader().cloned().map(|leader| (term, leader));
         let mut again = Vec::new();
         if leader != self.known_leader {
-            let (finished, orphans) = self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader));
+            let (finished, orphans) =
+                self.requests.leader_changed(leader.as_ref().map(|(_, leader)| leader), term, moment.now);
             finished.into_iter().for_each(|finished| self.finish(finished));
+            // It may have been completed before its leader was lost.
+            let committed = [(self.applied.index, self.membership.committed.clone())];
+            for finished in self.requests.changes_completed(&committed) {
+                self.finish(finished);
+            }
             again.extend(orphans);
             if leader.is_some() {
                 again.extend(self.requests.unpark());
@@ -277,9 +343,13 @@ impl Node {
     }
 
     pub(super) fn do_duties(&mut self, moment: Moment) {
+        if self.membership.is_removed() {
+            return;
+        }
+        self.correct_own_address(moment);
         let leading = self.leading();
         for command in self.duties.due(&self.facts, leading, moment.now) {
-            let want = Want::Write(Request { idempotency_key: None, command });
+            let want = Want::Write(Request::new(command));
             let request = self.requests.begin(Origin::Duty, want, moment.now, PARKED_FOR);
             self.route(moment, request, true);
         }
@@ -287,7 +357,14 @@ impl Node {
 
     pub(super) fn handle_applied(&mut self, moment: Moment, batch: AppliedBatch) {
         assert!(batch.upto.index > self.applied.index, "the applied index only moves forward");
+        let led = self.leading().is_some();
         self.applied = batch.upto;
+        // A leader that has committed in its term takes changes; one that has completed a change takes the next.
+        self.unpark |= !batch.configurations.is_empty() || (!led && self.leading().is_some());
+        if let Some((_, configuration)) = batch.configurations.last() {
+            self.membership.committed = configuration.clone();
+            self.duties.follow(&self.membership.committed, &self.members);
+        }
         self.incoming.forget_up_to(self.applied.index);
         for happening in batch.happenings {
             match &happening {
@@ -314,7 +391,8 @@ impl Node {
                 self.route(moment, request, forward);
             }
         }
-        let (finished, waits) = self.requests.applied(self.applied.index, &batch.answers, moment.now);
+        let (finished, waits) =
+            self.requests.applied(self.applied.index, &batch.answers, &batch.configurations, moment.now);
         finished.into_iter().for_each(|finished| self.finish(finished));
         for wait in waits {
             self.effects.push(Effect::Tell(Notice::Committed(wait)));
@@ -325,17 +403,10 @@ impl Node {
     pub(super) fn take_facts(&mut self, facts: Facts, moment: Moment) {
         if let Some(members) = &facts.members {
             self.members = Arc::clone(members);
-            let me = self.settings.id.as_str();
-            let others = members.iter().filter(|member| member.id.as_str() != me);
-            let targets = others.filter_map(|member| {
-                let target = match member.kind {
-                    MemberKind::Agent => Target::Agent { address: member.address.as_str().into() },
-                    MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
-                };
-                Some((member.id.clone(), target))
-            });
-            let targets = targets.collect();
-            self.step_health(moment, health::Input::Members(targets));
+            self.duties.follow(&self.membership.committed, &self.members);
+            if !self.membership.is_removed() {
+                self.observe_members(moment);
+            }
         }
         if facts.policy != self.facts.policy || facts.genesis != self.facts.genesis {
             let timing = health::Input::Timing {
@@ -346,6 +417,21 @@ impl Node {
         }
         self.facts = facts;
         self.duties.observe(&self.facts, &self.settings.id, moment.now, moment.wall);
+    }
+
+    /// Everybody but this node is pinged.
+    pub(super) fn observe_members(&mut self, moment: Moment) {
+        let me = self.settings.id.as_str();
+        let others = self.members.iter().filter(|member| member.id.as_str() != me);
+        let targets = others.filter_map(|member| {
+            let target = match member.kind {
+                MemberKind::Agent => Target::Agent { address: member.address.as_str().into() },
+                MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
+            };
+            Some((member.id.clone(), target))
+        });
+        let targets = targets.collect();
+        self.step_health(moment, health::Input::Members(targets));
     }
 
     pub(super) fn handle_flushed(&mut self, moment: Moment, index: Index) {
@@ -412,15 +498,21 @@ impl Node {
         self.installing = false;
         let Some(facts) = facts else { return };
         self.applied = snapshot.base;
+        self.membership.committed = snapshot.configuration.clone();
+        self.unpark = true;
         // While the snapshot was being installed, another leader may have sent the entries that it covers, and they
         // were handed out to be applied after it. Then the log has more than the snapshot, and keeps it.
         if snapshot.base.index >= self.raft.status().applied {
-            let installed =
-                raft::Input::SnapshotInstalled { base: snapshot.base, configuration: snapshot.configuration };
+            let installed = raft::Input::SnapshotInstalled {
+                base: snapshot.base,
+                configuration: snapshot.configuration.clone(),
+            };
             self.step_raft(moment, installed);
         }
         self.take_facts(*facts, moment);
-        let (finished, _) = self.requests.applied(self.applied.index, &Default::default(), moment.now);
+        let covered = [(snapshot.base.index, snapshot.configuration)];
+        let (finished, _) =
+            self.requests.applied(self.applied.index, &Default::default(), &covered, moment.now);
         finished.into_iter().for_each(|finished| self.finish(finished));
         let frame = Frame::SnapshotAck { transfer: snapshot.transfer, next: snapshot.parts };
         self.effects.push(Effect::Send { to: snapshot.from.clone(), frame });

@@ -10,6 +10,7 @@ use crate::types::{Index, MemberId, NodeId, Version};
 use super::applier::AppliedBatch;
 use super::facts::Facts;
 use super::frame::{Frame, SnapshotChunk};
+use super::ports::AddressBook;
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
 use super::status::ProjectionStatus;
@@ -138,6 +139,8 @@ pub enum Effect {
     },
     /// Tell the operator.
     Tell(Notice),
+    /// These are the super-nodes from now on.
+    SetBook(AddressBook),
 }
 
 /// Something to tell the operator: an event, a log line, a metric.
@@ -178,4 +181,6 @@ pub enum Notice {
     Committed(Duration),
     /// The process did not run for so long.
     Stalled(Duration),
+    /// This node was removed from the cluster.
+    Removed,
 }

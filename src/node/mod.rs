@@ -5,6 +5,8 @@
 //! |---|---|
 //! | `core`, `handlers`, `io` | the machine: inputs in, effects out; no clock, no IO |
 //! | `requests` | who waits for what, and where each request is |
+//! | `heard` | what others have passed on to this node, so that it is done once |
+//! | `membership` | who belongs to the cluster: changes, the address book, and what a removed node does |
 //! | `duties`, `report`, `facts` | what the node proposes by itself, from the replicated state as it sees it |
 //! | `snapshot` | transfers of a whole state |
 //! | `applier` | applies entries in one transaction a batch |
@@ -24,7 +26,9 @@ pub mod facts;
 pub mod frame;
 pub mod handle;
 mod handlers;
+pub mod heard;
 pub mod io;
+mod membership;
 pub mod moment;
 pub mod notices;
 pub mod ports;

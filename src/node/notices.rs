@@ -18,8 +18,20 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
     match notice {
         // Good news is no warning.
         Notice::Level { to: Level::Up, .. } => tracing::info!(event = kind, "{message}"),
-        Notice::Level { .. } | Notice::Stalled(_) => tracing::warn!(event = kind, "{message}"),
-        Notice::Raft(raft::Event::BecameLeader { .. } | raft::Event::SteppedDown { .. }) => {
+        Notice::Level { .. }
+        | Notice::Stalled(_)
+        | Notice::Removed
+        | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
+            tracing::warn!(event = kind, "{message}");
+        }
+        Notice::Raft(
+            raft::Event::BecameLeader { .. }
+            | raft::Event::SteppedDown { .. }
+            | raft::Event::TransferStarted { .. }
+            | raft::Event::DiskRecovered
+            | raft::Event::ConfigurationChanged { .. }
+            | raft::Event::LearnerPromoted { .. },
+        ) => {
             tracing::info!(event = kind, "{message}");
         }
         _ => tracing::debug!(event = kind, "{message}"),
@@ -100,6 +112,12 @@ fn describe(notice: &Notice) -> Option<Description> {
             let words = format!("this process did not run for {} ms", span.as_millis());
             Some(("stalled", words, json!({"ms": span.as_millis()})))
         }
+        Notice::Removed => Some((
+            "removed",
+            "this node was removed from the cluster: it stays idle until it is stopped, or added again"
+                .to_string(),
+            json!({}),
+        )),
         Notice::Pinged(_) | Notice::Committed(_) => None,
     }
 }
@@ -140,9 +158,43 @@ fn describe_raft(event: &raft::Event) -> Description {
                 raft::StepDown::HigherTerm => "a newer term was seen",
                 raft::StepDown::QuorumLost => "no quorum answered",
                 raft::StepDown::Removed => "it is no longer a voter",
+                raft::StepDown::DiskStuck => "its disk confirms nothing",
+                raft::StepDown::Transferred => "it handed over",
             };
             let data = json!({"term": term, "reason": reason});
             ("stepped_down", format!("leads term {term} no more: {word}"), data)
+        }
+        raft::Event::TransferStarted { to } => {
+            ("transfer_started", format!("hands leadership to {to}"), json!({"to": to}))
+        }
+        raft::Event::TransferAborted { to } => {
+            ("transfer_aborted", format!("{to} did not take over in time"), json!({"to": to}))
+        }
+        raft::Event::DiskDegraded { pending } => {
+            let words = format!("the disk has confirmed nothing for {} ms", pending.as_millis());
+            ("disk_degraded", words, json!({"pending_ms": pending.as_millis()}))
+        }
+        raft::Event::DiskRecovered => ("disk_recovered", "the disk keeps up again".to_string(), json!({})),
+        raft::Event::ConfigurationChanged { index, configuration } => {
+            let names = |nodes: &std::collections::BTreeSet<crate::types::NodeId>| {
+                nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            };
+            let mut words = format!("the voters are {}", names(&configuration.voters));
+            if !configuration.learners.is_empty() {
+                words.push_str(&format!(", the learners {}", names(&configuration.learners)));
+            }
+            let data = json!({"index": index, "voters": configuration.voters,
+                "learners": configuration.learners});
+            ("configuration_changed", words, data)
+        }
+        raft::Event::LearnerPromoted { node, replaces } => {
+            let words = match replaces {
+                Some(replaced) => {
+                    format!("{node} has caught up and becomes a voter in the place of {replaced}")
+                }
+                None => format!("{node} has caught up and becomes a voter"),
+            };
+            ("learner_promoted", words, json!({"node": node, "replaces": replaces}))
         }
     }
 }

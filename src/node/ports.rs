@@ -1,5 +1,7 @@
 //! The ports of a node: what the shell must provide, for real (`storage`, `network`) or simulated (`sim`).
 
+use std::collections::BTreeMap;
+
 use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use crate::raft::{Persist, Recovered};
 use crate::types::{MemberId, NodeId};
@@ -76,11 +78,24 @@ pub trait StateStore: Send + Sync + 'static {
     fn bytes(&self) -> u64;
 }
 
+/// Who belongs to the cluster, as this node knows it now, and where to reach them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressBook {
+    /// What the cluster was founded with; `None` before this node has heard of it. Tells two clusters of one name apart.
+    pub identity: Option<String>,
+    /// The other super-nodes of the configuration in force, and their peer addresses (`host:port`).
+    pub nodes: BTreeMap<NodeId, String>,
+}
+
 /// The way to the other super-nodes. Never blocks: a full queue drops the frame, as a network may.
 pub trait Network: Send + Sync + 'static {
-    /// Sends a frame: it arrives once or not at all. (Consensus would bear doubled messages; a forwarded write without
-    /// an idempotency key would be done twice.)
+    /// Sends a frame: it may be lost, come late, or arrive twice. But what is sent to one process never arrives at the
+    /// next one of that node: connections end with the process at either end.
     fn send(&self, to: &NodeId, frame: Frame);
+
+    /// From now on these are the super-nodes. Connections to new ones are made, those that left are let go: they may
+    /// still be heard and answered as long as they keep their own connection up, so that they learn that they left.
+    fn set_book(&self, book: &AddressBook);
 }
 
 /// The way to the agents. Never blocks.

@@ -1,16 +1,16 @@
 //! Requests under way: who asked, where the request is, and what it still waits for.
 //!
-//! Invariants: every request is in exactly one of the four maps, and each is answered exactly once. A write is
+//! Invariants: every request is in exactly one of the maps, and each is answered exactly once. A write is
 //! answered with a failure other than [`Failure::Unknown`] only if it cannot happen any more.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::ledger::command::{Applied, Request};
-use crate::raft::RequestId;
+use crate::ledger::command::{Answer, Applied, Request};
+use crate::raft::{Change, Configuration, RequestId};
 use crate::types::{Index, Micros, NodeId, Term};
 
-use super::handle::Failure;
+use super::handle::{Changed, Failure, Transferred};
 
 /// Most requests that wait for a leader to be known; more are refused as [`Failure::NoLeader`].
 pub const PARKED_MAX: usize = 1_024;
@@ -19,6 +19,10 @@ pub const PARKED_MAX: usize = 1_024;
 pub const PARKED_FOR: Duration = Duration::from_millis(1_500);
 /// How long a forwarded request waits for the other node's word.
 pub const FORWARDED_FOR: Duration = Duration::from_secs(10);
+/// How long a change of the configuration may wait for another one to end, and a change or a transfer for its own end.
+pub const CHANGE_FOR: Duration = Duration::from_secs(60);
+/// How long a node watches for the completion of a change whose leader was lost before it answers that it does not know.
+pub const WATCHED_FOR: Duration = Duration::from_secs(2);
 
 /// Names an ask of this process; chosen by the shell, never reused.
 pub type AskId = u64;
@@ -45,7 +49,14 @@ pub enum Want {
     /// A write.
     Write(Request),
     /// A read index.
-    Read,
+    Read {
+        /// Whether the leader's lease is proof enough.
+        lease: bool,
+    },
+    /// A change of the configuration.
+    Change(Change),
+    /// Another leader: this one, or whoever suits.
+    Transfer(Option<NodeId>),
 }
 
 /// What came of it.
@@ -55,6 +66,10 @@ pub enum Outcome {
     Write(Result<Applied, Failure>),
     /// Of a read: the index is applied here (for an ask) or is to be waited for (for a peer).
     Read(Result<Index, Failure>),
+    /// Of a change.
+    Change(Result<Changed, Failure>),
+    /// Of a transfer.
+    Transfer(Result<Transferred, Failure>),
 }
 
 /// A finished request.
@@ -86,6 +101,14 @@ pub struct Started {
     pub doubtful: bool,
 }
 
+impl Started {
+    /// Until when the node that it was passed on to may take for its answer.
+    fn forwarded_until(&self) -> Micros {
+        let long = matches!(self.want, Want::Change(_) | Want::Transfer(_));
+        self.since.after(if long { CHANGE_FOR } else { FORWARDED_FOR })
+    }
+}
+
 #[derive(Debug)]
 struct Forwarded {
     request: Started,
@@ -95,6 +118,7 @@ struct Forwarded {
 /// See the module's head.
 #[derive(Debug, Default)]
 pub struct Requests {
+    life: u64,
     last_id: RequestId,
     /// Handed to the core, not yet placed or refused.
     in_core: BTreeMap<RequestId, Started>,
@@ -105,8 +129,16 @@ pub struct Requests {
     forwarded: BTreeMap<RequestId, Forwarded>,
     /// Reads that know their index and wait for it to be applied.
     reading: BTreeMap<(Index, RequestId), Origin>,
-    /// Waiting for a leader to be known, oldest first.
-    parked: VecDeque<Started>,
+    /// Changes whose first configuration (at that position) is applied, and is not the final one.
+    changing: BTreeMap<(Index, RequestId), Started>,
+    /// Changes that were with a leader that was lost, and until when they are watched for in the log. (A leader that
+    /// removes itself is always lost in the end.)
+    watching: Vec<(Started, Micros)>,
+    /// Transfers that this leader has begun.
+    transferring: BTreeMap<RequestId, Started>,
+    /// Waiting for a leader to be known, for a transfer or a change to end: oldest first, with what to say if it waits
+    /// in vain.
+    parked: VecDeque<(Started, Failure)>,
     /// No forwarded or parked request is overdue before this; `None`: there are none. It may come too early, when the
     /// request that it was for has been answered: looking through all of them for every batch would cost more.
     overdue_from: Option<Micros>,
@@ -116,19 +148,32 @@ impl Requests {
     /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
     /// those of its successor with what came of them.
     pub fn new(entropy: u64) -> Requests {
-        Requests { last_id: entropy, ..Requests::default() }
+        Requests { life: entropy, last_id: entropy, ..Requests::default() }
+    }
+
+    /// Where the numbers began: tells the lives of this node's processes apart.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    fn next_id(&mut self) -> RequestId {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.last_id
     }
 
     /// Takes in a new request.
     pub fn begin(&mut self, origin: Origin, want: Want, now: Micros, patience: Duration) -> Started {
-        self.last_id = self.last_id.wrapping_add(1);
-        let park_until = now.after(patience.min(PARKED_FOR));
-        Started { id: self.last_id, origin, want, since: now, park_until, forward: false, doubtful: false }
+        let longest = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
+        let park_until = now.after(patience.min(longest));
+        let id = self.next_id();
+        Started { id, origin, want, since: now, park_until, forward: false, doubtful: false }
     }
 
     /// How many requests are under way.
     pub fn len(&self) -> usize {
-        self.in_core.len() + self.in_log.len() + self.forwarded.len() + self.reading.len() + self.parked.len()
+        let on_the_way = self.in_core.len() + self.in_log.len() + self.forwarded.len() + self.parked.len();
+        let changes = self.changing.len() + self.watching.len() + self.transferring.len();
+        on_the_way + self.reading.len() + changes
     }
 
     /// Whether none is.
@@ -141,19 +186,24 @@ impl Requests {
         self.in_core.insert(request.id, request);
     }
 
-    /// Another node has it now.
-    pub fn to_peer(&mut self, request: Started, to: NodeId) {
-        self.look_at(request.since.after(FORWARDED_FOR));
-        self.forwarded.insert(request.id, Forwarded { request, to });
+    /// Another node has it now, under the number that is given back. Each try has a number of its own: the node takes
+    /// each number once, and what it says about an earlier try is no answer to this one.
+    pub fn to_peer(&mut self, mut request: Started, to: NodeId) -> RequestId {
+        request.id = self.next_id();
+        let id = request.id;
+        self.look_at(request.forwarded_until());
+        self.forwarded.insert(id, Forwarded { request, to });
+        id
     }
 
-    /// Nobody leads: it waits, or fails at once if too many do or if it already waited too long.
-    pub fn park(&mut self, request: Started, now: Micros) -> Option<Finished> {
+    /// Nobody can take it now: it waits, or fails at once (with `failure`) if too many do or if it already waited too
+    /// long.
+    pub fn park(&mut self, request: Started, failure: Failure, now: Micros) -> Option<Finished> {
         if self.parked.len() >= PARKED_MAX || now >= request.park_until {
-            return Some(fail(request, Failure::NoLeader));
+            return Some(fail(request, failure));
         }
         self.look_at(request.park_until);
-        self.parked.push_back(request);
+        self.parked.push_back((request, failure));
         None
     }
 
@@ -161,9 +211,22 @@ impl Requests {
         self.overdue_from = Some(self.overdue_from.map_or(at, |known| known.min(at)));
     }
 
-    /// Takes all that wait for a leader.
+    /// Takes all that wait.
     pub fn unpark(&mut self) -> VecDeque<Started> {
-        std::mem::take(&mut self.parked)
+        std::mem::take(&mut self.parked).into_iter().map(|(request, _)| request).collect()
+    }
+
+    /// The core hands leadership over for it.
+    pub fn transferring(&mut self, id: RequestId) {
+        if let Some(request) = self.in_core.remove(&id) {
+            self.transferring.insert(id, request);
+        }
+    }
+
+    /// The transfer was given up.
+    pub fn transfer_aborted(&mut self, to: &NodeId) -> Vec<Finished> {
+        let aborted = std::mem::take(&mut self.transferring).into_values();
+        aborted.map(|request| fail(request, Failure::TransferAborted { to: to.clone() })).collect()
     }
 
     /// The core put a write into the log.
@@ -205,7 +268,10 @@ impl Requests {
         let expected = |forwarded: &Forwarded| {
             let same_kind = matches!(
                 (&forwarded.request.want, &outcome),
-                (Want::Write(_), Outcome::Write(_)) | (Want::Read, Outcome::Read(_))
+                (Want::Write(_), Outcome::Write(_))
+                    | (Want::Read { .. }, Outcome::Read(_))
+                    | (Want::Change(_), Outcome::Change(_))
+                    | (Want::Transfer(_), Outcome::Transfer(_))
             );
             &forwarded.to == from && same_kind
         };
@@ -215,39 +281,75 @@ impl Requests {
         let Some(Forwarded { request, .. }) = self.forwarded.remove(&id) else { return Ok(None) };
         match outcome {
             Outcome::Write(Err(Failure::NotLeader { .. } | Failure::NoLeader))
-            | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(Box::new(request)),
+            | Outcome::Read(Err(Failure::NotLeader { .. } | Failure::NoLeader))
+            | Outcome::Change(Err(Failure::NotLeader { .. } | Failure::NoLeader))
+            | Outcome::Transfer(Err(Failure::NotLeader { .. } | Failure::NoLeader)) => Err(Box::new(request)),
             Outcome::Read(Ok(index)) => Ok(self.wait_for_apply(request, index, applied)),
-            Outcome::Write(Err(failure)) | Outcome::Read(Err(failure)) => Ok(Some(fail(request, failure))),
-            outcome @ Outcome::Write(Ok(_)) => Ok(Some(Finished { origin: request.origin, outcome })),
+            Outcome::Write(Err(failure))
+            | Outcome::Read(Err(failure))
+            | Outcome::Change(Err(failure))
+            | Outcome::Transfer(Err(failure)) => Ok(Some(fail(request, failure))),
+            Outcome::Write(Ok(applied)) => Ok(Some(answered(request, applied))),
+            outcome @ (Outcome::Change(Ok(_)) | Outcome::Transfer(Ok(_))) => {
+                Ok(Some(Finished { origin: request.origin, outcome }))
+            }
         }
     }
 
-    /// `leader` leads now (or nobody is known to): requests that another node holds will hear nothing more from it.
-    /// Reads and writes with an idempotency key come back to be tried again; other writes are unknown.
-    pub fn leader_changed(&mut self, leader: Option<&NodeId>) -> (Vec<Finished>, Vec<Started>) {
-        let orphaned: Vec<RequestId> =
-            self.forwarded.iter().filter(|(_, f)| Some(&f.to) != leader).map(|(id, _)| *id).collect();
+    /// `leader` leads now, in `term` (or nobody is known to): requests that another node holds will hear nothing more
+    /// from it. Reads and repeatable writes come back to be tried again; other writes are unknown. Whoever
+    /// asked for another leader has one. A change is watched for in the log.
+    pub fn leader_changed(
+        &mut self,
+        leader: Option<&NodeId>,
+        term: Term,
+        now: Micros,
+    ) -> (Vec<Finished>, Vec<Started>) {
         let (mut finished, mut again) = (Vec::new(), Vec::new());
+        let transferred = leader.map(|leader| Transferred { leader: leader.clone(), term });
+        if let Some(transferred) = &transferred {
+            for request in std::mem::take(&mut self.transferring).into_values() {
+                finished.push(Finished {
+                    origin: request.origin,
+                    outcome: Outcome::Transfer(Ok(transferred.clone())),
+                });
+            }
+        }
+        let waits = |forwarded: &Forwarded| {
+            // The old leader is let go because it hands over: there is nothing to hear before somebody leads.
+            Some(&forwarded.to) == leader
+                || (leader.is_none() && matches!(forwarded.request.want, Want::Transfer(_)))
+        };
+        let orphaned: Vec<RequestId> =
+            self.forwarded.iter().filter(|(_, f)| !waits(f)).map(|(id, _)| *id).collect();
         for id in orphaned {
             let Some(Forwarded { mut request, to }) = self.forwarded.remove(&id) else { continue };
             request.doubtful = true;
-            match &request.want {
-                Want::Write(write) if write.idempotency_key.is_none() && request.origin != Origin::Duty => {
-                    let why = format!("the leader {to} was lost before it answered");
-                    finished.push(fail(request, Failure::Unknown(why)));
+            let why = || Failure::Unknown(format!("the leader {to} was lost before it answered"));
+            match (&request.want, &transferred) {
+                _ if request.origin == Origin::Duty => again.push(request),
+                (Want::Write(write), _) if !write.is_repeatable() => {
+                    finished.push(fail(request, why()));
                 }
+                (Want::Change(_), _) => self.watching.push((request, now.after(WATCHED_FOR))),
+                (Want::Transfer(_), Some(transferred)) => finished.push(Finished {
+                    origin: request.origin,
+                    outcome: Outcome::Transfer(Ok(transferred.clone())),
+                }),
                 _ => again.push(request),
             }
         }
         (finished, again)
     }
 
-    /// Everything up to `applied` is applied; `answers` are those of the positions in this batch, with their terms.
-    /// Gives the finished requests, and the wait of the writes among them.
+    /// Everything up to `applied` is applied; `answers` are those of the positions in this batch, with their terms, and
+    /// `configurations` those that were applied with it, in order. Gives the finished requests, and the wait of the
+    /// writes among them.
     pub fn applied(
         &mut self,
         applied: Index,
         answers: &BTreeMap<Index, (Term, Option<Applied>)>,
+        configurations: &[(Index, Configuration)],
         now: Micros,
     ) -> (Vec<Finished>, Vec<Duration>) {
         let (mut finished, mut waits) = (Vec::new(), Vec::new());
@@ -256,8 +358,13 @@ impl Requests {
             let failure = match answers.get(&index) {
                 Some((applied_term, Some(answer))) if *applied_term == term => {
                     waits.push(now.since(request.since));
-                    let outcome = Outcome::Write(Ok(answer.clone()));
-                    finished.push(Finished { origin: request.origin, outcome });
+                    finished.push(answered(request, answer.clone()));
+                    continue;
+                }
+                Some((applied_term, None))
+                    if *applied_term == term && matches!(request.want, Want::Change(_)) =>
+                {
+                    self.changing.insert((index, request.id), request);
                     continue;
                 }
                 Some(_) => Failure::Superseded,
@@ -266,6 +373,7 @@ impl Requests {
             };
             finished.push(fail(request, failure));
         }
+        finished.extend(self.changes_completed(configurations));
         let later = self.reading.split_off(&(applied.next(), 0));
         for ((index, _), origin) in std::mem::replace(&mut self.reading, later) {
             finished.push(Finished { origin, outcome: Outcome::Read(Ok(index)) });
@@ -273,32 +381,97 @@ impl Requests {
         (finished, waits)
     }
 
+    /// One change is under way at a time: the first configuration that is not joint, from where a change begins, is
+    /// the one that it leads to, whoever appended it.
+    /// The same for changes that are watched for: the first that shows what they wanted.
+    pub fn changes_completed(&mut self, configurations: &[(Index, Configuration)]) -> Vec<Finished> {
+        let mut finished = Vec::new();
+        for (index, configuration) in configurations.iter().filter(|(_, c)| c.outgoing.is_none()) {
+            let later = self.changing.split_off(&(index.next(), 0));
+            for request in std::mem::replace(&mut self.changing, later).into_values() {
+                let changed = Changed { index: *index, configuration: configuration.clone() };
+                finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
+            }
+            let is_so = |request: &Started| match &request.want {
+                Want::Change(change) => shows(configuration, change),
+                Want::Write(_) | Want::Read { .. } | Want::Transfer(_) => false,
+            };
+            for (request, _) in self.watching.extract_if(.., |(request, _)| is_so(request)) {
+                let changed = Changed { index: *index, configuration: configuration.clone() };
+                finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
+            }
+        }
+        finished
+    }
+
     /// Gives up what waited too long.
     pub fn expire(&mut self, now: Micros) -> Vec<Finished> {
         let mut finished = Vec::new();
-        if self.overdue_from.is_none_or(|from| now < from) {
-            return finished;
+        if self.overdue_from.is_some_and(|from| now >= from) {
+            self.expire_waiting(now, &mut finished);
         }
-        let (over, waiting) = std::mem::take(&mut self.parked).into_iter().partition(|r| now >= r.park_until);
+        let in_vain = |request: &Started| now >= request.since.after(CHANGE_FOR);
+        let changing =
+            self.changing.extract_if(.., |_, request| in_vain(request)).map(|(_, request)| request);
+        let changing: Vec<Started> = changing.collect();
+        let lost = self.watching.extract_if(.., |(_, until)| now >= *until);
+        let why = || Failure::Unknown("the leader was lost before it answered".to_string());
+        finished.extend(lost.map(|(request, _)| fail(request, why())));
+        let transferring = self.transferring.extract_if(.., |_, request| in_vain(request));
+        for request in changing.into_iter().chain(transferring.map(|(_, request)| request)) {
+            finished.push(fail(request, Failure::Unknown("it is not complete yet".to_string())));
+        }
+        finished
+    }
+
+    /// Gives up the parked and the forwarded that are overdue, and looks when the next will be.
+    fn expire_waiting(&mut self, now: Micros, finished: &mut Vec<Finished>) {
+        let (over, waiting): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut self.parked).into_iter().partition(|(r, _)| now >= r.park_until);
         self.parked = waiting;
-        let over: VecDeque<Started> = over;
-        finished.extend(over.into_iter().map(|request| fail(request, Failure::NoLeader)));
-        let overdue = |forwarded: &Forwarded| now.since(forwarded.request.since) >= FORWARDED_FOR;
+        finished.extend(over.into_iter().map(|(request, failure)| fail(request, failure)));
+        let overdue = |forwarded: &Forwarded| now >= forwarded.request.forwarded_until();
         let ids: Vec<RequestId> =
             self.forwarded.iter().filter(|(_, f)| overdue(f)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(Forwarded { request, to }) = self.forwarded.remove(&id) else { continue };
-            finished.push(fail(request, Failure::Unknown(format!("{to} did not answer within 10 s"))));
+            finished.push(fail(request, Failure::Unknown(format!("{to} did not answer in time"))));
         }
-        let parked = self.parked.iter().map(|request| request.park_until);
-        let forwarded = self.forwarded.values().map(|forwarded| forwarded.request.since.after(FORWARDED_FOR));
+        let parked = self.parked.iter().map(|(request, _)| request.park_until);
+        let forwarded = self.forwarded.values().map(|forwarded| forwarded.request.forwarded_until());
         self.overdue_from = parked.chain(forwarded).min();
-        finished
     }
 
     /// The earliest time at which [`Requests::expire`] may have something to do.
     pub fn deadline(&self) -> Option<Micros> {
-        self.overdue_from
+        let long = self.changing.values().chain(self.transferring.values());
+        let long = long.map(|request| request.since.after(CHANGE_FOR)).min();
+        let watched = self.watching.iter().map(|(_, until)| *until).min();
+        self.overdue_from.into_iter().chain(long).chain(watched).min()
+    }
+}
+
+/// Whether a configuration is as the change wanted it.
+fn shows(configuration: &Configuration, change: &Change) -> bool {
+    match change {
+        Change::AddLearner { node, address, .. } => {
+            configuration.contains(node) && configuration.addresses.get(node) == Some(address)
+        }
+        Change::Promote { node } => configuration.voters.contains(node),
+        Change::Demote { node } => configuration.learners.contains(node),
+        Change::Remove { node } => !configuration.contains(node),
+        Change::Readdress { node, address } => configuration.addresses.get(node) == Some(address),
+    }
+}
+
+/// The answered end of a write. An answer that says nothing of the earlier tries of a doubtful one leaves it in doubt.
+fn answered(request: Started, applied: Applied) -> Finished {
+    match &applied.answer {
+        Answer::Rejected(rejection) if request.doubtful && rejection.leaves_other_tries_open() => {
+            let why = format!("a leader was lost on the way, and then: {rejection}");
+            fail(request, Failure::Unknown(why))
+        }
+        _ => Finished { origin: request.origin, outcome: Outcome::Write(Ok(applied)) },
     }
 }
 
@@ -311,8 +484,10 @@ pub fn fail(request: Started, failure: Failure) -> Finished {
         )))),
         (Want::Write(_), failure) => Outcome::Write(Err(failure)),
         // A read changes nothing: its outcome is never in doubt.
-        (Want::Read, Failure::Unknown(_)) => Outcome::Read(Err(Failure::Timeout)),
-        (Want::Read, failure) => Outcome::Read(Err(failure)),
+        (Want::Read { .. }, Failure::Unknown(_)) => Outcome::Read(Err(Failure::Timeout)),
+        (Want::Read { .. }, failure) => Outcome::Read(Err(failure)),
+        (Want::Change(_), failure) => Outcome::Change(Err(failure)),
+        (Want::Transfer(_), failure) => Outcome::Transfer(Err(failure)),
     };
     Finished { origin: request.origin, outcome }
 }

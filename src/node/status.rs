@@ -37,6 +37,9 @@ pub struct NodeStatus {
     pub applied: Index,
     /// The voters.
     pub voters: Vec<NodeId>,
+    /// Those that receive the log and do not vote.
+    #[serde(default)]
+    pub learners: Vec<NodeId>,
     /// Every super-node as seen from here.
     pub nodes: Vec<PeerStatus>,
     /// Counts of members.
@@ -51,6 +54,24 @@ pub struct NodeStatus {
     pub version: String,
     /// This node's client URL.
     pub url: String,
+    /// What the cluster was founded with, 32 hexadecimal digits; `None` before this node has heard of it.
+    #[serde(default)]
+    pub identity: Option<String>,
+    /// The version of the peer protocol that it speaks; nodes of different versions refuse each other.
+    #[serde(default)]
+    pub peer_protocol: u16,
+    /// Whether the voters are being changed (joint consensus).
+    #[serde(default)]
+    pub changing: bool,
+    /// Whether this node was removed from the cluster, and is idle.
+    #[serde(default)]
+    pub removed: bool,
+    /// To whom this leader is handing over.
+    #[serde(default)]
+    pub transfer: Option<NodeId>,
+    /// Whether this node's disk confirms writes suspiciously late.
+    #[serde(default)]
+    pub disk_degraded: bool,
 }
 
 /// A super-node as seen from another.
@@ -73,6 +94,12 @@ pub struct PeerStatus {
     pub up: bool,
     /// Its client URL, once it has introduced itself.
     pub url: Option<String>,
+    /// Whether it is a learner that becomes a voter once it has caught up.
+    #[serde(default)]
+    pub joining: bool,
+    /// The voter that leaves when it becomes one.
+    #[serde(default)]
+    pub replaces: Option<NodeId>,
 }
 
 /// Counts of members by what the detector and the ledger say.

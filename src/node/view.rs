@@ -2,10 +2,11 @@
 
 use crate::health::Level;
 use crate::ledger::records::MemberStatus;
-use crate::raft::Role;
+use crate::raft::{Role, Status};
 use crate::types::{MemberId, Micros, NodeId};
 
 use super::core::Node;
+use super::frame::PROTOCOL;
 use super::status::{
     IntervalCounts, LedgerHead, MemberCounts, NodeStatus, PeerStatus, ProjectionStatus, RoleName,
 };
@@ -15,8 +16,9 @@ impl Node {
     pub fn status(&self, now: Micros) -> NodeStatus {
         let raft = self.raft.status();
         let me = &self.settings.id;
-        let nodes =
-            self.settings.peers.iter().map(|(id, address)| self.peer_status(id, address, now)).collect();
+        let mut ids = raft.configuration.all_nodes();
+        ids.insert(me.clone());
+        let nodes = ids.iter().map(|id| self.peer_status(&raft, id, now)).collect();
         NodeStatus {
             cluster: self.settings.cluster.clone(),
             id: me.clone(),
@@ -26,6 +28,7 @@ impl Node {
             commit: raft.commit,
             applied: self.applied.index,
             voters: raft.configuration.voters.iter().cloned().collect(),
+            learners: raft.configuration.learners.iter().cloned().collect(),
             nodes,
             members: self.member_counts(),
             interval: self.facts.interval.map_or_else(IntervalCounts::default, |interval| IntervalCounts {
@@ -43,6 +46,12 @@ impl Node {
             },
             version: env!("CARGO_PKG_VERSION").to_string(),
             url: self.settings.url.clone(),
+            identity: self.facts.genesis.as_ref().map(|genesis| genesis.identity.clone()),
+            peer_protocol: PROTOCOL,
+            changing: raft.configuration.outgoing.is_some(),
+            removed: self.membership.is_removed(),
+            transfer: raft.transfer.clone(),
+            disk_degraded: raft.disk_degraded,
         }
     }
 
@@ -51,8 +60,7 @@ impl Node {
         if self.leading().is_some() { self.projection.lag_records } else { self.facts.projection_lag }
     }
 
-    fn peer_status(&self, id: &NodeId, address: &str, now: Micros) -> PeerStatus {
-        let raft = self.raft.status();
+    fn peer_status(&self, raft: &Status, id: &NodeId, now: Micros) -> PeerStatus {
         let me = &self.settings.id;
         let leads = raft.role == Role::Leader;
         let progress = raft.peers.get(id).filter(|_| leads);
@@ -61,16 +69,22 @@ impl Node {
             role_name(raft.role)
         } else if raft.leader.as_ref() == Some(id) {
             RoleName::Leader
-        } else if raft.configuration.voters.contains(id) {
+        } else if raft.configuration.is_voter(id) {
             RoleName::Follower
         } else {
             RoleName::Learner
         };
+        let address = match self.address_of(&raft.configuration, id) {
+            None if id == me => Some(self.settings.address.as_str()),
+            address => address,
+        };
         let contact = self.peer_contact.get(id).map(|at| now.since(*at));
         PeerStatus {
             id: id.clone(),
-            address: address.to_string(),
+            address: address.unwrap_or_default().to_string(),
             role,
+            joining: raft.configuration.joining.contains_key(id),
+            replaces: raft.configuration.joining.get(id).cloned().flatten(),
             matched: matched.filter(|_| leads || id == me),
             lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
             contact_ms: if id == me {

@@ -29,6 +29,8 @@ pub(super) struct Candidate {
     /// Its own vote is among them only once it is durable (hazard 5).
     votes: BTreeMap<NodeId, bool>,
     reason: ElectionReason,
+    /// Whether the leader asked it to stand.
+    transfer: bool,
     /// When it gives up and asks first again.
     deadline: Micros,
     /// When it asks those again who have not answered.
@@ -111,7 +113,7 @@ impl Node<PreCandidate> {
                     self.core.send(from, question);
                 }
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 if self.core.handle_request_vote(from, last) {
                     return State::Follower(self.into_follower());
                 }
@@ -123,6 +125,7 @@ impl Node<PreCandidate> {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow { .. }
             | Body::NewerTerm => {}
         }
         State::PreCandidate(self)
@@ -134,7 +137,7 @@ impl Node<PreCandidate> {
         }
         *self.role.votes.entry(from.clone()).or_insert(granted) |= granted;
         match self.core.log.configuration().vote_result(&self.role.votes) {
-            VoteResult::Won => State::Candidate(Candidate::start(self.core, self.role.reason)),
+            VoteResult::Won => State::Candidate(Candidate::start(self.core, self.role.reason, false)),
             VoteResult::Lost => State::Follower(self.into_follower()),
             VoteResult::Pending => State::PreCandidate(self),
         }
@@ -142,13 +145,15 @@ impl Node<PreCandidate> {
 }
 
 impl Candidate {
-    pub fn start(mut core: Box<Core>, reason: ElectionReason) -> Node<Candidate> {
+    /// Stands in the next term. `transfer`: the leader of the present one asked for it.
+    pub fn start(mut core: Box<Core>, reason: ElectionReason, transfer: bool) -> Node<Candidate> {
         core.set_term(core.term().next());
         core.cast_vote(core.id().clone());
         core.outbox.event(Event::ElectionStarted { term: core.term(), pre_vote: false, reason });
         let role = Candidate {
             votes: BTreeMap::new(),
             reason,
+            transfer,
             deadline: core.now.after(core.draw_timeout()),
             resend_at: core.now.after(core.config.heartbeat),
         };
@@ -164,7 +169,7 @@ impl Node<Candidate> {
     }
 
     fn request_votes(&mut self) {
-        let question = Body::VoteRequest { last: self.core.log.last() };
+        let question = Body::VoteRequest { last: self.core.log.last(), transfer: self.role.transfer };
         let votes = &self.role.votes;
         self.core.send_to_voters(&question, |voter| !votes.contains_key(voter));
     }
@@ -222,7 +227,7 @@ impl Node<Candidate> {
                 let willing = self.core.makes_way_for(from, last);
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, willing);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 self.core.handle_request_vote(from, last);
             }
             Body::VoteResponse { granted } => {
@@ -233,6 +238,7 @@ impl Node<Candidate> {
             | Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatResponse { .. }
+            | Body::TimeoutNow { .. }
             | Body::NewerTerm => {}
         }
         State::Candidate(self)

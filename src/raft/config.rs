@@ -12,6 +12,13 @@ pub const HELD_MESSAGES_MAX: usize = 4_096;
 /// Most reads that wait for their confirmation; beyond it a read is refused as overloaded.
 pub const READS_PENDING_MAX: usize = 65_536;
 
+/// Most voters of one configuration. More make every commit slower and nothing safer.
+pub const VOTERS_MAX: usize = 15;
+/// Most nodes of one configuration, learners included.
+pub const NODES_MAX: usize = 256;
+/// Longest peer address in a configuration, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+
 /// Settings of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -35,11 +42,19 @@ pub struct Config {
     pub append_messages_max: usize,
     /// Proposals are refused as overloaded while uncommitted entries hold so many bytes.
     pub uncommitted_bytes_max: usize,
+    /// How long a leader may serve reads by itself after it *asked* a quorum that answered (Raft dissertation, section
+    /// 6.4.1); cut to nine tenths of `election_min`. All nodes of a cluster must have the same `election_min`, and
+    /// a node keeps the promise of an earlier run only if this is set in the next. `None`: no leases.
+    pub lease: Option<Duration>,
+    /// Whether this node prefers not to lead: it stands later than others, and hands over when another can lead.
+    pub reluctant: bool,
+    /// How long a joining learner must have kept up before it becomes a voter.
+    pub promote_after: Duration,
 }
 
 impl Default for Config {
     /// 300 to 600 ms elections, 50 ms heartbeats, pre-vote and check-quorum on, 64 appends of 256 KiB in flight to each
-    /// peer, 64 MiB uncommitted. The id is `n1`.
+    /// peer, 64 MiB uncommitted, no leases, promotion after 500 ms. The id is `n1`.
     fn default() -> Self {
         Config {
             id: "n1".parse().expect("n1 is a valid name"),
@@ -51,6 +66,9 @@ impl Default for Config {
             append_bytes_max: 256 << 10,
             append_messages_max: 64,
             uncommitted_bytes_max: 64 << 20,
+            lease: None,
+            reluctant: false,
+            promote_after: Duration::from_millis(500),
         }
     }
 }

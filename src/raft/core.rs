@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::types::{Index, Micros, NodeId, Term};
 
 use super::config::Config;
+use super::disk::Disk;
 use super::log::Log;
 use super::message::{Base, Configuration, Effect, Entry, Event, HardState, Persist, Seq};
 use super::outbox::Outbox;
@@ -31,12 +32,15 @@ pub(super) struct Core {
     /// The last index that was handed out to be applied.
     pub applied: Index,
     pub outbox: Outbox,
+    pub disk: Disk,
     /// The time of the present step.
     pub now: Micros,
     /// The random word of the present step.
     pub entropy: u64,
     /// When the leader of this term was last heard; `None` also when it was found silent.
     pub leader_contact: Option<Micros>,
+    /// Until when it helps nobody to power, since it answered a leader that may count on it; see `lease`.
+    pub promised_until: Micros,
     /// The leader that was last heard or, if it was this node itself, last was.
     pub last_leader: Option<NodeId>,
     /// When that was; at first, the start.
@@ -83,13 +87,14 @@ impl Core {
         }
     }
 
-    /// The gateway: only members are heard, and only what makes sense. A node that knows of nobody yet listens to
-    /// whoever finds it.
+    /// The gateway: only what makes sense, and answers only from members. Requests are heard from anybody (Raft paper,
+    /// section 6): this node's configuration may be behind, and then a leader or candidate that it does not know is as good
+    /// as any. What a stranger asks is judged like everything else, by term and log, and by the loyalty to a leader
+    /// that is heard.
     pub fn admits(&self, from: &NodeId, message: &Message) -> bool {
-        let configuration = self.log.configuration();
         *from != self.config.id
-            && (configuration.contains(from) || configuration.is_empty())
             && message.is_well_formed()
+            && (message.body.is_request() || self.log.configuration().contains(from))
     }
 
     /// A newer term begins for this node (Raft paper, section 5.1).
@@ -110,6 +115,24 @@ impl Core {
         }
     }
 
+    /// How much longer than others this node waits before it stands: it would rather not lead, or should not.
+    pub fn reluctance(&self) -> Duration {
+        let hesitates = self.config.reluctant || self.disk.degraded();
+        if hesitates { self.config.election_max } else { Duration::ZERO }
+    }
+
+    /// Whether this node is a good choice for a leader.
+    pub fn is_fit(&self) -> bool {
+        !self.config.reluctant && !self.disk.degraded()
+    }
+
+    /// Judges the disk, by what is pending now.
+    pub fn observe_disk(&mut self) {
+        if let Some(event) = self.disk.observe(self.now) {
+            self.outbox.event(event);
+        }
+    }
+
     /// Whether the leader was heard within the shortest election timeout.
     pub fn hears_leader(&self) -> bool {
         self.leader_contact.is_some_and(|contact| self.now.since(contact) < self.config.election_min)
@@ -119,6 +142,7 @@ impl Core {
     pub fn leader_spoke(&mut self, leader: &NodeId) {
         self.leader_contact = Some(self.now);
         self.last_word = self.now;
+        self.promise();
         if self.last_leader.as_ref() != Some(leader) {
             self.last_leader = Some(leader.clone());
         }
@@ -131,17 +155,8 @@ impl Core {
 
     /// Tells the sender of an old request that its term is over. Old answers interest nobody.
     pub fn answer_older_term(&mut self, from: &NodeId, body: &Body) {
-        match body {
-            Body::PreVoteRequest { .. }
-            | Body::VoteRequest { .. }
-            | Body::AppendRequest { .. }
-            | Body::Heartbeat { .. } => self.send(from, Body::NewerTerm),
-            Body::PreVoteResponse { .. }
-            | Body::VoteResponse { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::HeartbeatResponse { .. }
-            | Body::NewerTerm => {}
+        if body.is_request() {
+            self.send(from, Body::NewerTerm);
         }
     }
 
@@ -155,7 +170,8 @@ impl Core {
         last: Position,
         willing: bool,
     ) -> bool {
-        let granted = willing && !self.hears_leader() && last.is_up_to_date_with(self.log.last());
+        let free = !self.hears_leader() && !self.has_promised();
+        let granted = willing && free && last.is_up_to_date_with(self.log.last());
         let (term, candidate) = (term.next(), candidate.clone());
         self.send(&candidate, Body::PreVoteResponse { attempt, granted });
         self.outbox.event(Event::VoteCast { term, candidate, granted, pre_vote: true });
@@ -180,11 +196,19 @@ impl Core {
     pub fn advance_commit(&mut self, index: Index) {
         assert!(index <= self.log.last().index, "commit {index} beyond the log");
         assert!(index >= self.commit, "commit {index} after {}", self.commit);
+        let settled =
+            self.log.configurations(self.commit, index).filter(|(_, found)| found.outgoing.is_none());
+        for (index, configuration) in settled {
+            let (index, configuration) = (*index, configuration.clone());
+            self.outbox.event(Event::ConfigurationChanged { index, configuration });
+        }
         self.commit = index;
     }
 
     /// The disk confirmed `seq`.
     pub fn written(&mut self, seq: Seq) {
+        self.disk.written(seq, self.now);
+        self.observe_disk();
         self.log.written(seq);
         self.outbox.written(seq);
     }
@@ -200,6 +224,11 @@ impl Core {
     /// The state was replaced by a snapshot.
     pub fn install_snapshot(&mut self, base: Base, configuration: Configuration) {
         assert!(base.index >= self.applied, "the shell replaced the state by an older one");
+        let news = base.index > self.commit && *self.log.configuration() != configuration;
+        if news && configuration.outgoing.is_none() {
+            let (index, configuration) = (base.index, configuration.clone());
+            self.outbox.event(Event::ConfigurationChanged { index, configuration });
+        }
         self.log.install(base, configuration);
         self.commit = self.commit.max(base.index);
         self.applied = base.index;
@@ -221,6 +250,7 @@ impl Core {
         let (seq, with_hard_state) = self.outbox.next_batch();
         let hard_state = with_hard_state.then(|| self.hard.clone());
         let (base, entries) = self.log.take_unwritten(seq);
+        self.disk.handed(seq, self.now);
         let persist = Effect::Persist(Persist { seq, hard_state, base, entries });
         std::iter::once(persist).chain(effects).collect()
     }

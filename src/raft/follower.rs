@@ -49,11 +49,20 @@ impl Follower {
             acknowledged: Index(0),
         }
     }
+
+    /// The newest round heard from this term's leader.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
 }
 
 impl Node<Follower> {
     pub fn deadline(&self) -> Micros {
-        if self.core.is_voter() { self.role.deadline } else { Micros(u64::MAX) }
+        if self.core.is_voter() {
+            self.role.deadline.after(self.core.reluctance()).max(self.core.promised_until)
+        } else {
+            Micros(u64::MAX)
+        }
     }
 
     pub fn tick(self) -> State {
@@ -74,12 +83,12 @@ impl Node<Follower> {
         if self.core.config.pre_vote && !alone {
             PreCandidate::start(self.core, reason)
         } else {
-            State::Candidate(Candidate::start(self.core, reason))
+            State::Candidate(Candidate::start(self.core, reason, false))
         }
     }
 
     /// A detector outside says that `node` is gone. If it leads, this node no longer waits for it, and no longer refuses
-    /// others who want to replace it. The jitter keeps neighbours with the same news from standing all at once.
+    /// others who want to replace it, unless it promised to (see `lease`). The jitter keeps neighbours with the same news from standing all at once.
     pub fn peer_silent(&mut self, node: &NodeId, reason: ElectionReason) {
         if self.role.leader.as_ref() != Some(node) {
             return;
@@ -106,13 +115,14 @@ impl Node<Follower> {
             Body::PreVoteRequest { attempt, last } => {
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, true);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 // Whoever gives its vote waits for what comes of it (Raft paper, section 5.2).
                 if self.core.handle_request_vote(from, last) {
                     self.role.deadline = self.core.now.after(self.role.timeout);
                     self.role.reason = None;
                 }
             }
+            Body::TimeoutNow { round } => return self.timeout_now(from, round),
             // Answers to what this node asked in a role that it has left.
             Body::PreVoteResponse { .. }
             | Body::VoteResponse { .. }
@@ -146,8 +156,9 @@ impl Node<Follower> {
         self.learn_commit(commit);
         let (round, verified) = (self.role.round, self.role.verified);
         let matched = verified.min(self.core.log.durable());
+        let (fit, leases) = (self.core.is_fit(), self.core.config.lease.is_some());
         if let Some(leader) = self.role.leader.clone() {
-            self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched });
+            self.core.send(&leader, Body::HeartbeatResponse { round, verified, matched, fit, leases });
         }
     }
 

@@ -9,13 +9,16 @@ use crate::types::{Index, Micros, NodeId};
 use super::candidate::Candidate;
 use super::core::{Core, Node};
 use super::follower::Follower;
+use super::lease::Lease;
 use super::log::entry_bytes;
+use super::membership::Farewell;
 use super::message::{
     Base, Configuration, Effect, ElectionReason, Entry, Event, Payload, Refusal, RequestId, StepDown,
 };
 use super::progress::Progress;
 use super::reads::Reads;
 use super::state::State;
+use super::transfer::Transfer;
 use super::wire::{Body, Message, Position};
 
 /// Leads its term.
@@ -24,11 +27,17 @@ pub(super) struct Leader {
     pub peers: BTreeMap<NodeId, Progress>,
     reads: Reads,
     /// The newest round of heartbeats; see [`Body::Heartbeat`].
-    round: u64,
+    pub round: u64,
     /// Its own first entry. Until it is committed the commit index may lag behind what earlier leaders committed, so
     /// reads wait (hazard 19).
-    first: Index,
+    pub first: Index,
     uncommitted_bytes: usize,
+    pub lease: Lease,
+    pub transfer: Option<Transfer>,
+    /// Not before this time does it try again to be rid of a leadership that it does not want.
+    pub next_hand_over: Micros,
+    /// Peers that are no members, and are being told.
+    pub farewells: BTreeMap<NodeId, Farewell>,
 }
 
 impl Node<Candidate> {
@@ -55,6 +64,10 @@ impl Node<Candidate> {
             round: 0,
             first: last.next(),
             uncommitted_bytes: core.log.range(core.commit.next(), last).map(entry_bytes).sum(),
+            lease: Lease::default(),
+            transfer: None,
+            next_hand_over: Micros(0),
+            farewells: BTreeMap::new(),
         };
         let mut node = Node { core: self.core, role };
         node.append(Payload::Noop);
@@ -63,7 +76,7 @@ impl Node<Candidate> {
 }
 
 impl Node<Leader> {
-    fn append(&mut self, payload: Payload) -> Index {
+    pub fn append(&mut self, payload: Payload) -> Index {
         let index = self.core.log.last().index.next();
         let entry = Entry { term: self.core.term(), index, payload };
         self.role.uncommitted_bytes += entry_bytes(&entry);
@@ -71,7 +84,18 @@ impl Node<Leader> {
         index
     }
 
+    /// Refuses what comes while leadership is being handed over.
+    fn refuse_while_handing_over(&mut self, request: RequestId) -> bool {
+        let Some(transfer) = &self.role.transfer else { return false };
+        let refusal = Refusal::Transferring { to: transfer.to.clone() };
+        self.core.outbox.push(Effect::Refused { request, refusal });
+        true
+    }
+
     pub fn propose(&mut self, request: RequestId, command: Bytes) {
+        if self.refuse_while_handing_over(request) {
+            return;
+        }
         // One proposal is always let in, however large: otherwise it could never be.
         let full = self.role.uncommitted_bytes.saturating_add(command.len());
         if self.role.uncommitted_bytes > 0 && full > self.core.config.uncommitted_bytes_max {
@@ -83,7 +107,15 @@ impl Node<Leader> {
         self.core.outbox.push(Effect::Proposed { request, index, term });
     }
 
-    pub fn read(&mut self, request: RequestId) {
+    pub fn read(&mut self, request: RequestId, lease: bool) {
+        if self.refuse_while_handing_over(request) {
+            return;
+        }
+        if lease && self.lease_until().is_some() {
+            let index = self.core.commit;
+            self.core.outbox.push(Effect::ReadReady { request, index });
+            return;
+        }
         if !self.role.reads.arrive(request) {
             self.core.outbox.push(Effect::Refused { request, refusal: Refusal::Overloaded });
         }
@@ -108,16 +140,41 @@ impl Node<Leader> {
 
     pub fn deadline(&self) -> Micros {
         let heartbeats = self.role.peers.values().map(|peer| self.heartbeat_due(peer));
-        heartbeats.fold(self.quorum_lapses(), Micros::min)
+        let others = [self.quorum_lapses(), self.disk_is_stuck_at(), self.transfer_deadline()];
+        heartbeats.chain(others).fold(Micros(u64::MAX), Micros::min)
+    }
+
+    /// When it must make way for somebody whose disk works. A node that decides alone has nobody to make way for.
+    fn disk_is_stuck_at(&self) -> Micros {
+        if self.core.log.configuration().is_sole_voter(self.core.id()) {
+            return Micros(u64::MAX);
+        }
+        self.core.disk.stuck_at()
+    }
+
+    /// Whether a peer was heard within the shortest election timeout.
+    pub fn in_contact(&self, node: &NodeId) -> bool {
+        let recent = |peer: &Progress| self.core.now.since(peer.contact) < self.core.config.election_min;
+        self.role.peers.get(node).is_some_and(|peer| peer.heard && recent(peer))
+    }
+
+    /// Whether leadership is being handed to `node`.
+    pub fn hands_over_to(&self, node: &NodeId) -> bool {
+        self.role.transfer.as_ref().is_some_and(|transfer| transfer.to == *node)
     }
 
     /// Due heartbeats leave with the batch; here it only looks whether anybody still listens (Raft dissertation,
-    /// section 6.2).
-    pub fn tick(self) -> State {
-        if self.core.now < self.quorum_lapses() {
-            return State::Leader(self);
+    /// section 6.2), and whether its own disk does.
+    pub fn tick(mut self) -> State {
+        let now = self.core.now;
+        if now >= self.quorum_lapses() {
+            return State::Follower(self.step_down(StepDown::QuorumLost));
         }
-        State::Follower(self.step_down(StepDown::QuorumLost))
+        if now >= self.disk_is_stuck_at() {
+            return State::Follower(self.step_down(StepDown::DiskStuck));
+        }
+        self.give_up_transfer();
+        State::Leader(self)
     }
 
     /// Stops leading. What is committed stays committed (hazard 15); proposals are in the log and may still come to
@@ -141,7 +198,7 @@ impl Node<Leader> {
             Body::PreVoteRequest { attempt, last } => {
                 self.core.handle_pre_vote_request(from, message.term, attempt, last, false);
             }
-            Body::VoteRequest { last } => {
+            Body::VoteRequest { last, .. } => {
                 self.core.handle_request_vote(from, last);
             }
             Body::AppendAccepted { matched: index, round }
@@ -163,9 +220,10 @@ impl Node<Leader> {
             Body::AppendRejected { previous, hint, round } => {
                 self.handle_append_rejected(from, previous, hint, round);
             }
-            Body::HeartbeatResponse { round, verified, matched } => {
+            Body::HeartbeatResponse { round, verified, matched, fit, leases } => {
                 if let Some(peer) = self.role.peers.get_mut(from) {
                     peer.heard(now, round);
+                    (peer.fit, peer.leases) = (fit, leases);
                     let news = matched > peer.matched && peer.accepted(matched);
                     peer.heartbeat_answered(round, verified);
                     if news {
@@ -173,7 +231,10 @@ impl Node<Leader> {
                     }
                 }
             }
-            Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => {}
+            Body::PreVoteResponse { .. }
+            | Body::VoteResponse { .. }
+            | Body::TimeoutNow { .. }
+            | Body::NewerTerm => {}
         }
         State::Leader(self)
     }
@@ -214,8 +275,10 @@ impl Node<Leader> {
         self.role.uncommitted_bytes -= bytes;
         core.advance_commit(index);
         if core.log.configuration_index() <= core.commit && !core.is_voter() {
+            self.bequeath();
             return State::Follower(self.step_down(StepDown::Removed));
         }
+        self.settle_configuration();
         State::Leader(self)
     }
 
@@ -252,11 +315,18 @@ impl Node<Leader> {
     /// wait for a round or nothing else was said for a while.
     pub fn flush(&mut self) {
         let Node { core, role } = self;
-        for (id, peer) in &mut role.peers {
-            send_appends(core, id, peer, role.round);
+        let last = core.log.last().index;
+        for peer in role.peers.values_mut() {
+            peer.follow_up(last, core.now, core.config.election_min);
         }
-        let reads_start = role.reads.wants_round() && core.commit >= role.first;
+        self.promote_learners();
+        self.consider_handing_over();
+        self.advance_farewells();
+        self.send_entries();
+        self.advance_transfer();
+        let reads_start = self.role.reads.wants_round() && self.core.commit >= self.role.first;
         self.send_heartbeats(reads_start);
+        self.renew_lease();
         let Node { core, role } = self;
         if reads_start {
             role.reads.start(role.round, core.commit);
@@ -272,6 +342,25 @@ impl Node<Leader> {
         }
     }
 
+    /// Sends each peer what its window has room for. Who is no member gets no snapshot: what that would tell is not worth
+    /// it.
+    pub fn send_entries(&mut self) {
+        let Node { core, role } = self;
+        let mut lost = Vec::new();
+        for (id, peer) in &mut role.peers {
+            if send_appends(core, id, peer, role.round) {
+                continue;
+            }
+            if role.farewells.contains_key(id) {
+                lost.push(id.clone());
+            } else {
+                peer.need_snapshot(core.applied);
+                core.outbox.push(Effect::SendSnapshot { to: id.clone() });
+            }
+        }
+        lost.iter().for_each(|id| self.forget_stranger(id));
+    }
+
     /// Sends a heartbeat to whom one is due, and to every peer when a round must begin.
     fn send_heartbeats(&mut self, round_begins: bool) {
         let now = self.core.now;
@@ -282,6 +371,9 @@ impl Node<Leader> {
             return;
         }
         self.role.round += 1;
+        if let Some(span) = self.core.config.lease_span() {
+            self.role.lease.begin(self.role.round, now, span);
+        }
         let (round, commit) = (self.role.round, self.core.commit);
         for id in due {
             self.core.send(&id, Body::Heartbeat { commit, round });
@@ -292,20 +384,17 @@ impl Node<Leader> {
     }
 }
 
-/// Sends one peer what its window has room for, or asks for a snapshot if what it needs is compacted.
-fn send_appends(core: &mut Core, id: &NodeId, peer: &mut Progress, round: u64) {
+/// Sends one peer what its window has room for; false if what it needs is compacted.
+fn send_appends(core: &mut Core, id: &NodeId, peer: &mut Progress, round: u64) -> bool {
     let last = core.log.last().index;
     while peer.may_send(last, &core.config) {
         let index = Index(peer.next.0 - 1);
-        let Some(term) = core.log.term_at(index) else {
-            peer.need_snapshot(core.applied);
-            core.outbox.push(Effect::SendSnapshot { to: id.clone() });
-            return;
-        };
+        let Some(term) = core.log.term_at(index) else { return false };
         let (entries, bytes) = core.log.entries_from(peer.next, core.config.append_bytes_max);
         let end = entries.last().map_or(index, |entry| entry.index);
         let previous = Position { index, term };
         core.send(id, Body::AppendRequest { previous, entries, commit: core.commit, round });
         peer.sent_append(end, bytes, core.now);
     }
+    true
 }

@@ -43,7 +43,8 @@ pub(super) fn entry_bytes(entry: &Entry) -> usize {
             Payload::Noop => 0,
             Payload::Command(command) => command.len(),
             Payload::Configuration(configuration) => {
-                configuration.all_nodes().iter().map(|id| id.as_str().len()).sum()
+                let names: usize = configuration.all_nodes().iter().map(|id| id.as_str().len()).sum();
+                names + configuration.addresses.values().map(String::len).sum::<usize>()
             }
         }
 }
@@ -105,6 +106,17 @@ impl Log {
     /// Where the configuration in force stands.
     pub fn configuration_index(&self) -> Index {
         self.configurations.back().expect("the configuration as of the base is always there").0
+    }
+
+    /// The configuration as of `index`; `None` if that lies before the base.
+    pub fn configuration_as_of(&self, index: Index) -> Option<&Configuration> {
+        let mut newest_first = self.configurations.iter().rev();
+        newest_first.find(|(place, _)| *place <= index).map(|(_, configuration)| configuration)
+    }
+
+    /// The configurations after `after`, up to `upto`, each with its place.
+    pub fn configurations(&self, after: Index, upto: Index) -> impl Iterator<Item = &(Index, Configuration)> {
+        self.configurations.iter().filter(move |(index, _)| after < *index && *index <= upto)
     }
 
     fn offset(&self, index: Index) -> Option<usize> {
@@ -283,11 +295,23 @@ mod tests {
         base: Base,
         all: BTreeMap<Index, (Entry, Option<Seq>)>,
         bases: Vec<(Index, Option<Seq>)>,
+        /// The configuration as of the base.
+        configuration: Configuration,
     }
 
     impl Oracle {
         fn visible(&self) -> impl DoubleEndedIterator<Item = &Entry> {
             self.all.range(self.base.index.next()..).map(|(_, (entry, _))| entry)
+        }
+
+        /// The configuration as of `index`, which is not before the base.
+        fn configuration_as_of(&self, index: Index) -> &Configuration {
+            let changes = self.visible().filter(|entry| entry.index <= index);
+            let newest = changes.rev().find_map(|entry| match &entry.payload {
+                Payload::Configuration(configuration) => Some(configuration),
+                Payload::Noop | Payload::Command(_) => None,
+            });
+            newest.unwrap_or(&self.configuration)
         }
 
         fn last(&self) -> Index {
@@ -314,8 +338,12 @@ mod tests {
         #[test]
         fn the_log_agrees_with_a_plain_map(steps in proptest::collection::vec(step(), 0..60)) {
             let mut log = Log::recover(Base::default(), configuration(0), Vec::new()).expect("an empty log");
-            let mut oracle =
-                Oracle { base: Base::default(), all: BTreeMap::new(), bases: vec![(Index(0), Some(0))] };
+            let mut oracle = Oracle {
+                base: Base::default(),
+                all: BTreeMap::new(),
+                bases: vec![(Index(0), Some(0))],
+                configuration: configuration(0),
+            };
             let (mut seq, mut written, mut commit) = (0, 0, Index(0));
             for step in steps {
                 let last = log.last();
@@ -340,6 +368,7 @@ mod tests {
                         commit = commit.max(to);
                         let term = oracle.all[&to].0.term;
                         log.compact(to);
+                        oracle.configuration = oracle.configuration_as_of(to).clone();
                         oracle.base = Base { index: to, term };
                         oracle.bases.push((to, None));
                     }
@@ -356,6 +385,7 @@ mod tests {
                             oracle.bases.clear();
                         }
                         oracle.base = base;
+                        oracle.configuration = configuration(index.0);
                         oracle.bases.push((index, None));
                     }
                     Step::Take if log.needs_writing() => {
@@ -402,12 +432,14 @@ mod tests {
                 prop_assert_eq!(log.last_not_after(index, limit), found);
             }
         }
-        let changes = oracle.visible().rev().map(|entry| &entry.payload);
-        let newest = changes.into_iter().find_map(|payload| match payload {
-            Payload::Configuration(configuration) => Some(configuration),
-            Payload::Noop | Payload::Command(_) => None,
-        });
-        prop_assert!(newest.is_none_or(|newest| newest == log.configuration()));
+        // Entered, left and rolled back: in force is always the newest that is there.
+        prop_assert_eq!(log.configuration(), oracle.configuration_as_of(oracle.last()));
+        for index in (oracle.base.index.0..oracle.last().0 + 2).map(Index) {
+            prop_assert_eq!(log.configuration_as_of(index), Some(oracle.configuration_as_of(index)));
+        }
+        let changes = oracle.visible().filter(|entry| matches!(entry.payload, Payload::Configuration(_)));
+        let places = log.configurations(oracle.base.index, oracle.last()).map(|(index, _)| *index);
+        prop_assert!(places.eq(changes.map(|entry| entry.index)));
         Ok(())
     }
 

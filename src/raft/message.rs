@@ -1,6 +1,6 @@
 //! What the consensus core exchanges with the world: log entries, inputs, effects, events.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +10,105 @@ use crate::types::{Index, NodeId, Term};
 
 use super::wire::Message;
 
-/// Who votes and who only listens. Joint consensus (Raft paper, section 6) has its place in `outgoing`.
+/// Who votes and who only listens. It is *joint* (Raft paper, section 6) while `outgoing` is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
     /// The nodes whose majority decides.
     pub voters: BTreeSet<NodeId>,
     /// While a change is under way: the old voters, whose majority is needed too. `None` outside a change.
     pub outgoing: Option<BTreeSet<NodeId>>,
-    /// Nodes that receive the log and do not vote.
+    /// Nodes that receive the log and do not vote. A voter that becomes one is listed from the beginning of the change,
+    /// while its vote still counts among the `outgoing`.
     pub learners: BTreeSet<NodeId>,
+    /// Learners that become voters by themselves once they have caught up and stayed so. The value is the voter that
+    /// leaves in the same change, if any: replacing a node is one change.
+    pub joining: BTreeMap<NodeId, Option<NodeId>>,
+    /// Where each node is reached by its peers. Opaque to the core; a node without an address is known to the shell.
+    pub addresses: BTreeMap<NodeId, String>,
+}
+
+/// A change of the [`Configuration`]. Whatever touches the voters goes through joint consensus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// A new node receives the log, without a vote.
+    AddLearner {
+        /// The node, which must not be a member yet.
+        node: NodeId,
+        /// Where its peers reach it.
+        address: String,
+        /// Whether it becomes a voter by itself once it has caught up and stayed so.
+        promote: bool,
+        /// The voter that leaves in the very change that promotes it. Only together with `promote`.
+        replaces: Option<NodeId>,
+    },
+    /// A learner that has caught up becomes a voter, now. If it was to replace a voter, it does.
+    Promote {
+        /// The learner.
+        node: NodeId,
+    },
+    /// A voter becomes a learner.
+    Demote {
+        /// The voter.
+        node: NodeId,
+    },
+    /// A voter or learner leaves.
+    Remove {
+        /// The node.
+        node: NodeId,
+    },
+    /// A node is reached elsewhere.
+    Readdress {
+        /// The node.
+        node: NodeId,
+        /// Where its peers reach it from now on.
+        address: String,
+    },
+}
+
+/// Why a [`Change`] cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeError {
+    /// It is a voter or learner already.
+    #[error("the node is a member already")]
+    AlreadyMember,
+    /// It is neither voter nor learner.
+    #[error("the node is not a member")]
+    NotMember,
+    /// Only a learner can be promoted.
+    #[error("the node is not a learner")]
+    NotLearner,
+    /// Only a voter can be demoted or replaced.
+    #[error("the node is not a voter")]
+    NotVoter,
+    /// Nobody would be left to decide.
+    #[error("the node is the last voter")]
+    LastVoter,
+    /// Its log is not close enough to the leader's, or it was not heard of late.
+    #[error("the node has not caught up")]
+    NotCaughtUp,
+    /// More than [`super::VOTERS_MAX`] voters.
+    #[error("there are as many voters as there may be")]
+    TooManyVoters,
+    /// More than [`super::NODES_MAX`] nodes.
+    #[error("there are as many nodes as there may be")]
+    TooManyNodes,
+    /// Who only listens takes nobody's place.
+    #[error("a learner that is not to be promoted cannot replace a voter")]
+    ReplacesWithoutPromotion,
+    /// That voter is being replaced already.
+    #[error("the voter is being replaced already")]
+    AlreadyReplaced,
+    /// An address is 1 to [`super::ADDRESS_BYTES_MAX`] bytes.
+    #[error("the address is empty or too long")]
+    BadAddress,
+    /// The node has that address already.
+    #[error("the node has that address already")]
+    SameAddress,
+    /// The voters after the change (or the old ones) do not answer now: the change could not be completed.
+    #[error("a majority of the voters after the change does not answer")]
+    QuorumOutOfReach,
 }
 
 /// One position of the log.
@@ -127,7 +217,7 @@ pub type RequestId = u64;
 pub enum Input {
     /// Time has passed; due whenever [`super::Raft::deadline`] is reached, harmless at any other time.
     Tick,
-    /// A peer's message. Anything from a node outside the configuration, or malformed, is dropped and counted.
+    /// A peer's message. What is malformed is dropped and counted, and so are answers of nodes outside the configuration.
     Message {
         /// The authenticated sender.
         from: NodeId,
@@ -145,6 +235,25 @@ pub enum Input {
     Read {
         /// Names the answer.
         request: RequestId,
+        /// Whether the leader's lease is proof enough (section 6.4.1), where one is configured and holds; otherwise
+        /// the read is confirmed like any other.
+        lease: bool,
+    },
+    /// A change of the configuration. Answered in the same batch by [`Effect::Proposed`], with the place of its first
+    /// configuration entry, or by [`Effect::Refused`]. One is under way at a time.
+    Change {
+        /// Names the answer.
+        request: RequestId,
+        /// What changes.
+        change: Change,
+    },
+    /// Hand leadership over (Raft dissertation, section 3.10). Answered in the same batch by [`Effect::Transferring`] or
+    /// [`Effect::Refused`]; how it ends is told by [`StepDown::Transferred`] or [`Event::TransferAborted`].
+    Transfer {
+        /// Names the answer.
+        request: RequestId,
+        /// To whom, a voter; `None`: to the most caught-up one that is fit to lead.
+        to: Option<NodeId>,
     },
     /// The batch `seq` and all before it are durable.
     Persisted {
@@ -215,9 +324,16 @@ pub enum Effect {
         /// What must have been applied.
         index: Index,
     },
-    /// The proposal or read was not accepted and has not happened.
+    /// The leader hands over to `to`, and takes no proposals until that succeeds or is given up.
+    Transferring {
+        /// Names the request.
+        request: RequestId,
+        /// Who is to lead.
+        to: NodeId,
+    },
+    /// The proposal, read, change or transfer was not accepted and has not happened.
     Refused {
-        /// Names the proposal or read.
+        /// Names it.
         request: RequestId,
         /// Why.
         refusal: Refusal,
@@ -231,7 +347,7 @@ pub enum Effect {
     Event(Event),
 }
 
-/// Why a proposal or read was refused.
+/// Why a proposal, read, change or transfer was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another node leads, or none.
@@ -243,6 +359,24 @@ pub enum Refusal {
     /// The log's uncommitted part is at its bound.
     #[error("too many uncommitted entries")]
     Overloaded,
+    /// The leader is handing over; whoever leads in a moment will take the request.
+    #[error("leadership is being handed to {to}")]
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+    /// Another change of the configuration is under way.
+    #[error("another change of the configuration is under way")]
+    ChangePending,
+    /// The leader has not committed an entry of its own term yet, and must not change the configuration before.
+    #[error("the leader has not committed anything in its term yet")]
+    NoCommitInTerm,
+    /// The change makes no sense in the present configuration.
+    #[error("{0}")]
+    InvalidChange(ChangeError),
+    /// Nobody can take over: the named node is no voter, is this one, or is not heard; or no voter is fit.
+    #[error("nobody can take over")]
+    NoTarget,
 }
 
 /// Something an operator may want to know.
@@ -295,6 +429,37 @@ pub enum Event {
         /// In words.
         reason: StepDown,
     },
+    /// This leader hands over.
+    TransferStarted {
+        /// To whom.
+        to: NodeId,
+    },
+    /// The transfer did not succeed in time; this leader goes on.
+    TransferAborted {
+        /// To whom it was to be.
+        to: NodeId,
+    },
+    /// A write to this node's disk takes suspiciously long.
+    DiskDegraded {
+        /// How long the oldest has been pending.
+        pending: Duration,
+    },
+    /// This node's disk keeps up again.
+    DiskRecovered,
+    /// A configuration that is not joint was committed.
+    ConfigurationChanged {
+        /// Where it stands in the log.
+        index: Index,
+        /// What it says.
+        configuration: Configuration,
+    },
+    /// This leader makes a voter of a learner that has caught up.
+    LearnerPromoted {
+        /// The learner.
+        node: NodeId,
+        /// The voter that leaves in the same change.
+        replaces: Option<NodeId>,
+    },
 }
 
 /// Why a leader stopped leading.
@@ -307,4 +472,8 @@ pub enum StepDown {
     QuorumLost,
     /// It is no longer a voter.
     Removed,
+    /// Its disk has confirmed nothing for the longest election timeout.
+    DiskStuck,
+    /// It handed over, and its successor stands.
+    Transferred,
 }

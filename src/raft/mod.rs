@@ -8,7 +8,8 @@
 //!
 //! References: D. Ongaro and J. Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014), called *the
 //! paper*; D. Ongaro's dissertation "Consensus: Bridging Theory and Practice" (2014), called *the dissertation*. Where
-//! and why this implementation departs from them is told in `docs/divergence.md`.
+//! and why this implementation departs from them is told in `docs/divergence.md`; which mistakes of real systems it
+//! must not repeat, and what shows that it does not, in `docs/hazards.md`.
 //!
 //! # How it is driven
 //!
@@ -54,7 +55,7 @@
 //! ```text
 //!              timeout, or the leader found silent
 //!   Follower ─────────────────────────────────────▶ PreCandidate
-//!     ▲  ▲  ▲ ◀──── refused, unanswered, or a leader ─┘   │ a majority would vote
+//!     ▲  ▲  ▲ ◀──── refused, unanswered, or a leader ─┘   │ a majority would vote, or the leader asked: at once
 //!     │  │  │                                             ▼
 //!     │  │  └──── a leader, or a newer term ───────── Candidate ──▶ PreCandidate (timeout)
 //!     │  │                                                │ a majority voted
@@ -80,6 +81,9 @@
 //! Usually all followers get the news at the same moment. Of two that stand at once, the one with the worse log makes way, or
 //! between equals the one with the smaller name, so that votes do not split; and one that refused before it had the
 //! news is asked again when it shows, by asking itself, that it has it by now.
+//!
+//! **Who would rather not lead**, by its settings or because its disk is slow, waits for a longest election timeout more
+//! before it stands, and hands over when it leads all the same and somebody fit can take over. It votes like anybody else.
 //!
 //! Questions are repeated every heartbeat interval to those who have not answered (or not granted), so that a lost
 //! message costs an interval and not an election timeout. Every [`Event::BecameLeader`] names the detector that fired.
@@ -122,6 +126,10 @@
 //! batches can vouch for: after it, batch 4 makes durable what lies before 7, and only batch 5 the new 7. For the same
 //! reason an acknowledgement counts only in the term in which it was given.
 //!
+//! *A disk that hangs* leaves heartbeats and connections intact, so nobody else would notice. The core measures how
+//! long its batches take: at half the longest election timeout the disk is degraded, which makes a follower unfit and a
+//! leader hand over; at the whole of it a leader steps down. Neither needs the disk. See `disk`.
+//!
 //! # Commitment
 //!
 //! An index is committed when a quorum holds it durably *and* its entry is of the leader's own term (paper, 5.4.2): an
@@ -139,13 +147,33 @@
 //! nothing about after it. A new leader lets reads wait until an entry of its own term is committed, since it may
 //! not know yet how far its predecessor had come.
 //!
+//! *Leases* (off unless configured) spare the round: a follower that answers one promises to help nobody to power for the
+//! shortest election timeout, so that for a shorter span, counted from the *sending* of a round that a quorum answered, the
+//! leader reads by itself. The promise is kept through everything that a detector or a newer term may say; see `lease`.
+//!
 //! # Configuration
 //!
 //! Who votes is itself in the log. A [`Configuration`] entry is in force from its append, committed or not, and out of
 //! force when it is truncated. While `outgoing` is set (joint consensus, paper, section 6), elections and commitment need a
-//! majority of both sets. *Learners* receive the log without a vote, and never stand. Messages from anybody else are
-//! dropped, except by a node that knows of nobody yet. An input that *changes* the configuration does not exist in this
-//! release; its place is beside [`Input::Propose`].
+//! majority of both sets. *Learners* receive the log without a vote, and never stand.
+//!
+//! [`Input::Change`] begins a change: one at a time, none before the leader has committed in its own term, and none that
+//! touches the voters while a majority of the old or of the new ones does not answer. The leader, whichever it is by then,
+//! leaves the joint configuration by itself once it is committed. A learner that is *joining* is promoted by itself when it has
+//! kept up for a while, and the voter that it replaces leaves in the same change. A leader that is no voter any more
+//! finishes the change, asks the best successor to stand, and steps down. Those who left are told. See `membership`.
+//!
+//! A node's configuration may be behind, so it listens to leaders and candidates that it does not know, by the rules of
+//! term, log and loyalty that hold for all. Only *answers* are taken from members alone: nobody asked a stranger, and
+//! a removed node with a huge term must not depose a leader by mentioning it.
+//!
+//! # Handing over
+//!
+//! [`Input::Transfer`] hands leadership to a named voter or the best one: proposals are refused, the lease ends, the target
+//! catches up and is told to stand; it does so at once, and its vote requests say that they come from the leader's own will,
+//! so that nobody's loyalty or promise stands in the way. After the longest election timeout the leader gives up and
+//! goes on. The word to stand names the newest round, and a target that has heard a newer one ignores it: after a transfer
+//! that failed there is no lease until the target has answered such a round. See `transfer`.
 //!
 //! # Compaction and snapshots
 //!
@@ -161,7 +189,7 @@
 //! # Trust
 //!
 //! Peers are believed to follow the protocol as far as *safety* goes (Raft is not Byzantine fault tolerant), but nothing
-//! that they send can crash a node: every message passes the gateway ([`Message::is_well_formed`], membership), and what
+//! that they send can crash a node: every message passes the gateway ([`Message::is_well_formed`]; answers from members only), and what
 //! is out of place later, such as a second leader in a term or an entry that contradicts a committed one, is dropped and
 //! counted in [`Status::dropped_messages`]. Assertions guard our own invariants and the shell's promises, and stay on in
 //! release builds: a node that would break one stops instead.
@@ -178,16 +206,21 @@
 //! | `outbox` | effects, and messages that wait for the disk |
 //! | `core` | what a node is in every role |
 //! | `follower`, `candidate`, `leader` | the roles |
-//! | `progress`, `reads` | a leader's peers; its reads |
+//! | `progress`, `reads`, `lease` | a leader's peers; its reads; reads without a round |
+//! | `membership`, `transfer` | changes of the configuration; handing over |
+//! | `disk` | how long the disk takes |
 //! | `recovered` | what batches mean, as a value: the reference for log stores |
 //! | `state` | the role of the moment, and the rules about terms |
 
 mod candidate;
 mod config;
 mod core;
+mod disk;
 mod follower;
 mod leader;
+mod lease;
 mod log;
+mod membership;
 pub mod message;
 mod outbox;
 mod progress;
@@ -195,18 +228,23 @@ mod quorum;
 mod reads;
 mod recovered;
 mod state;
+mod transfer;
 pub mod wire;
 
 use std::collections::BTreeMap;
 
 use crate::types::{Index, Micros, NodeId, Term};
 
-pub use config::{Config, HELD_MESSAGES_MAX, READS_PENDING_MAX, RecoveryError, SILENT_JITTER_MICROS_MAX};
+pub use config::{
+    ADDRESS_BYTES_MAX, Config, HELD_MESSAGES_MAX, NODES_MAX, READS_PENDING_MAX, RecoveryError,
+    SILENT_JITTER_MICROS_MAX, VOTERS_MAX,
+};
 pub use message::*;
 pub use quorum::VoteResult;
 pub use wire::{Body, Message, Position};
 
 use self::core::{Core, Node};
+use self::disk::Disk;
 use self::follower::Follower;
 use self::log::Log;
 use self::outbox::Outbox;
@@ -222,7 +260,8 @@ pub struct Raft {
 const WHOLE: &str = "the core is not used again after one of its assertions failed";
 
 impl Raft {
-    /// A node with what its log store found. `configuration`: as of `recovered.base`; for a new cluster the first
+    /// A node with what its log store found. `configuration`: as of `recovered.base`, or of any later applied
+    /// place; for a new cluster the first
     /// one, for a node that waits to be found an empty one. `applied`: how far the state is durably applied. `entropy`: one
     /// random word.
     ///
@@ -247,7 +286,11 @@ impl Raft {
         if applied > last.index {
             return Err(RecoveryError::AppliedBeyondLog { applied, last: last.index });
         }
+        // A vote of an earlier run may have been promised to nobody's rival; see `lease`.
+        let promised = config.lease.is_some() && hard_state.term > Term(0);
         let core = Box::new(Core {
+            disk: Disk::new(config.election_max),
+            promised_until: if promised { now.after(config.election_min) } else { Micros(0) },
             config,
             hard: hard_state,
             log,
@@ -277,6 +320,7 @@ impl Raft {
         let core = state.core_mut();
         core.now = core.now.max(now);
         core.entropy = entropy;
+        core.observe_disk();
         self.state = Some(state.step(input));
     }
 
@@ -306,6 +350,8 @@ impl Raft {
             matched: peer.matched,
             next: peer.next,
             last_contact: peer.heard.then_some(peer.contact),
+            fit: peer.fit,
+            caught_up_since: peer.caught_up_since,
         };
         Status {
             role: match state {
@@ -326,6 +372,15 @@ impl Raft {
             leader_contact: core.leader_contact,
             peers: peers.map(|(id, peer)| (id.clone(), progress(peer))).collect(),
             dropped_messages: core.dropped,
+            disk_degraded: core.disk.degraded(),
+            transfer: match state {
+                State::Leader(node) => node.role.transfer.as_ref().map(|transfer| transfer.to.clone()),
+                _ => None,
+            },
+            lease_until: match state {
+                State::Leader(node) => node.lease_until(),
+                _ => None,
+            },
         }
     }
 
@@ -337,6 +392,16 @@ impl Raft {
     /// Who leads this term, as far as this node knows. Cheap.
     pub fn leader(&self) -> Option<&NodeId> {
         self.state.as_ref().expect(WHOLE).leader()
+    }
+
+    /// The configuration in force. Cheap.
+    pub fn configuration(&self) -> &Configuration {
+        self.state.as_ref().expect(WHOLE).core().log.configuration()
+    }
+
+    /// The configuration as of `index`: what a snapshot that ends there must carry. `None` before the log's base.
+    pub fn configuration_as_of(&self, index: Index) -> Option<&Configuration> {
+        self.state.as_ref().expect(WHOLE).core().log.configuration_as_of(index)
     }
 
     /// Where the node's log begins. Cheap.
@@ -395,6 +460,12 @@ pub struct Status {
     pub peers: BTreeMap<NodeId, PeerProgress>,
     /// Messages ignored since the start as malformed, out of place or from strangers, or for want of room.
     pub dropped_messages: u64,
+    /// Whether a write to its disk takes, or of late took, suspiciously long.
+    pub disk_degraded: bool,
+    /// To whom it is handing leadership.
+    pub transfer: Option<NodeId>,
+    /// Until when its lease holds, on a leader that has one.
+    pub lease_until: Option<Micros>,
 }
 
 /// A peer, as a leader sees it.
@@ -406,4 +477,8 @@ pub struct PeerProgress {
     pub next: Index,
     /// When it was last heard in this leadership; `None` if never.
     pub last_contact: Option<Micros>,
+    /// Whether it called itself fit to lead when it last answered.
+    pub fit: bool,
+    /// Since when its log has been close to the leader's end; `None` when it is not.
+    pub caught_up_since: Option<Micros>,
 }

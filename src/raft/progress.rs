@@ -1,6 +1,7 @@
 //! What a leader knows of one peer's log, and how it feeds it.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::types::{Index, Micros};
 
@@ -9,6 +10,9 @@ use super::config::Config;
 /// Up to so many bytes in flight, one heartbeat answer that lacks them is proof enough that they were lost. Heartbeats
 /// may overtake more than that on the way; then two answers in a row without progress are asked for.
 const SURELY_DELIVERED_BYTES_MAX: usize = 64 << 10;
+
+/// A log that lacks at most so many entries is close to ours.
+const CLOSE_ENTRIES_MAX: u64 = 64;
 
 /// How a peer is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,14 @@ pub(super) struct Progress {
     pub sent_at: Option<Micros>,
     /// The newest round it has echoed.
     pub round: u64,
+    /// Whether it is a good choice for a leader, by its own last word.
+    pub fit: bool,
+    /// Whether it honours leases, by its own last word.
+    pub leases: bool,
+    /// Since when its log has been close to the end of ours, without interruption.
+    pub caught_up_since: Option<Micros>,
+    /// The end of our log at some time, and that time: how far behind the peer is in time.
+    goal: (Index, Micros),
     check: Option<Check>,
     /// The place at which the last check found it short of what had been sent.
     stalled: Option<Index>,
@@ -65,6 +77,10 @@ impl Progress {
             heard: false,
             sent_at: None,
             round: 0,
+            fit: false,
+            leases: false,
+            caught_up_since: None,
+            goal: (next, now),
             check: None,
             stalled: None,
         }
@@ -75,6 +91,24 @@ impl Progress {
         self.contact = now;
         self.heard = true;
         self.round = self.round.max(round);
+    }
+
+    /// Looks whether the peer keeps up with our log, which ends at `last`: it lacks few entries, or what it has not
+    /// acknowledged is younger than `patience` (Raft dissertation, section 4.2.1: rounds of catching up). Under load nobody ever
+    /// holds the very last entries.
+    pub fn follow_up(&mut self, last: Index, now: Micros, patience: Duration) {
+        let (goal, since) = self.goal;
+        let close = self.matched.0 + CLOSE_ENTRIES_MAX >= last.0;
+        let in_time = now.since(since) < patience;
+        if close || self.matched >= goal {
+            self.goal = (last, now);
+        }
+        let silent = !self.heard || now.since(self.contact) >= patience;
+        if silent || !(close || in_time) {
+            self.caught_up_since = None;
+        } else if close || self.matched >= goal {
+            self.caught_up_since.get_or_insert(now);
+        }
     }
 
     /// Whether an append may leave now, `last` being the end of our log.

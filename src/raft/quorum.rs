@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::NodeId;
 
+use super::config::{ADDRESS_BYTES_MAX, NODES_MAX, VOTERS_MAX};
 use super::message::Configuration;
 
 /// Where a vote stands.
@@ -51,11 +52,20 @@ impl Configuration {
         nodes
     }
 
-    /// Whether a log may hold this configuration: somebody votes, in both halves, and no learner does.
+    /// Whether a log may hold this configuration: somebody votes, in both halves; no voter of the configuration to come
+    /// is a learner; plans and addresses are those of its nodes; everything is bounded.
     pub fn is_well_formed(&self) -> bool {
+        let nodes = self.all_nodes();
+        let outgoing = self.outgoing.as_ref();
         !self.voters.is_empty()
-            && self.outgoing.as_ref().is_none_or(|voters| !voters.is_empty())
-            && self.learners.iter().all(|learner| !self.is_voter(learner))
+            && outgoing.is_none_or(|voters| !voters.is_empty())
+            && self.learners.is_disjoint(&self.voters)
+            && self.joining.keys().all(|node| self.learners.contains(node))
+            && self
+                .addresses
+                .iter()
+                .all(|(node, address)| nodes.contains(node) && address.len() <= ADDRESS_BYTES_MAX)
+            && nodes.len() <= NODES_MAX + VOTERS_MAX
     }
 
     /// The largest value that a quorum has reached: of each half's majority, and then the smaller. 0 without voters.
@@ -124,7 +134,7 @@ mod tests {
         (nodes(), proptest::option::of(nodes())).prop_map(|(voters, outgoing)| Configuration {
             voters,
             outgoing,
-            learners: BTreeSet::new(),
+            ..Configuration::default()
         })
     }
 

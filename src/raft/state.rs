@@ -48,12 +48,13 @@ impl State {
     }
 
     pub fn deadline(&self) -> Micros {
-        match self {
+        let role = match self {
             State::Follower(node) => node.deadline(),
             State::PreCandidate(node) => node.deadline(),
             State::Candidate(node) => node.deadline(),
             State::Leader(node) => node.deadline(),
-        }
+        };
+        role.min(self.core().disk.deadline())
     }
 
     pub fn step(mut self, input: Input) -> State {
@@ -77,8 +78,16 @@ impl State {
                 State::Leader(node) => node.propose(request, command),
                 _ => self.refuse(request),
             },
-            Input::Read { request } => match &mut self {
-                State::Leader(node) => node.read(request),
+            Input::Read { request, lease } => match &mut self {
+                State::Leader(node) => node.read(request, lease),
+                _ => self.refuse(request),
+            },
+            Input::Change { request, change } => match &mut self {
+                State::Leader(node) => node.change(request, &change),
+                _ => self.refuse(request),
+            },
+            Input::Transfer { request, to } => match &mut self {
+                State::Leader(node) => node.transfer(request, to),
                 _ => self.refuse(request),
             },
             Input::PeerSilent { node: peer, reason } => {
@@ -94,6 +103,10 @@ impl State {
                 State::Follower(node) => node.snapshot_installed(base, configuration),
                 State::PreCandidate(_) | State::Candidate(_) => {
                     self.core_mut().install_snapshot(base, configuration);
+                    // It may tell that this node votes no more.
+                    if !self.core().is_voter() {
+                        return State::Follower(self.into_follower(StepDown::Removed));
+                    }
                 }
                 State::Leader(node) => node.snapshot_installed(base, configuration),
             },
@@ -113,9 +126,25 @@ impl State {
 
     /// The gateway and the rules about terms that hold in every role (Raft paper, section 5.1).
     fn receive(mut self, from: &NodeId, message: Message) -> State {
+        if let State::Leader(node) = &mut self
+            && node.role.farewells.contains_key(from)
+        {
+            // It is no member: its answers tell how far it has come, but its term is nobody's concern.
+            if message.term > node.core.term() {
+                node.forget_stranger(from);
+            } else if message.is_well_formed() && message.term == node.core.term() {
+                return self.handle(from, message);
+            }
+        }
         if !self.core().admits(from, &message) {
             self.core_mut().dropped += 1;
             return self;
+        }
+        if let (State::Leader(node), Body::PreVoteRequest { .. } | Body::VoteRequest { .. }) =
+            (&mut self, &message.body)
+            && message.term <= node.core.term()
+        {
+            node.hear_stranger(from);
         }
         match (message.term.cmp(&self.core().term()), &message.body) {
             // Named by its attempt: who grants may well be behind in its term.
@@ -127,10 +156,12 @@ impl State {
             // Changes no state, and so no term either.
             (Ordering::Greater, Body::PreVoteRequest { .. }) => self.handle(from, message),
             // A leader that is heard is not deposed by somebody who does not hear it (Raft dissertation, 4.2.3).
-            (_, Body::VoteRequest { .. }) if self.is_loyal() => self,
+            // Unless it asked for that itself.
+            (_, Body::VoteRequest { transfer: false, .. }) if self.is_loyal() => self,
             (Ordering::Equal, _) => self.handle(from, message),
             (Ordering::Greater, _) => {
-                let mut node = self.into_follower();
+                let reason = self.end_of_leadership(from, &message.body);
+                let mut node = self.into_follower(reason);
                 node.core.set_term(message.term);
                 node.role = Follower::new(&node.core);
                 node.handle(from, message)
@@ -140,7 +171,22 @@ impl State {
 
     fn is_loyal(&self) -> bool {
         let core = self.core();
-        core.config.check_quorum && (matches!(self, State::Leader(_)) || core.hears_leader())
+        core.has_promised()
+            || core.config.check_quorum && (matches!(self, State::Leader(_)) || core.hears_leader())
+    }
+
+    /// Why a leader that gets a message of a newer term stops leading.
+    fn end_of_leadership(&self, from: &NodeId, body: &Body) -> StepDown {
+        match self {
+            State::Leader(node) if node.hands_over_to(from) => StepDown::Transferred,
+            State::Leader(node)
+                if node.role.lease.suspects(from)
+                    && matches!(body, Body::VoteRequest { transfer: true, .. }) =>
+            {
+                StepDown::Transferred
+            }
+            _ => StepDown::HigherTerm,
+        }
     }
 
     fn handle(self, from: &NodeId, message: Message) -> State {
@@ -152,13 +198,13 @@ impl State {
         }
     }
 
-    /// A newer term has begun.
-    fn into_follower(self) -> Node<Follower> {
+    /// A newer term has begun, or this node must not stand any more; `reason` is what a leader tells about its end.
+    fn into_follower(self, reason: StepDown) -> Node<Follower> {
         match self {
             State::Follower(node) => node,
             State::PreCandidate(node) => node.into_follower(),
             State::Candidate(node) => node.into_follower(),
-            State::Leader(node) => node.step_down(StepDown::HigherTerm),
+            State::Leader(node) => node.step_down(reason),
         }
     }
 

@@ -69,6 +69,9 @@ pub enum Body {
     VoteRequest {
         /// Where the candidate's log ends.
         last: Position,
+        /// Whether the leader itself asked the candidate to stand: then loyalty to that leader is no reason to refuse
+        /// (Raft dissertation, section 4.2.3).
+        transfer: bool,
     },
     /// The answer to [`Body::VoteRequest`], sent once the vote is durable.
     VoteResponse {
@@ -120,9 +123,38 @@ pub enum Body {
         verified: Index,
         /// As in [`Body::AppendAccepted`], which may have been lost.
         matched: Index,
+        /// Whether the follower is a good choice for a leader: neither reluctant nor with a degraded disk.
+        fit: bool,
+        /// Whether the follower honours leases: it helps nobody to power within the shortest election timeout after
+        /// the leader's last word.
+        leases: bool,
     },
     /// "Your term is over": the answer to any request of an older term. The news is the message's own term.
     NewerTerm,
+    /// "Stand at once, you are to lead" (Raft dissertation, section 3.10), from the leader to the one it hands over to.
+    TimeoutNow {
+        /// The leader's newest round: whoever has heard a newer one knows that the word is old.
+        round: u64,
+    },
+}
+
+impl Body {
+    /// Whether somebody says it of its own accord, and not in answer to what it was asked.
+    pub fn is_request(&self) -> bool {
+        match self {
+            Body::PreVoteRequest { .. }
+            | Body::VoteRequest { .. }
+            | Body::AppendRequest { .. }
+            | Body::Heartbeat { .. }
+            | Body::TimeoutNow { .. } => true,
+            Body::PreVoteResponse { .. }
+            | Body::VoteResponse { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatResponse { .. }
+            | Body::NewerTerm => false,
+        }
+    }
 }
 
 impl Message {
@@ -135,7 +167,7 @@ impl Message {
         match &self.body {
             Body::PreVoteRequest { last, .. } => last.is_well_formed(self.term),
             // The sender votes in its own term, so its log ends in an earlier one.
-            Body::VoteRequest { last } => last.is_well_formed(self.term) && last.term < self.term,
+            Body::VoteRequest { last, .. } => last.is_well_formed(self.term) && last.term < self.term,
             Body::PreVoteResponse { .. } | Body::VoteResponse { .. } | Body::NewerTerm => true,
             Body::AppendRequest { previous, entries, commit, round } => {
                 previous.is_well_formed(self.term)
@@ -151,7 +183,8 @@ impl Message {
                     && hint.index <= *previous
             }
             Body::Heartbeat { commit, round } => bounded(*commit, *round),
-            Body::HeartbeatResponse { round, verified, matched } => {
+            Body::TimeoutNow { round } => *round < COUNTER_MAX,
+            Body::HeartbeatResponse { round, verified, matched, .. } => {
                 bounded(*verified, *round) && matched <= verified
             }
         }

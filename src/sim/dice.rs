@@ -12,6 +12,13 @@ impl Dice {
         Dice(seed)
     }
 
+    /// One of many independent sources of a seed: what is drawn from one does not move what another gives. So a history
+    /// stays much the same when one thing is taken out of it.
+    pub fn stream(seed: u64, stream: u64) -> Dice {
+        let mut mixed = Dice(seed);
+        Dice(mixed.word() ^ Dice(stream).word().rotate_left(17))
+    }
+
     /// 64 random bits.
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -52,6 +59,14 @@ fn micros(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_differ() {
+        let first: Vec<u64> = (0..100).map(|stream| Dice::stream(1, stream).word()).collect();
+        let distinct: std::collections::BTreeSet<u64> = first.iter().copied().collect();
+        assert_eq!(distinct.len(), first.len());
+        assert_ne!(Dice::stream(1, 2).word(), Dice::stream(2, 1).word());
+    }
 
     #[test]
     fn a_seed_gives_one_sequence() {

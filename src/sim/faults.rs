@@ -1,5 +1,6 @@
-//! What goes wrong in a history, and when: drawn step by step from the seed.
+//! Carries out the acts of a plan, and mends everything at the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Request};
@@ -7,138 +8,329 @@ use crate::ledger::records::MemberKind;
 use crate::node::requests::Want;
 use crate::types::MemberId;
 
-use super::world::{Due, Weather, World};
+use super::host::{Death, Host};
+use super::network::Weather;
+use super::plan::{Act, Fault};
+use super::world::{Due, World};
 
 /// The faults of a history so far.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// How many there were.
-    pub count: u64,
+    /// Whether everything is mended; then acts neither begin nor end any more.
+    healed: bool,
+    /// The hosts that each act (by its place in the plan) has begun with; those it ends with, too.
+    begun: BTreeMap<usize, Vec<usize>>,
+}
+
+/// The hosts that a fault names. A plan numbers nodes from 1, and may name one that has not joined: then one of the
+/// founders stands in.
+fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
+    let nodes: Vec<u32> = match fault {
+        Fault::Kill { node, .. }
+        | Fault::PowerCut { node, .. }
+        | Fault::Pause { node }
+        | Fault::DiskStuck { node }
+        | Fault::DiskSlow { node, .. }
+        | Fault::DiskFull { node, .. }
+        | Fault::DiskError { node, .. }
+        | Fault::ReadError { node, .. }
+        | Fault::BitFlip { node, .. }
+        | Fault::ClockJump { node, .. }
+        | Fault::Wipe { node } => vec![*node],
+        Fault::OneWay { from, to } => vec![*from, *to],
+        Fault::Partition { side } => side.clone(),
+        Fault::Blackout { .. } => return (0..world.hosts.len()).collect(),
+        _ => Vec::new(),
+    };
+    let index = |node: u32| usize::try_from(node.max(1) - 1).expect("small");
+    let there =
+        |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
+    nodes.into_iter().map(|node| there(index(node))).collect()
+}
+
+fn agent(agent: u32) -> MemberId {
+    format!("a{agent}").parse().expect("a valid name")
 }
 
 impl Faults {
-    /// The first fault comes soon.
+    /// Puts the acts of the plan into the queue.
     pub fn new(world: &mut World) -> Faults {
-        world.schedule(Duration::from_millis(700), Due::Fault);
+        for place in 0..world.plan.acts.len() {
+            let act = &world.plan.acts[place];
+            let (begin, end) = (act.at_ms, act.at_ms.saturating_add(act.for_ms));
+            world.schedule(Duration::from_millis(begin), Due::Begin(place));
+            world.schedule(Duration::from_millis(end), Due::End(place));
+        }
         Faults::default()
     }
 
-    /// Something goes wrong, or becomes better.
-    pub fn turn(&mut self, world: &mut World) -> Result<(), String> {
-        let pause = world.dice.span(Duration::from_millis(50), Duration::from_millis(1_200));
-        world.schedule(pause, Due::Fault);
-        self.count += 1;
-        let hosts = world.hosts.len();
-        let host = usize::try_from(world.dice.below(hosts as u64)).expect("small");
-        match world.dice.below(13) {
-            0 | 1 => {
-                if world.hosts[host].alive.is_some() {
-                    world.crash(host);
+    /// Whether everything was mended.
+    pub fn healed(&self) -> bool {
+        self.healed
+    }
+
+    /// An act begins.
+    pub fn begin(&mut self, world: &mut World, place: usize) -> Result<(), String> {
+        if self.healed {
+            return Ok(());
+        }
+        let act = world.plan.acts[place].clone();
+        world.count(act.fault.kind());
+        world.note(|| format!("#{} {}", act.number, describe(&act)));
+        let hosts = hosts(world, &act.fault);
+        self.begun.insert(place, hosts.clone());
+        let span = Duration::from_millis(act.for_ms);
+        match &act.fault {
+            Fault::Kill { entropy, .. } => take_down(world, hosts[0], Death::Killed, *entropy),
+            Fault::PowerCut { entropy, .. } => take_down(world, hosts[0], Death::PowerCut, *entropy),
+            Fault::Blackout { entropy } => {
+                for host in hosts {
+                    let turn = u32::try_from(7 * host).expect("few hosts");
+                    take_down(world, host, Death::PowerCut, entropy.rotate_left(turn));
                 }
             }
-            2 | 3 => {
-                for host in 0..hosts {
-                    if world.hosts[host].alive.is_none() {
-                        world.start(host)?;
-                    }
+            Fault::Pause { .. } => world.pause(hosts[0], world.now.after(span)),
+            Fault::Partition { .. } | Fault::OneWay { .. } => {
+                for (from, to) in links(world, &act.fault, &hosts) {
+                    world.network.cut(from, to);
                 }
             }
-            4 => self.partition(world),
-            5 => {
-                let other = usize::try_from(world.dice.below(hosts as u64)).expect("small");
-                if other != host {
-                    world.cut.insert((host, other));
-                    world.note(&format!("link {host} -> {other} is cut, the way back is not"));
+            Fault::Loss { .. } | Fault::Duplication { .. } | Fault::Delay { .. } => {
+                world.network.set_weather(act.number, Some(weather(&act.fault)));
+            }
+            Fault::ClockJump { by_ms, .. } => world.hosts[hosts[0]].clock.skew_ms += by_ms,
+            Fault::AgentSilent { agent: number } => {
+                *world.silent_agents.entry(agent(*number)).or_default() += 1;
+            }
+            Fault::AgentJoins { agent: number } => {
+                let (member, address) = (agent(*number), format!("sim:a{number}"));
+                self.order(world, &act, Command::MemberJoin { member, kind: MemberKind::Agent, address });
+            }
+            Fault::AgentLeaves { agent: number } => {
+                self.order(world, &act, Command::MemberLeave { member: agent(*number) });
+            }
+            _ => {
+                if let Some(host) = hosts.first() {
+                    begin_disk(world, &act, *host);
                 }
             }
-            6 => {
-                world.cut.clear();
-                world.note("all links are whole");
-            }
-            7 => {
-                let span = world.dice.span(Duration::from_millis(100), Duration::from_millis(1_500));
-                if world.hosts[host].alive.is_some() {
-                    world.pause(host, span);
-                }
-            }
-            8 => {
-                world.weather = Weather {
-                    loss_ppm: world.dice.below(250_000),
-                    double_ppm: world.dice.below(100_000),
-                    slow_ppm: world.dice.below(100_000),
-                };
-                let weather = world.weather;
-                world.note(&format!("{weather:?}"));
-            }
-            9 => {
-                let span = world.dice.span(Duration::from_millis(50), Duration::from_millis(2_500));
-                world.hosts[host].disk_stuck_until = Some(world.now.after(span));
-                world.note(&format!("the disk of host {host} hangs for {} ms", span.as_millis()));
-            }
-            10 => {
-                // A wall clock is set, forward or back.
-                let jump = i64::try_from(world.dice.below(20_000)).expect("small") - 10_000;
-                world.hosts[host].clock_skew_ms += jump;
-                world.note(&format!("the clock of host {host} jumps by {jump} ms"));
-            }
-            11 => self.agent(world, host),
-            _ => world.weather = Weather::default(),
         }
         Ok(())
     }
 
-    /// An agent joins, leaves, falls silent or speaks again.
-    fn agent(&mut self, world: &mut World, host: usize) {
-        let member: MemberId = format!("a{}", 1 + world.dice.below(4)).parse().expect("a valid name");
-        let command = match world.dice.below(4) {
-            0 | 1 => {
-                if !world.silent_agents.remove(&member) {
-                    world.silent_agents.insert(member);
-                }
-                return;
-            }
-            2 => Command::MemberLeave { member },
-            _ => {
-                let address = format!("sim:{member}");
-                Command::MemberJoin { member, kind: MemberKind::Agent, address }
-            }
-        };
-        if world.hosts[host].alive.is_some() {
-            world.note(&format!("{command:?}"));
-            let request = Request { idempotency_key: Some(format!("agent-{}", self.count)), command };
-            world.ask(host, Want::Write(request));
+    /// Somebody at a living node gives an order.
+    fn order(&mut self, world: &mut World, act: &Act, command: Command) {
+        let living = world.living();
+        if living.is_empty() {
+            return;
         }
+        let host = living[usize::try_from(act.number).expect("small") % living.len()];
+        let request = Request::keyed(format!("act-{}", act.number), command);
+        world.ask(host, Want::Write(request));
     }
 
-    /// Cuts the hosts in two: every link between the sides, both ways.
-    fn partition(&mut self, world: &mut World) {
-        let hosts = world.hosts.len();
-        let sides: Vec<bool> = (0..hosts).map(|_| world.dice.chance(500_000)).collect();
-        world.cut.clear();
-        for from in 0..hosts {
-            for to in 0..hosts {
-                if sides[from] != sides[to] {
-                    world.cut.insert((from, to));
+    /// An act ends.
+    pub fn end(&mut self, world: &mut World, place: usize) -> Result<(), String> {
+        if self.healed {
+            return Ok(());
+        }
+        let act = world.plan.acts[place].clone();
+        if act.for_ms > 0 {
+            world.note(|| format!("#{} is over", act.number));
+        }
+        let hosts = self.begun.remove(&place).unwrap_or_default();
+        match &act.fault {
+            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => {
+                for host in hosts {
+                    let machine = &mut world.hosts[host];
+                    machine.held = machine.held.saturating_sub(1);
+                    world.start(host)?;
+                }
+            }
+            Fault::Partition { .. } | Fault::OneWay { .. } => {
+                for (from, to) in links(world, &act.fault, &hosts) {
+                    world.network.mend(from, to);
+                }
+            }
+            Fault::Loss { .. } | Fault::Duplication { .. } | Fault::Delay { .. } => {
+                world.network.set_weather(act.number, None);
+            }
+            Fault::AgentSilent { agent: number } => {
+                let member = agent(*number);
+                let silent = world.silent_agents.get_mut(&member);
+                if silent.is_some_and(|silent| {
+                    *silent -= 1;
+                    *silent == 0
+                }) {
+                    world.silent_agents.remove(&member);
+                }
+            }
+            _ => {
+                if let Some(host) = hosts.first() {
+                    end_disk(&act, &mut world.hosts[*host]);
                 }
             }
         }
-        world.note(&format!("partition {sides:?}"));
+        Ok(())
     }
 
     /// Everything that is broken is mended.
     pub fn heal(&mut self, world: &mut World) -> Result<(), String> {
+        self.healed = true;
         world.worst_moments = false;
-        world.cut.clear();
-        world.weather = Weather::default();
+        world.network.heal();
         world.silent_agents.clear();
-        world.note("healed");
+        world.note(|| "everything is mended".to_string());
         for host in 0..world.hosts.len() {
-            world.hosts[host].paused_until = None;
-            world.hosts[host].disk_stuck_until = None;
-            if world.hosts[host].alive.is_none() {
-                world.start(host)?;
+            let now = world.now;
+            let machine = &mut world.hosts[host];
+            if let Some((since, _)) = machine.paused {
+                machine.paused = Some((since, now));
             }
+            machine.restore();
+            machine.trouble = super::host::DiskTrouble::default();
+            machine.disk.set_capacity(None);
+            machine.disk.mend();
+            machine.held = 0;
+            world.start(host)?;
         }
         Ok(())
+    }
+}
+
+fn take_down(world: &mut World, host: usize, death: Death, entropy: u64) {
+    world.hosts[host].held += 1;
+    world.die(host, death, entropy);
+}
+
+fn begin_disk(world: &mut World, act: &Act, host: usize) {
+    let span = Duration::from_millis(act.for_ms);
+    let until = world.now.after(span);
+    let machine = &mut world.hosts[host];
+    match &act.fault {
+        Fault::DiskStuck { .. } => {
+            let stuck = &mut machine.trouble.stuck_until;
+            *stuck = (*stuck).max(Some(until));
+        }
+        Fault::DiskSlow { up_to_ms, .. } => {
+            machine.trouble.slow.push((act.number, Duration::from_millis(*up_to_ms)));
+        }
+        Fault::DiskFull { room, .. } => {
+            machine.trouble.full += 1;
+            let used = machine.disk.used();
+            machine.disk.set_capacity(Some(used + room));
+        }
+        Fault::DiskError { calls, .. } => {
+            machine.trouble.errors += 1;
+            if machine.alive.is_some() {
+                machine.disk.fail_after(*calls);
+            }
+        }
+        Fault::ReadError { entropy, .. } => {
+            machine.trouble.unreadable += 1;
+            world.die(host, Death::PowerCut, *entropy);
+            world.start_later(host);
+        }
+        Fault::BitFlip { entropy, .. } => {
+            world.die(host, Death::PowerCut, *entropy);
+            world.hosts[host].flip(*entropy);
+            world.start_later(host);
+        }
+        _ => {}
+    }
+}
+
+fn end_disk(act: &Act, machine: &mut Host) {
+    let trouble = &mut machine.trouble;
+    match &act.fault {
+        Fault::DiskSlow { .. } => trouble.slow.retain(|(number, _)| *number != act.number),
+        Fault::DiskFull { .. } => {
+            trouble.full = trouble.full.saturating_sub(1);
+            if trouble.full == 0 {
+                machine.disk.set_capacity(None);
+            }
+        }
+        Fault::DiskError { .. } => {
+            trouble.errors = trouble.errors.saturating_sub(1);
+            machine.disk.mend();
+        }
+        Fault::ReadError { .. } => trouble.unreadable = trouble.unreadable.saturating_sub(1),
+        Fault::BitFlip { .. } => machine.restore(),
+        _ => {}
+    }
+}
+
+/// The directed links that a fault cuts.
+fn links(world: &World, fault: &Fault, hosts: &[usize]) -> Vec<(usize, usize)> {
+    match fault {
+        Fault::OneWay { .. } => vec![(hosts[0], hosts[1])],
+        Fault::Partition { .. } => {
+            // Hosts that join later belong to no side that the plan could know.
+            let all: Vec<usize> = (0..usize::try_from(world.plan.nodes).expect("small")).collect();
+            let pairs = all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to)));
+            pairs.filter(|(from, to)| hosts.contains(from) != hosts.contains(to)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn weather(fault: &Fault) -> Weather {
+    match fault {
+        Fault::Loss { ppm } => Weather { loss_ppm: *ppm, ..Weather::default() },
+        Fault::Duplication { ppm } => Weather { double_ppm: *ppm, ..Weather::default() },
+        Fault::Delay { ppm, up_to_ms } => {
+            Weather { slow_ppm: *ppm, slow_by: Duration::from_millis(*up_to_ms), ..Weather::default() }
+        }
+        _ => Weather::default(),
+    }
+}
+
+/// An act in words.
+pub fn describe(act: &Act) -> String {
+    let span = format!("for {} ms", act.for_ms);
+    let percent = |ppm: &u64| *ppm as f64 / 10_000.0;
+    match &act.fault {
+        Fault::Kill { node, .. } => format!("n{node} is killed, and away {span}"),
+        Fault::PowerCut { node, .. } => format!("n{node} loses power {span}"),
+        Fault::Blackout { .. } => format!("all lose power {span}"),
+        Fault::Pause { node } => format!("n{node} stands still {span}"),
+        Fault::Partition { side } => {
+            let side: Vec<String> = side.iter().map(|node| format!("n{node}")).collect();
+            format!("the network parts {span}: [{}] and the others", side.join(", "))
+        }
+        Fault::OneWay { from, to } => {
+            format!("nothing passes from n{from} to n{to} {span}; the way back is whole")
+        }
+        Fault::Loss { ppm } => format!("{:.1} % of all frames are lost {span}", percent(ppm)),
+        Fault::Duplication { ppm } => format!("{:.1} % of all frames come twice {span}", percent(ppm)),
+        Fault::Delay { ppm, up_to_ms } => {
+            format!("{:.1} % of all frames are up to {up_to_ms} ms late {span}", percent(ppm))
+        }
+        Fault::DiskStuck { node } => format!("the disk of n{node} hangs {span}"),
+        Fault::DiskSlow { node, up_to_ms } => {
+            format!("writes to the disk of n{node} take up to {up_to_ms} ms {span}")
+        }
+        Fault::DiskFull { node, room } => format!("the disk of n{node} has room for {room} bytes {span}"),
+        Fault::DiskError { node, calls } => format!("the disk of n{node} fails after {calls} calls"),
+        Fault::ReadError { node, .. } => format!("n{node} loses power, then cannot read its disk {span}"),
+        Fault::BitFlip { node, .. } => {
+            format!("n{node} loses power, and a bit on its disk changes; restored after {} ms", act.for_ms)
+        }
+        Fault::ClockJump { node, by_ms } => format!("the wall clock of n{node} is set by {by_ms} ms"),
+        Fault::AgentSilent { agent } => format!("agent a{agent} is silent {span}"),
+        Fault::AgentJoins { agent } => format!("agent a{agent} joins"),
+        Fault::AgentLeaves { agent } => format!("agent a{agent} leaves"),
+        Fault::Grow => "a new node joins".to_string(),
+        Fault::Shrink { pick } => format!("a voter (pick {pick}) is to be removed"),
+        Fault::Replace { pick, dead } => {
+            let state = if *dead { "dies for good and" } else { "" };
+            format!("a voter (pick {pick}) {state} is to be replaced by a new node")
+        }
+        Fault::Demote { pick } => format!("a voter (pick {pick}) is to become a learner"),
+        Fault::Promote { pick } => format!("a learner (pick {pick}) is to become a voter"),
+        Fault::Readdress { pick } => format!("a node (pick {pick}) is to be reached elsewhere"),
+        Fault::Transfer { pick: Some(pick) } => format!("a voter (pick {pick}) is to lead"),
+        Fault::Transfer { pick: None } => "leadership is to be handed over".to_string(),
+        Fault::Wipe { node } => format!("n{node} loses all it had"),
     }
 }

@@ -1,5 +1,6 @@
-//! One seed, from beginning to verdict.
+//! One plan, from beginning to verdict.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Request};
@@ -8,49 +9,40 @@ use crate::ledger::query;
 use crate::ledger::records::MemberKind;
 use crate::node::ports::StateStore;
 use crate::node::requests::Want;
-use crate::types::{Index, MemberId, Micros};
+use crate::raft::{Role, Status};
+use crate::types::{Index, MemberId, Micros, NodeId};
 
 use super::clients::Clients;
 use super::faults::Faults;
+use super::generate::generate;
+use super::host::Host;
+use super::plan::Plan;
+use super::scenario::Scenario;
+use super::trace::Line;
 use super::world::{Due, World};
+use super::{assertion, invariants};
 
-/// What a history is made of.
-#[derive(Debug, Clone)]
-pub struct Scenario {
-    /// Super-nodes; `None`: 3 or 5, or now and then 1, by the seed.
-    pub nodes: Option<usize>,
-    /// For how long things go wrong.
-    pub faults_for: Duration,
-    /// Within which time after healing the cluster must be live again.
-    pub live_within: Duration,
-    /// How many clients read and write.
-    pub clients: usize,
-}
-
-impl Default for Scenario {
-    fn default() -> Self {
-        Scenario {
-            nodes: None,
-            faults_for: Duration::from_secs(12),
-            live_within: Duration::from_secs(12),
-            clients: 4,
-        }
-    }
-}
+/// Within which time after healing MongoDB must hold the whole ledger: a request that hangs is given up after
+/// [`crate::database::ports::OPERATION_TIMEOUT`], and what follows may take a few seconds' pause.
+const PROJECTED_WITHIN: Duration = Duration::from_secs(30);
+/// How often a history looks whether it has come where it should.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Longest time without an acknowledged write in a cluster that has to work under a fault.
+const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// What a history that held was like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Its seed.
     pub seed: u64,
-    /// Super-nodes.
-    pub nodes: usize,
+    /// Super-nodes that founded the cluster.
+    pub nodes: u32,
     /// Steps of nodes.
     pub steps: u64,
     /// Virtual time.
     pub virtual_time: Duration,
-    /// Faults.
-    pub faults: u64,
+    /// What went wrong, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
     /// Elections won.
     pub elections: u64,
     /// Writes acknowledged.
@@ -65,78 +57,136 @@ pub struct Summary {
     pub settled: u64,
     /// Snapshots installed.
     pub installed: u64,
-    /// Hash of the trace.
-    pub trace_hash: u64,
+    /// Documents projected into MongoDB.
+    pub projected: u64,
+    /// Requests to MongoDB that did not end well.
+    pub database_failures: u64,
+    /// How long it took after the last fault until everything was well, in virtual time.
+    pub recovery: Duration,
+    /// One history, one number.
+    pub fingerprint: u64,
 }
 
 /// An invariant that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("seed {seed} at {at:?} s: {what}")]
+#[error("seed {seed} at {:.3} s: {what}", at.0 as f64 / 1e6)]
 pub struct Violation {
     /// The seed.
     pub seed: u64,
-    /// Virtual time, in seconds.
-    pub at: u64,
+    /// Virtual time.
+    pub at: Micros,
     /// Which invariant, and how.
     pub what: String,
-    /// The last lines of the trace.
-    pub trace: Vec<String>,
+    /// The key of the dictionary that it is about, by number.
+    pub key: Option<u64>,
 }
 
-/// Runs one seed.
-pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
-    let policy = Policy { interval_ms: 2_000, ping_ms: 250, ping_timeout_ms: 100, ..Policy::default() };
-    let nodes = scenario.nodes.unwrap_or(match seed % 8 {
-        0 => 1,
-        1..=4 => 3,
-        _ => 5,
-    });
-    let mut world = World::new(seed, nodes, &policy);
-    match history(&mut world, scenario) {
-        Ok(summary) => Ok(Summary { seed, ..summary }),
-        Err(what) => {
-            Err(Box::new(Violation { seed, at: world.now.0 / 1_000_000, what, trace: world.trace() }))
-        }
+impl Violation {
+    /// The name of the invariant, one of [`invariants::NAMES`].
+    pub fn invariant(&self) -> &str {
+        self.what.split_once(": ").map_or(self.what.as_str(), |(name, _)| name)
     }
 }
 
-fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
-    let mut clients = Clients::new(scenario.clients, world);
+/// What became of a plan.
+#[derive(Debug)]
+pub struct History {
+    /// Whether it held.
+    pub verdict: Result<Summary, Violation>,
+    /// What happened, if it was recorded.
+    pub trace: Vec<Line>,
+    /// The operations that clients began, by number.
+    pub operations: Vec<u32>,
+}
+
+/// Runs the history of a seed. One that shows nothing does not hold either.
+pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
+    let plan = generate(seed, scenario);
+    let summary = run_plan(&plan, false).verdict.map_err(Box::new)?;
+    let vacuous = summary.elections == 0
+        || summary.faults.is_empty()
+        || summary.acknowledged == 0
+        || summary.settled == 0
+        || plan.database && summary.projected == 0;
+    if vacuous {
+        let what = format!("vacuity: the history shows nothing: {summary:?}");
+        return Err(Box::new(Violation { seed, at: Micros(0), what, key: None }));
+    }
+    Ok(summary)
+}
+
+/// Runs a plan. `recording`: whether to keep the trace.
+pub fn run_plan(plan: &Plan, recording: bool) -> History {
+    let policy = Policy { interval_ms: 2_000, ping_ms: 250, ping_timeout_ms: 100, ..Policy::default() };
+    let mut world = World::new(plan, &policy, recording);
+    if plan.database {
+        world.found_database(plan.seed);
+    }
+    let mut clients = Clients::new(&mut world);
+    let played = assertion::catch(|| play_all(&mut world, &mut clients));
+    let played = played.unwrap_or_else(|assertion| Err(Broken::from(format!("assertion: {assertion}"))));
+    let verdict = played.map_err(|Broken { what, key }| {
+        world.note(|| format!("BROKEN {what}"));
+        Violation { seed: plan.seed, at: world.now, what, key }
+    });
+    History { verdict, trace: world.trace.take_lines(), operations: clients.begun }
+}
+
+/// A broken invariant, within a history.
+struct Broken {
+    what: String,
+    key: Option<u64>,
+}
+
+impl From<String> for Broken {
+    fn from(what: String) -> Broken {
+        let is_named = invariants::NAMES.iter().any(|name| what.starts_with(&format!("{name}: ")));
+        let what = if is_named { what } else { format!("unexpected error: {what}") };
+        Broken { what, key: None }
+    }
+}
+
+fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken> {
     for host in 0..world.hosts.len() {
         world.start(host)?;
     }
     enrol_agents(world);
     let mut faults = Faults::new(world);
-    let until = world.now.after(scenario.faults_for);
-    play(world, &mut clients, Some(&mut faults), until, &mut |_| false)?;
+    let mut working = Working::default();
+    let until = world.now.after(Duration::from_millis(world.plan.faults_ms));
+    play(world, clients, &mut faults, until, &mut |world, clients| {
+        working.look(world, clients)?;
+        Ok(false)
+    })?;
     faults.heal(world)?;
+    world.heal_database();
     let healed = Healed { acknowledged: clients.acknowledged, settled: settled(world)?, at: world.now };
-    let until = world.now.after(scenario.live_within);
-    let live = play(world, &mut clients, None, until, &mut |state| healed.is_live(state))?;
+    let within = Duration::from_millis(world.plan.live_within_ms);
+    let until = world.now.after(within);
+    let live = play(world, clients, &mut faults, until, &mut |world, clients| {
+        Ok(healed.lacks(world, clients)?.is_none())
+    })?;
     if !live {
-        return Err(format!(
-            "liveness: {} after healing: {}",
-            seconds(scenario.live_within),
-            healed.lacks(world)
-        ));
+        let lacks = healed.lacks(world, clients)?.unwrap_or_default();
+        return Err(format!("liveness: {} s after the last fault {lacks}", within.as_secs()).into());
     }
-    let last = world.watch.last_committed();
-    // Everybody catches up to where the first live moment was.
-    let caught = |world: &mut World, _: &Clients| world.hosts.iter().all(|host| applied(host) >= last);
-    let until = world.now.after(scenario.live_within);
-    if !play(world, &mut clients, None, until, &mut |state| caught(state.0, state.1))? {
-        return Err("liveness: a node did not catch up".to_string());
+    let recovery = world.now.since(healed.at);
+    let until = world.now.after(PROJECTED_WITHIN);
+    let projected = |world: &World, _: &Clients| Ok(world.is_projected());
+    if !play(world, clients, &mut faults, until, &mut { projected })? {
+        return Err(format!("liveness: the projection lags: {}", world.projection_lacks()).into());
     }
+    world.projection_at_end()?;
     for host in &world.hosts {
         world.watch.at_end(host)?;
     }
-    clients.verdict()?;
-    let summary = Summary {
-        seed: 0,
-        nodes: world.hosts.len(),
+    clients.verdict().map_err(|(key, what)| Broken { what, key: Some(key) })?;
+    Ok(Summary {
+        seed: world.plan.seed,
+        nodes: world.plan.nodes,
         steps: world.steps,
         virtual_time: world.now.since(Micros(1_000_000)),
-        faults: faults.count,
+        faults: world.counts.clone(),
         elections: world.watch.elections(),
         acknowledged: clients.acknowledged,
         reads: clients.read,
@@ -144,20 +194,43 @@ fn history(world: &mut World, scenario: &Scenario) -> Result<Summary, String> {
         committed: world.watch.last_committed(),
         settled: settled(world)?,
         installed: world.installed,
-        trace_hash: world.trace_hash,
-    };
-    if summary.elections == 0 || summary.faults == 0 || summary.acknowledged == 0 || summary.settled == 0 {
-        return Err(format!("vacuity: the history shows nothing: {summary:?}"));
+        projected: world.database.as_ref().map_or(0, |database| database.written),
+        database_failures: world.database.as_ref().map_or(0, |database| database.failures),
+        recovery,
+        fingerprint: world.trace.fingerprint(),
+    })
+}
+
+/// Watches a cluster that has to work while something is wrong.
+#[derive(Default)]
+struct Working {
+    elections: Option<u64>,
+}
+
+impl Working {
+    fn look(&mut self, world: &World, clients: &Clients) -> Result<(), String> {
+        let Some(from) = world.plan.working_from_ms else { return Ok(()) };
+        let from = Micros(1_000_000).after(Duration::from_millis(from));
+        if world.now < from {
+            return Ok(());
+        }
+        let elections = world.watch.elections();
+        let before = *self.elections.get_or_insert(elections);
+        let idle = world.now.since(clients.acknowledged_at.max(from));
+        if elections > before {
+            let what = format!("{} elections after it had to have settled", elections - before);
+            return Err(format!("works under the fault: {what}"));
+        }
+        if idle > IDLE_MAX {
+            let state = describe(world);
+            return Err(format!("works under the fault: no write for {} ms; {state}", idle.as_millis()));
+        }
+        Ok(())
     }
-    Ok(summary)
 }
 
-fn seconds(span: Duration) -> String {
-    format!("{} s", span.as_secs())
-}
-
-fn applied(host: &super::host::Host) -> Index {
-    host.alive.as_ref().map_or(Index(0), |alive| alive.node.applied_index())
+fn applied(host: &Host) -> Index {
+    host.applied()
 }
 
 /// What was there when the faults ended; afterwards there must be more.
@@ -168,78 +241,122 @@ struct Healed {
 }
 
 impl Healed {
-    fn is_live(&self, (world, clients): &mut (&mut World, &mut Clients)) -> bool {
-        // Cheap questions first: this is asked after every event.
-        clients.acknowledged > self.acknowledged + 2
-            && world.now.since(self.at) > Duration::from_secs(1)
-            && settled(world).is_ok_and(|settled| settled > self.settled)
+    /// What the cluster still lacks; `None`: it is live again.
+    fn lacks(&self, world: &World, clients: &Clients) -> Result<Option<String>, String> {
+        // Cheap questions first.
+        if world.now.since(self.at) <= Duration::from_secs(1) {
+            return Ok(Some("no time has passed".to_string()));
+        }
+        if clients.acknowledged < self.acknowledged + 3 {
+            return Ok(Some(format!("no three writes were acknowledged; {}", describe(world))));
+        }
+        if let Some(lack) = unsettled(world) {
+            return Ok(Some(format!("{lack}; {}", describe(world))));
+        }
+        if settled(world)? <= self.settled {
+            return Ok(Some(format!("no interval was settled; {}", describe(world))));
+        }
+        Ok(None)
     }
+}
 
-    fn lacks(&self, world: &World) -> String {
-        let leaders: Vec<String> = world
-            .hosts
-            .iter()
-            .map(|host| match &host.alive {
-                None => format!("{} dead", host.id),
-                Some(alive) => {
-                    let raft = alive.node.raft_status();
-                    format!("{} {:?} term {} commit {}", host.id, raft.role, raft.term, raft.commit)
-                }
-            })
-            .collect();
-        format!("no three acknowledged writes and a settlement; {}", leaders.join(", "))
+/// Why the cluster is not at rest: one leader in the newest term, whom all nodes of its configuration follow, which is
+/// not joint; and all of them have applied what was committed a moment ago.
+fn unsettled(world: &World) -> Option<String> {
+    let nodes: Vec<(&Host, Status)> =
+        world.hosts.iter().filter_map(|host| Some((host, host.alive.as_ref()?.node.raft_status()))).collect();
+    let leaders: Vec<&(&Host, Status)> =
+        nodes.iter().filter(|(_, status)| status.role == Role::Leader).collect();
+    let [(leader, status)] = leaders.as_slice() else { return Some(format!("{} nodes lead", leaders.len())) };
+    let configuration = &status.configuration;
+    if configuration.outgoing.is_some() || !configuration.joining.is_empty() {
+        return Some("a change of the configuration is not done".to_string());
     }
+    for id in configuration.all_nodes() {
+        let Some((host, follower)) = nodes.iter().find(|(host, _)| host.id == id) else {
+            return Some(format!("{id} does not run"));
+        };
+        if follower.leader.as_ref() != Some(&leader.id) || follower.term != status.term {
+            return Some(format!("{id} does not follow {}", leader.id));
+        }
+        // What was committed within the last moment may be on its way.
+        if applied(host).0 + 8 < status.commit.0 {
+            return Some(format!("{id} has applied {} of {}", applied(host), status.commit));
+        }
+    }
+    None
+}
+
+fn describe(world: &World) -> String {
+    let nodes: Vec<String> = world
+        .hosts
+        .iter()
+        .map(|host| match &host.alive {
+            None => format!("{} dead", host.id),
+            Some(alive) => {
+                let raft = alive.node.raft_status();
+                let leader = raft.leader.as_ref().map_or("nobody", NodeId::as_str);
+                format!(
+                    "{} {:?} term {} of {leader} commit {} last {}",
+                    host.id, raft.role, raft.term, raft.commit, raft.last
+                )
+            }
+        })
+        .collect();
+    nodes.join(", ")
 }
 
 /// The most intervals that any node has settled.
 fn settled(world: &World) -> Result<u64, String> {
     let mut most = 0;
     for host in &world.hosts {
-        let view = host.state.view().map_err(|error| error.to_string())?;
-        let state = query::interval_state(view.as_ref()).map_err(|error| error.to_string())?;
+        let view = host.state.view().map_err(|error| format!("storage: {error}"))?;
+        let state = query::interval_state(view.as_ref()).map_err(|error| format!("storage: {error}"))?;
         most = most.max(state.map_or(0, |state| state.next_settle.0 - 1));
     }
     Ok(most)
 }
 
-/// Two agents join through the first node, and one of them is silent for a while.
+/// Two agents join through the first node.
 fn enrol_agents(world: &mut World) {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
-        let command = Command::MemberJoin {
-            member: member.clone(),
-            kind: MemberKind::Agent,
-            address: format!("sim:{name}"),
-        };
-        let request = Request { idempotency_key: Some(format!("join-{name}")), command };
+        let address = format!("sim:{name}");
+        let command = Command::MemberJoin { member, kind: MemberKind::Agent, address };
+        let request = Request::keyed(format!("join-{name}"), command);
         world.ask(0, Want::Write(request));
-        if world.dice.chance(500_000) {
-            world.silent_agents.insert(member);
-        }
     }
 }
 
-/// Lets the world run until a time, or until `done` says so; true if it did.
+type Look<'l> = &'l mut dyn FnMut(&World, &Clients) -> Result<bool, String>;
+
+/// Lets the world run until a time, or until a look at it says that it has come where it should; true if it has.
 fn play(
     world: &mut World,
     clients: &mut Clients,
-    mut faults: Option<&mut Faults>,
+    faults: &mut Faults,
     until: Micros,
-    done: &mut dyn FnMut(&mut (&mut World, &mut Clients)) -> bool,
+    look: Look<'_>,
 ) -> Result<bool, String> {
+    let mut look_at = world.now.after(LOOK_EVERY);
     while let Some(due) = world.next(until) {
         match due {
             Due::Host { host, life, event } => world.happen(host, life, event)?,
-            Due::Client(client) => clients.turn(client, world)?,
-            Due::Fault => {
-                if let Some(faults) = faults.as_deref_mut() {
-                    faults.turn(world)?;
-                }
-            }
+            Due::Start(host) => world.start(host)?,
+            Due::Client(client) => clients.turn(client, world, faults.healed()),
+            Due::Begin(place) => faults.begin(world, place)?,
+            Due::End(place) => faults.end(world, place)?,
+            Due::Operator => {}
+            Due::Database(event) => world.database_event(event)?,
         }
-        clients.take_answers(world)?;
-        if done(&mut (world, clients)) {
-            return Ok(true);
+        for answered in std::mem::take(&mut world.answers) {
+            clients.take_answer(world, &answered)?;
+        }
+        if world.now >= look_at {
+            look_at = world.now.after(LOOK_EVERY);
+            if look(world, clients)? {
+                return Ok(true);
+            }
         }
     }
     Ok(false)

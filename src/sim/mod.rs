@@ -1,29 +1,55 @@
-//! The simulator: whole nodes in virtual time, on a network and disks that misbehave, from one seed.
+//! The simulator: whole nodes in virtual time, on a network, disks and clocks that misbehave, from one seed.
 //!
 //! Nothing here is a model of a node. The machine (`node::core`), the log's code (`storage::log`), the ledger and the wire
 //! format are the real ones; only the ports below them are simulated. One seed gives one history, byte for byte: there
-//! is one queue of events ordered by (time, number), one source of dice, and no thread.
+//! is one queue of events ordered by (time, number), every die is drawn from a stream of the seed, and there is no
+//! thread.
 //!
-//! A history has three parts: *faults* (loss, delay, duplication, partitions, crashes with torn writes, pauses) while
-//! clients read and write; *healing*, when all nodes run and the network is whole; and the *verdict*: every invariant
-//! was checked after every step, and after healing the cluster must have become live again.
+//! A seed and a *scenario* give a *plan*: a value that lists what will go wrong, and when. The plan gives a *history* in
+//! three parts: the faults, while clients read and write; then everything is mended; and the *verdict*: every
+//! invariant was checked after every step, and at the end the cluster must have become live again. Because the plan
+//! is a value, a failure can be made small by leaving things out of it, and kept as a file for ever.
 //!
 //! | file | what |
 //! |---|---|
-//! | `dice` | seeded random numbers |
-//! | `world` | the queue, the nodes, the network, the agents |
-//! | `host` | one node with its disk and state, alive or dead |
-//! | `faults` | what goes wrong, and when |
+//! | `dice`, `clock` | seeded random numbers; clocks that run fast, slow and off |
+//! | `scenario`, `generate`, `plan` | what histories are to be like; the plan of a seed; plans as values and files |
+//! | `cuts` | the plans of every directed cut |
+//! | `world` | the queue, the nodes, what their effects come to |
+//! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
+//! | `faults` | carries out the acts of a plan |
 //! | `clients` | who reads and writes |
+//! | `projection` | the projector of a node, polled by hand |
+//! | `mongodb` | the documents of a MongoDB, and what requests mean |
+//! | `database` | the server around them, and what goes wrong with it |
 //! | `invariants` | one file per safety property |
-//! | `history` | one seed from beginning to verdict |
+//! | `history` | one plan from beginning to verdict |
+//! | `assertion` | catches the nodes' own assertions |
+//! | `trace`, `tell` | what is told of a history, and in which words |
+//! | `shrink` | makes a failure small |
 
+pub mod assertion;
 pub mod clients;
+pub mod clock;
+pub mod cuts;
+pub mod database;
 pub mod dice;
 pub mod faults;
+pub mod generate;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod mongodb;
+pub mod network;
+pub mod plan;
+pub mod projection;
+pub mod scenario;
+pub mod shrink;
+pub mod tell;
+pub mod trace;
 pub mod world;
 
-pub use history::{Scenario, Summary, Violation, run};
+pub use generate::generate;
+pub use history::{History, Summary, Violation, run, run_plan};
+pub use plan::Plan;
+pub use scenario::Scenario;

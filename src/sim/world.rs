@@ -1,36 +1,43 @@
-//! The simulated world: virtual time, the queue of events, the hosts, the network between them, the agents.
+//! The simulated world: virtual time, the queue of events, the hosts, and what their effects come to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec;
+use crate::database::errors::ProjectionError;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::node::core::Settings;
 use crate::node::frame::Frame;
-use crate::node::io::{Effect, Input};
-use crate::node::moment::Moment;
+use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
-use crate::raft::Entry;
+use crate::raft::{Entry, Persist};
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
+use super::clock::Clock;
+use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
-use super::host::Host;
+use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
-
-/// Lines of the trace that are kept for the report of a failure.
-const TRACE_KEPT: usize = 400;
-/// Where virtual wall-clock time begins: 2026-01-01T00:00:00Z.
-const EPOCH_MS: i64 = 1_767_225_600_000;
+use super::mongodb::Reply;
+use super::network::Network;
+use super::plan::Plan;
+use super::projection::CallId;
+use super::tell;
+use super::trace::{Trace, Weight};
 
 /// From so long a pause on, a process notices that it stood still (as the driver does).
 const STALL: Duration = Duration::from_millis(250);
 /// How often an input is taken together with those that follow it, in parts per million.
 const BATCHED_PPM: u64 = 300_000;
+/// The stream of a seed for whatever belongs to no host and no link.
+const WORLD_STREAM: u64 = 2;
+/// How long a supervisor waits before it starts a process again that stopped by itself.
+const RESTART_AFTER: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(600));
 
-/// What can happen.
+/// What can happen at a host.
 #[derive(Debug)]
 pub enum Event {
     /// A node asked to be woken.
@@ -39,6 +46,8 @@ pub enum Event {
     Deliver {
         /// The sending host.
         from: usize,
+        /// Its incarnation: what a machine said before it lost everything is not heard after.
+        incarnation: u64,
         /// The encoded frame.
         bytes: Vec<u8>,
     },
@@ -71,6 +80,34 @@ pub enum Event {
     Turn,
     /// The apply thread takes its next job.
     Work,
+    /// The projector may go on.
+    Project,
+    /// MongoDB has answered the projector.
+    Answered {
+        /// What.
+        call: CallId,
+        /// How.
+        reply: Box<Result<Reply, ProjectionError>>,
+    },
+}
+
+impl Event {
+    fn number(&self) -> u64 {
+        match self {
+            Event::Wake => 1,
+            Event::Deliver { .. } => 2,
+            Event::DiskDone => 3,
+            Event::Result(_) => 4,
+            Event::Flush => 5,
+            Event::Pong { .. } => 6,
+            Event::Gone { .. } => 7,
+            Event::Ask { .. } => 8,
+            Event::Turn => 9,
+            Event::Work => 10,
+            Event::Project => 11,
+            Event::Answered { .. } => 12,
+        }
+    }
 }
 
 /// What waits for a host's apply thread, in order.
@@ -100,24 +137,21 @@ pub enum Due {
         /// What.
         event: Event,
     },
-    /// A client does its next operation.
+    /// A dead host is started, if nothing holds it.
+    Start(usize),
+    /// A client's turn.
     Client(usize),
-    /// The fault plan goes on.
-    Fault,
+    /// An act of the plan (by its place there) begins.
+    Begin(usize),
+    /// An act of the plan ends.
+    End(usize),
+    /// The operator looks after what is to be done.
+    Operator,
+    /// At MongoDB.
+    Database(DatabaseEvent),
 }
 
-/// How bad the network is, in parts per million.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Weather {
-    /// Frames lost.
-    pub loss_ppm: u64,
-    /// Consensus messages and pings delivered twice.
-    pub double_ppm: u64,
-    /// Frames delayed by up to 300 ms.
-    pub slow_ppm: u64,
-}
-
-/// An answer to a client's ask.
+/// An answer to an ask.
 #[derive(Debug)]
 pub struct Answered {
     /// The ask.
@@ -128,21 +162,29 @@ pub struct Answered {
     pub outcome: Outcome,
 }
 
+/// What all nodes of a history have in common.
+#[derive(Debug)]
+struct Common {
+    policy: Policy,
+    identity: String,
+    founders: BTreeMap<NodeId, String>,
+}
+
 /// See the module's head.
 pub struct World {
+    /// The plan of the history.
+    pub plan: Plan,
     /// Virtual time.
     pub now: Micros,
-    /// All randomness.
+    /// Randomness that belongs to no host and no link.
     pub dice: Dice,
     /// The super-nodes.
     pub hosts: Vec<Host>,
-    /// Directed links that are cut.
-    pub cut: BTreeSet<(usize, usize)>,
-    /// The network's weather.
-    pub weather: Weather,
-    /// Agents that do not answer at the moment.
-    pub silent_agents: BTreeSet<MemberId>,
-    /// Answers that clients have not seen yet.
+    /// What is between them.
+    pub network: Network,
+    /// Agents that do not answer at the moment, with the number of faults that keep each silent.
+    pub silent_agents: BTreeMap<MemberId, u32>,
+    /// Answers that nobody has seen yet.
     pub answers: Vec<Answered>,
     /// Every invariant that is watched at each step.
     pub watch: Watch,
@@ -152,67 +194,114 @@ pub struct World {
     pub worst_moments: bool,
     /// Snapshots installed so far.
     pub installed: u64,
-    /// FNV-1a over all trace lines: one seed, one value.
-    pub trace_hash: u64,
-    trace: std::collections::VecDeque<String>,
+    /// The MongoDB that the leader projects into; `None`: this cluster has none.
+    pub database: Option<Database>,
+    /// What went wrong so far, by kind.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// What is told of all this.
+    pub trace: Trace,
+    common: Common,
     queue: BTreeMap<(Micros, u64), Due>,
     number: u64,
     last_ask: AskId,
 }
 
+/// The name of the host with that index.
+pub fn name(host: usize) -> NodeId {
+    format!("n{}", host + 1).parse().expect("a valid name")
+}
+
+/// The first address of the host with that index.
+pub fn address(host: usize) -> String {
+    format!("sim:n{}", host + 1)
+}
+
 impl World {
-    /// `nodes` machines that have never run.
-    pub fn new(seed: u64, nodes: usize, policy: &Policy) -> World {
-        let mut dice = Dice::new(seed);
-        let ids: Vec<NodeId> = (1..=nodes).map(|n| format!("n{n}").parse().expect("a valid name")).collect();
-        let peers: BTreeMap<NodeId, String> =
-            ids.iter().map(|id| (id.clone(), format!("sim:{id}"))).collect();
+    /// The machines that found the cluster; none has ever run.
+    pub fn new(plan: &Plan, policy: &Policy, recording: bool) -> World {
+        let mut dice = Dice::stream(plan.seed, WORLD_STREAM);
+        let founders = usize::try_from(plan.nodes).expect("few nodes");
+        let founders = (0..founders).map(|host| (name(host), address(host))).collect();
         let identity = format!("{:032x}", dice.word());
-        // Sometimes so few that whoever is away needs the whole state.
-        let keep_entries = *dice.pick(&[4, 16, 64]);
-        let hosts = ids
-            .iter()
-            .map(|id| {
-                let settings = settings(id, &peers, &identity, policy, keep_entries);
-                let skew = i64::try_from(dice.below(4_000)).expect("small") - 2_000;
-                Host::new(id.clone(), settings, skew)
-            })
-            .collect();
-        World {
+        let common = Common { policy: policy.clone(), identity, founders };
+        let mut world = World {
+            plan: plan.clone(),
             now: Micros(1_000_000),
             dice,
-            hosts,
-            cut: BTreeSet::new(),
-            weather: Weather::default(),
-            silent_agents: BTreeSet::new(),
+            hosts: Vec::new(),
+            network: Network::new(plan.seed),
+            silent_agents: BTreeMap::new(),
             answers: Vec::new(),
             watch: Watch::default(),
             steps: 0,
-            worst_moments: true,
+            worst_moments: plan.worst_moments,
             installed: 0,
-            trace_hash: 0xcbf2_9ce4_8422_2325,
-            trace: std::collections::VecDeque::new(),
+            database: None,
+            counts: BTreeMap::new(),
+            trace: Trace::new(recording),
+            common,
             queue: BTreeMap::new(),
             number: 0,
             last_ask: 0,
+        };
+        for _ in 0..plan.nodes {
+            world.add_host(true);
+        }
+        world
+    }
+
+    /// A new machine. One that founds the cluster knows the others; one that joins later waits to be found.
+    pub fn add_host(&mut self, founder: bool) -> usize {
+        let host = self.hosts.len();
+        let of = |list: &[i64]| list.get(host).or(list.last()).copied().unwrap_or(0);
+        let origin = 1_000_000 * Dice::stream(self.plan.seed, 3 + host as u64).below(3_600);
+        let clock = Clock { origin, drift_ppm: of(&self.plan.drift_ppm), skew_ms: of(&self.plan.skew_ms) };
+        let settings = self.settings(host, founder);
+        self.hosts.push(Host::new(host, settings, clock, self.plan.seed));
+        host
+    }
+
+    /// What the node of a host is made of.
+    pub fn settings(&self, host: usize, founder: bool) -> Settings {
+        let Common { policy, identity, founders } = &self.common;
+        let id = name(host);
+        let number = u32::try_from(host).expect("few hosts") + 1;
+        Settings {
+            cluster: "sim".to_string(),
+            peers: if founder { founders.clone() } else { BTreeMap::new() },
+            raft: raft::Config {
+                id: id.clone(),
+                lease: self.plan.lease_ms.map(Duration::from_millis),
+                reluctant: self.plan.reluctant.contains(&number),
+                ..raft::Config::default()
+            },
+            health: health::Config::new((&id).into()),
+            genesis: Command::Genesis {
+                cluster: "sim".to_string(),
+                identity: identity.clone(),
+                policy: policy.clone(),
+                nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
+            },
+            keep_entries: self.plan.keep_entries,
+            address: address(host),
+            url: format!("http://{id}"),
+            id,
         }
     }
 
-    /// Adds a line to the trace.
-    pub fn note(&mut self, line: &str) {
-        let line = format!("{:>11.6}  {line}", self.now.0 as f64 / 1e6);
-        for byte in line.bytes() {
-            self.trace_hash = (self.trace_hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        if self.trace.len() == TRACE_KEPT {
-            self.trace.pop_front();
-        }
-        self.trace.push_back(line);
+    /// A line of the trace that matters.
+    pub fn note(&mut self, text: impl FnOnce() -> String) {
+        self.trace.tell(self.now, Weight::Main, None, text);
     }
 
-    /// The last lines of the trace.
-    pub fn trace(&self) -> Vec<String> {
-        self.trace.iter().cloned().collect()
+    /// A line of the trace for those who want to see everything.
+    pub fn detail(&mut self, text: impl FnOnce() -> String) {
+        self.trace.tell(self.now, Weight::Detail, None, text);
+    }
+
+    /// Something of a kind went wrong.
+    pub fn count(&mut self, kind: &'static str) {
+        *self.counts.entry(kind).or_default() += 1;
     }
 
     /// Puts something into the queue.
@@ -232,54 +321,91 @@ impl World {
         self.queue.remove(&(at, number))
     }
 
-    /// Starts a dead host.
+    /// Starts a dead host, unless something holds it. If its disk lets it not start, it tries again.
     pub fn start(&mut self, host: usize) -> Result<(), String> {
-        let moment = self.moment(host);
-        self.hosts[host].start(moment)?;
-        let id = self.hosts[host].id.clone();
-        self.note(&format!("{id} starts"));
-        self.turn(host)
+        let now = self.now;
+        let machine = &mut self.hosts[host];
+        if machine.alive.is_some() || machine.held > 0 || machine.retired {
+            return Ok(());
+        }
+        let moment = machine.moment(now);
+        let id = machine.id.clone();
+        match machine.start(moment, now) {
+            Ok(()) => {
+                let last = self.hosts[host].issued.last();
+                self.note(|| format!("{id} starts, its log ends at {last}"));
+                self.turn(host)
+            }
+            Err(StartError::Refused(why)) => {
+                self.note(|| format!("{id} refuses to start: {why}"));
+                self.hosts[host].die(Death::Killed, 0);
+                self.start_later(host);
+                Ok(())
+            }
+            Err(StartError::Broken(what)) => Err(what),
+        }
     }
 
-    /// Kills a host; the others may notice the reset of its connections.
-    pub fn crash(&mut self, host: usize) {
-        let entropy = self.dice.word();
-        self.hosts[host].crash(entropy);
+    /// As a supervisor of processes does.
+    pub fn start_later(&mut self, host: usize) {
+        let (least, most) = RESTART_AFTER;
+        let after = self.hosts[host].dice.span(least, most);
+        self.schedule(after, Due::Start(host));
+    }
+
+    /// A process ends without its doing. The others notice the reset of its connections, mostly, if the machine lives.
+    pub fn die(&mut self, host: usize, death: Death, entropy: u64) {
+        if self.hosts[host].alive.is_none() {
+            return;
+        }
+        self.hosts[host].die(death, entropy);
         let id = self.hosts[host].id.clone();
-        self.note(&format!("{id} crashes"));
+        if death == Death::PowerCut {
+            self.note(|| format!("{id} loses power"));
+            return;
+        }
+        self.note(|| format!("{id} is dead"));
         for other in 0..self.hosts.len() {
-            if other != host && !self.cut.contains(&(host, other)) && self.dice.chance(700_000) {
-                let after = self.dice.span(Duration::from_millis(1), Duration::from_millis(20));
+            let dice = &mut self.hosts[host].dice;
+            let (noticed, after) =
+                (dice.chance(700_000), dice.span(Duration::from_millis(1), Duration::from_millis(20)));
+            if other != host && noticed && !self.network.is_cut(host, other) {
                 self.at_host(after, other, Event::Gone { node: id.clone() });
             }
         }
     }
 
     /// Freezes a host, as SIGSTOP does.
-    pub fn pause(&mut self, host: usize, span: Duration) {
-        let id = self.hosts[host].id.clone();
-        self.note(&format!("{id} is frozen for {} ms", span.as_millis()));
-        self.hosts[host].paused_until = Some(self.now.after(span));
-        self.hosts[host].paused_for = span;
+    pub fn pause(&mut self, host: usize, until: Micros) {
+        let (since, now) = (self.hosts[host].paused.map(|(since, _)| since), self.now);
+        self.hosts[host].paused = Some((since.unwrap_or(now), until));
     }
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
-        self.last_ask += 1;
-        let ask = self.last_ask;
+        let ask = self.new_ask();
         self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
         ask
     }
 
-    fn at_host(&mut self, after: Duration, host: usize, event: Event) {
-        let life = self.hosts[host].life;
-        self.schedule(after, Due::Host { host, life, event });
+    pub(super) fn new_ask(&mut self) -> AskId {
+        self.last_ask += 1;
+        self.last_ask
     }
 
-    fn moment(&mut self, host: usize) -> Moment {
-        let millis = i64::try_from(self.now.0 / 1_000).expect("virtual time is short");
-        let wall = UnixMillis(EPOCH_MS + millis + self.hosts[host].clock_skew_ms);
-        Moment { now: self.now, wall, entropy: self.dice.word() }
+    /// What the wall clock of a host shows.
+    pub(super) fn wall(&self, host: usize) -> UnixMillis {
+        self.hosts[host].clock.wall(self.now)
+    }
+
+    /// Hosts whose process runs (or is frozen).
+    pub fn living(&self) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|host| self.hosts[*host].alive.is_some()).collect()
+    }
+
+    pub(super) fn at_host(&mut self, after: Duration, host: usize, event: Event) {
+        let life = self.hosts[host].life;
+        self.schedule(after, Due::Host { host, life, event });
     }
 
     /// Lets something happen at a host. `Err`: an invariant is broken.
@@ -287,48 +413,29 @@ impl World {
         if self.hosts[host].life != life || self.hosts[host].alive.is_none() {
             return Ok(());
         }
-        if let Some(until) = self.hosts[host].paused_until {
+        self.trace.mark(&[self.now.0, host as u64, event.number()]);
+        if let Some((since, until)) = self.hosts[host].paused {
             if self.now < until {
-                let wait = until.since(self.now);
-                self.schedule(wait, Due::Host { host, life, event });
+                self.schedule(until.since(self.now), Due::Host { host, life, event });
                 return Ok(());
             }
-            self.hosts[host].paused_until = None;
-            let span = self.hosts[host].paused_for;
+            self.hosts[host].paused = None;
+            let span = self.now.since(since);
             if span >= STALL {
                 self.step(host, Input::Stalled(span))?;
             }
         }
         match event {
             Event::Wake => {
-                if self.hosts[host].wake_at != Some(self.now) {
-                    // Another wake-up was asked for since, or this one was held up by a pause.
-                    if self.hosts[host].wake_at.is_none_or(|at| at > self.now) {
-                        return Ok(());
-                    }
+                // Another wake-up was asked for since, or this one was held up by a pause.
+                if self.hosts[host].wake_at.is_none_or(|at| at > self.now) {
+                    return Ok(());
                 }
                 self.hosts[host].wake_at = None;
                 self.step(host, Input::Tick)
             }
-            Event::Deliver { from, bytes } => {
-                if self.cut.contains(&(from, host)) {
-                    return Ok(());
-                }
-                let frame: Frame = codec::decode(&bytes).map_err(|error| format!("codec: {error}"))?;
-                let from = self.hosts[from].id.clone();
-                self.step(host, Input::Frame { from, frame })
-            }
-            Event::DiskDone => {
-                if let Some(until) = self.hosts[host].disk_stuck_until.filter(|until| self.now < *until) {
-                    let wait = until.since(self.now);
-                    self.schedule(wait, Due::Host { host, life, event: Event::DiskDone });
-                    return Ok(());
-                }
-                match self.hosts[host].write()? {
-                    Some(seq) => self.step(host, Input::Persisted { seq }),
-                    None => Ok(()),
-                }
-            }
+            Event::Deliver { from, incarnation, bytes } => self.deliver(host, from, incarnation, &bytes),
+            Event::DiskDone => self.disk_done(host, life),
             Event::Ask { ask, want } => {
                 self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })
             }
@@ -346,22 +453,60 @@ impl World {
                 self.step(host, Input::AgentPong { member, seq, version: Version::current() })
             }
             Event::Gone { node } => self.step(host, Input::PeerGone { node }),
+            Event::Project => self.project(host),
+            Event::Answered { call, reply } => self.database_answered(host, call, *reply),
+        }
+    }
+
+    fn deliver(&mut self, host: usize, from: usize, incarnation: u64, bytes: &[u8]) -> Result<(), String> {
+        if self.network.is_cut(from, host) || self.hosts[from].incarnation != incarnation {
+            return Ok(());
+        }
+        let frame: Frame = codec::decode(bytes).map_err(|error| format!("codec: {error}"))?;
+        let (from, to) = (self.hosts[from].id.clone(), self.hosts[host].id.clone());
+        self.detail(|| format!("{to} hears {from}: {}", tell::frame(&frame)));
+        if let Some(alive) = self.hosts[host].alive.as_mut() {
+            alive.reachable.insert(from.clone());
+        }
+        self.step(host, Input::Frame { from, frame })
+    }
+
+    fn disk_done(&mut self, host: usize, life: u64) -> Result<(), String> {
+        if let Some(until) = self.hosts[host].trouble.stuck_until.filter(|until| self.now < *until) {
+            self.schedule(until.since(self.now), Due::Host { host, life, event: Event::DiskDone });
+            return Ok(());
+        }
+        match self.hosts[host].write()? {
+            Wrote::Nothing => Ok(()),
+            Wrote::Durable(seq) => {
+                let id = self.hosts[host].id.clone();
+                self.detail(|| format!("{id}: its disk has batch {seq}"));
+                self.step(host, Input::Persisted { seq })
+            }
+            Wrote::Failed(why) => {
+                let id = self.hosts[host].id.clone();
+                self.note(|| format!("{id} stops: {why}"));
+                self.die(host, Death::Killed, 0);
+                self.start_later(host);
+                Ok(())
+            }
         }
     }
 
     fn step(&mut self, host: usize, input: Input) -> Result<(), String> {
-        let moment = self.moment(host);
+        let now = self.now;
+        let moment = self.hosts[host].moment(now);
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
         alive.node.step(moment, input);
         if alive.turn_scheduled {
             return Ok(());
         }
         // Like the driver, now and then it takes several inputs before it ends the batch.
-        if self.dice.chance(BATCHED_PPM) {
+        if self.hosts[host].dice.chance(BATCHED_PPM) {
             if let Some(alive) = self.hosts[host].alive.as_mut() {
                 alive.turn_scheduled = true;
             }
-            let after = self.dice.span(Duration::from_micros(10), Duration::from_millis(2));
+            let after = self.hosts[host].dice.span(Duration::from_micros(10), Duration::from_millis(2));
             self.at_host(after, host, Event::Turn);
             return Ok(());
         }
@@ -370,17 +515,33 @@ impl World {
 
     fn turn(&mut self, host: usize) -> Result<(), String> {
         self.steps += 1;
+        let now = self.now;
+        let moment = self.hosts[host].moment(now);
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.turn_scheduled = false;
         }
-        let moment = self.moment(host);
         let effects = self.hosts[host].take_effects(moment);
-        for effect in effects {
+        // What the disk is given is looked at first: what is committed by this step stands in the log by now.
+        let (writes, others): (Vec<Effect>, Vec<Effect>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Persist(_)));
+        let wrote = !writes.is_empty();
+        for effect in writes {
             self.carry_out(host, effect)?;
         }
-        self.watch.after_step(&self.hosts[host])?;
-        let Some(alive) = self.hosts[host].alive.as_ref() else { return Ok(()) };
-        let wake = alive.node.deadline(self.now).max(Micros(self.now.0 + 1));
+        let machine = &self.hosts[host];
+        let Some(alive) = machine.alive.as_ref() else { return Ok(()) };
+        let status = alive.node.raft_status();
+        self.trace.mark(&[status.term.0, status.commit.0, status.last.0]);
+        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration)?;
+        let wake = alive.node.deadline(moment.now);
+        let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
+        if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {
+            alive.configuration = status.configuration;
+        }
+        for effect in others {
+            self.carry_out(host, effect)?;
+        }
+        self.projector_hears(host);
         if self.hosts[host].wake_at.is_none_or(|at| wake < at) {
             self.hosts[host].wake_at = Some(wake);
             self.at_host(wake.since(self.now), host, Event::Wake);
@@ -390,13 +551,17 @@ impl World {
 
     fn carry_out(&mut self, host: usize, effect: Effect) -> Result<(), String> {
         match effect {
-            Effect::Persist(persist) => {
-                let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
-                alive.writing.push_back(persist);
-                // Mostly fast, now and then a hiccup.
-                let slow = self.dice.chance(20_000);
-                let most = Duration::from_millis(if slow { 80 } else { 2 });
-                let after = self.dice.span(Duration::from_micros(80), most);
+            Effect::Persist(batch) => {
+                let head = Persist { entries: Vec::new(), hard_state: batch.hard_state.clone(), ..batch };
+                self.hosts[host].issued.record(&head);
+                self.watch.issued(&self.hosts[host], &batch)?;
+                let machine = &mut self.hosts[host];
+                machine.issued.record(&batch);
+                let local = machine.clock.monotonic(self.now);
+                let after = machine.write_takes();
+                if let Some(alive) = machine.alive.as_mut() {
+                    alive.writing.push_back((local, batch));
+                }
                 self.at_host(after, host, Event::DiskDone);
             }
             Effect::Send { to, frame } => {
@@ -404,30 +569,39 @@ impl World {
                 self.send(host, &to, &frame);
             }
             Effect::Ping { member, address: _, seq } => {
-                let lost = self.silent_agents.contains(&member) || self.dice.chance(self.weather.loss_ppm);
+                let loss = self.network.loss_ppm();
+                let dice = &mut self.hosts[host].dice;
+                let lost = self.silent_agents.contains_key(&member) || dice.chance(loss);
+                let after = dice.span(Duration::from_micros(200), Duration::from_millis(8));
                 if !lost {
-                    let after = self.dice.span(Duration::from_micros(200), Duration::from_millis(8));
                     self.at_host(after, host, Event::Pong { member, seq });
                 }
             }
+            Effect::SetBook(book) => {
+                if let Some(alive) = self.hosts[host].alive.as_mut() {
+                    alive.reachable.extend(book.nodes.into_keys());
+                }
+            }
             Effect::Apply(entries) => {
-                self.watch.committed(&self.hosts, &self.hosts[host].id, &entries)?;
+                self.watch.committed(&self.hosts[host].id, &entries)?;
                 self.job(host, Job::Apply(entries));
             }
             Effect::Export(part) => self.job(host, Job::Export(part)),
             Effect::CloseExport { transfer } => self.job(host, Job::CloseExport(transfer)),
             Effect::Install(received) => self.job(host, Job::Install(received)),
             Effect::Reply { ask, outcome } => self.answers.push(Answered { ask, host, outcome }),
-            Effect::Tell(notice) => {
-                let id = self.hosts[host].id.clone();
-                self.watch.notice(&id, &notice)?;
-                if !matches!(
-                    notice,
-                    crate::node::io::Notice::Pinged(_) | crate::node::io::Notice::Committed(_)
-                ) {
-                    self.note(&format!("{id} {notice:?}"));
-                }
-            }
+            Effect::Tell(notice) => self.tell(host, &notice)?,
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, host: usize, notice: &Notice) -> Result<(), String> {
+        self.watch.notice(&self.hosts[host], notice)?;
+        let id = self.hosts[host].id.clone();
+        match tell::notice(notice) {
+            Some(Weight::Main) => self.note(|| format!("{id} {}", tell::words(notice))),
+            Some(Weight::Detail) => self.detail(|| format!("{id} {}", tell::words(notice))),
+            None => {}
         }
         Ok(())
     }
@@ -440,7 +614,7 @@ impl World {
             // A whole state is written and synced; much else may happen meanwhile.
             Job::Install(_) => Duration::from_millis(400),
         };
-        let takes = self.dice.span(Duration::from_micros(10), most);
+        let takes = self.hosts[host].dice.span(Duration::from_micros(10), most);
         let Some(alive) = self.hosts[host].alive.as_mut() else { return };
         alive.jobs.push_back(job);
         alive.apply_done_at = alive.apply_done_at.max(self.now).after(takes);
@@ -455,31 +629,40 @@ impl World {
         match job {
             Job::Apply(entries) => return self.apply(host, &entries),
             Job::Export(part) => {
-                let chunk = alive.applier.export(&part).map_err(|error| format!("export: {error}"))?;
+                let chunk =
+                    alive.applier.export(&part).map_err(|error| format!("storage: export: {error}"))?;
                 let (to, transfer) = (part.to, part.transfer);
                 self.result(host, Input::Exported { to, transfer, chunk: chunk.map(Box::new) });
             }
             Job::CloseExport(transfer) => alive.applier.close_export(transfer),
-            Job::Install(mut received) => {
-                let rows = std::mem::take(&mut received.rows);
-                let facts = alive
-                    .applier
-                    .install(received.base, rows)
-                    .map_err(|error| format!("install: {error}"))?;
-                if facts.is_some() {
-                    self.installed += 1;
-                    self.watch.installed(&self.hosts[host], received.base)?;
-                }
-                self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
-                // The worst moment: the state is replaced, and the log does not know.
-                if self.worst_moments && self.dice.chance(200_000) {
-                    self.crash(host);
-                }
-            }
+            Job::Install(received) => self.install(host, received)?,
             Job::Flush => {
-                let index = alive.applier.flush().map_err(|error| format!("flush: {error}"))?;
+                let index = alive.applier.flush().map_err(|error| format!("storage: flush: {error}"))?;
+                self.hosts[host].flushed = index;
                 self.result(host, Input::Flushed { index });
             }
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, host: usize, mut received: Box<Received>) -> Result<(), String> {
+        let rows = std::mem::take(&mut received.rows);
+        let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
+        let base = received.base;
+        let facts =
+            alive.applier.install(base, rows).map_err(|error| format!("storage: install: {error}"))?;
+        if facts.is_some() {
+            self.installed += 1;
+            self.hosts[host].flushed = base.index;
+            self.watch.installed(&self.hosts[host], base)?;
+        }
+        self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
+        // The worst moment: the state is replaced, and the log does not know.
+        if self.worst_moments && self.hosts[host].dice.chance(200_000) {
+            let entropy = self.hosts[host].dice.word();
+            let death = if entropy & 1 == 0 { Death::Killed } else { Death::PowerCut };
+            self.die(host, death, entropy >> 1);
+            self.start_later(host);
         }
         Ok(())
     }
@@ -491,9 +674,10 @@ impl World {
             let batch = alive
                 .applier
                 .apply(std::slice::from_ref(entry))
-                .map_err(|error| format!("apply at {}: {error}", entry.index))?;
+                .map_err(|error| format!("storage: apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
-            self.watch.applied(&self.hosts[host], entry.index, &batch.happenings)?;
+            self.watch.applied(&self.hosts[host], entry, &batch.happenings)?;
+            self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
@@ -510,48 +694,16 @@ impl World {
     }
 
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
-        let Some(to) = self.hosts.iter().position(|other| &other.id == to) else { return };
-        // A connection delivers a frame once or never. Consensus is made for less than that and must show it; a
-        // forwarded write without a key is not, and relies on it.
-        let may_double = !matches!(frame, Frame::Forward { .. });
-        let copies =
-            match (self.dice.chance(self.weather.loss_ppm), self.dice.chance(self.weather.double_ppm)) {
-                (true, _) => 0,
-                (false, true) if may_double => 2,
-                (false, _) => 1,
-            };
-        let dead = self.hosts[to].alive.is_none() || self.cut.contains(&(host, to));
-        for _ in 0..if dead { 0 } else { copies } {
-            let slow = self.dice.chance(self.weather.slow_ppm);
-            let most = if slow { Duration::from_millis(300) } else { Duration::from_millis(3) };
-            let after = self.dice.span(Duration::from_micros(100), most);
-            let bytes = codec::encode(frame);
-            self.at_host(after, to, Event::Deliver { from: host, bytes });
+        let reachable = self.hosts[host].alive.as_ref().is_some_and(|alive| alive.reachable.contains(to));
+        let Some(to) = self.hosts.iter().position(|other| reachable && &other.id == to) else { return };
+        let copies = self.network.fate(host, to);
+        if self.hosts[to].alive.is_none() || self.network.is_cut(host, to) {
+            return;
         }
-    }
-}
-
-fn settings(
-    id: &NodeId,
-    peers: &BTreeMap<NodeId, String>,
-    identity: &str,
-    policy: &Policy,
-    keep_entries: u64,
-) -> Settings {
-    let genesis = Command::Genesis {
-        cluster: "sim".to_string(),
-        identity: identity.to_string(),
-        policy: policy.clone(),
-        nodes: peers.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
-    };
-    Settings {
-        id: id.clone(),
-        cluster: "sim".to_string(),
-        peers: peers.clone(),
-        raft: raft::Config { id: id.clone(), ..raft::Config::default() },
-        health: health::Config::new(id.into()),
-        genesis,
-        keep_entries,
-        url: format!("http://{id}"),
+        let incarnation = self.hosts[host].incarnation;
+        for after in copies.into_iter().flatten() {
+            let bytes = codec::encode(frame);
+            self.at_host(after, to, Event::Deliver { from: host, incarnation, bytes });
+        }
     }
 }

@@ -126,6 +126,14 @@ impl DataDirectory {
         Ok(DataDirectory { path: path.to_path_buf(), identity, is_new: false, _lock: lock })
     }
 
+    /// Whose the directory at `path` is; `None` if it is not a data directory yet. Locks nothing.
+    ///
+    /// # Errors
+    /// As [`DataDirectory::open`], as far as the identity goes.
+    pub fn identity_at(path: &Path) -> Result<Option<Identity>, StorageError> {
+        read_identity(path)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -29,6 +29,8 @@ struct Inner {
     calls_left: Option<u64>,
     /// Bytes that all files together may hold; `None`: no bound.
     capacity: Option<u64>,
+    /// Whether reading files fails.
+    unreadable: bool,
     syncs: u64,
     /// Changing calls so far.
     calls: u64,
@@ -196,6 +198,42 @@ impl MemoryDisk {
         self.lock().calls_left = Some(calls);
     }
 
+    /// Planned failures end, and nothing else changes: a process died, and the system keeps what it wrote.
+    pub fn mend(&mut self) {
+        self.lock().calls_left = None;
+    }
+
+    /// Makes every read of a file fail, or no longer.
+    pub fn fail_reads(&mut self, fail: bool) {
+        self.lock().unreadable = fail;
+    }
+
+    /// Bytes of all files together.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
+    /// A byte of what was durably written, with one bit of it: chosen by two random words. `None`: there is none.
+    pub fn pick_byte(&self, which: u64, bit: u64) -> Option<(String, u64, u8)> {
+        let inner = self.lock();
+        let mut written = Vec::new();
+        for (name, file) in &inner.durable_names {
+            // Files grow in steps filled with zeros: a bit that changes there says nothing about what was written.
+            let end =
+                inner.files[file].durable.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            written.push((name, end as u64));
+        }
+        let total: u64 = written.iter().map(|(_, end)| end).sum();
+        let mut at = which.checked_rem(total)?;
+        for (name, end) in written {
+            if at < end {
+                return Some((name.clone(), at, 1 << (bit % 8)));
+            }
+            at -= end;
+        }
+        None
+    }
+
     /// Bounds the bytes of all files together; a write beyond fails with "storage full". `None` lifts the bound.
     pub fn set_capacity(&mut self, bytes: Option<u64>) {
         self.lock().capacity = bytes;
@@ -250,7 +288,11 @@ impl Disk for MemoryDisk {
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        Ok(self.lock().content(name)?.current.clone())
+        let inner = self.lock();
+        if inner.unreadable {
+            return Err(io::Error::other("planned failure to read"));
+        }
+        Ok(inner.content(name)?.current.clone())
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {

@@ -14,9 +14,10 @@ use super_node::ledger::keyspace::Keyspace;
 use super_node::ledger::policy::Policy;
 use super_node::metrics::Metrics;
 use super_node::node::events::EventLog;
-use super_node::node::handle::{Ask, Failure, Handle};
+use super_node::node::handle::{Ask, Changed, Failure, Handle, Transferred};
 use super_node::node::ports::StateStore;
 use super_node::node::status::{NodeStatus, PeerStatus, RoleName};
+use super_node::raft::{Change, Configuration};
 use super_node::storage::MemoryState;
 use super_node::types::{Index, NodeId, Term, UnixMillis};
 use tokio::sync::{mpsc, watch};
@@ -59,6 +60,8 @@ fn status() -> NodeStatus {
         contact_ms: Some(40),
         up: true,
         url: None,
+        joining: false,
+        replaces: None,
     };
     NodeStatus {
         cluster: "test".to_string(),
@@ -76,6 +79,13 @@ fn status() -> NodeStatus {
         projection: Default::default(),
         version: "0.0.0".to_string(),
         url: String::new(),
+        learners: Vec::new(),
+        identity: None,
+        peer_protocol: 0,
+        changing: false,
+        removed: false,
+        transfer: None,
+        disk_degraded: false,
     }
 }
 
@@ -85,6 +95,7 @@ struct Player {
     applied: watch::Sender<Index>,
     mood: watch::Receiver<Mood>,
     index: AtomicU64,
+    configuration: Configuration,
     /// Questions that nobody answers; dropping one would be an answer.
     ignored: Vec<Ask>,
 }
@@ -112,8 +123,29 @@ impl Player {
                     let _receiver_may_be_gone = reply.send(refusal(forward).map_or(Ok(index), Err));
                 }
                 Ask::Projection(_) => {}
+                Ask::Change { change, forward, reply, .. } => {
+                    let result = refusal(forward).map_or_else(|| self.change(&change), Err);
+                    let _receiver_may_be_gone = reply.send(result);
+                }
+                Ask::Transfer { to, forward, reply, .. } => {
+                    let result = match (refusal(forward), to) {
+                        (Some(failure), _) => Err(failure),
+                        // n2 is the only other voter that is up.
+                        (None, Some(to)) if to != node("n2") => Err(Failure::NoTarget),
+                        (None, _) => Ok(Transferred { leader: node("n2"), term: Term(8) }),
+                    };
+                    let _receiver_may_be_gone = reply.send(result);
+                }
             }
         }
+    }
+
+    /// As a cluster does whose nodes are all well.
+    fn change(&mut self, change: &Change) -> Result<Changed, Failure> {
+        let begun = self.configuration.changed(change).map_err(Failure::Change)?;
+        self.configuration = begun.settled().unwrap_or(begun);
+        let index = Index(self.index.fetch_add(1, Ordering::Relaxed) + 1);
+        Ok(Changed { index, configuration: self.configuration.clone() })
     }
 
     fn apply(&self, request: Request, leader: &str) -> Applied {
@@ -154,6 +186,10 @@ impl Fake {
             applied,
             mood: mood_seen,
             index: AtomicU64::new(0),
+            configuration: Configuration {
+                voters: ["n1", "n2", "n3"].map(node).into(),
+                ..Configuration::default()
+            },
             ignored: Vec::new(),
         };
         tokio::spawn(player.play());
@@ -196,7 +232,7 @@ impl Fake {
 
     /// Applies a command that no HTTP request makes.
     pub async fn command(&self, command: Command) {
-        let request = Request { idempotency_key: None, command };
+        let request = Request::new(command);
         let applied = self.handle.submit(request, true, Duration::from_secs(5)).await.expect("is applied");
         assert!(!matches!(applied.answer, Answer::Rejected(_)), "{:?}", applied.answer);
     }

@@ -6,4 +6,5 @@ mod errors;
 mod fake;
 mod history;
 mod requests;
+mod sessions;
 mod streams;

@@ -170,10 +170,78 @@ async fn members_join_show_and_leave() {
     assert_eq!(left.status, 200, "{}", left.text);
     assert_eq!(fake.get("/v1/members/w1").await.json["status"], "left");
     Reply::of(fake.request(Method::DELETE, "/v1/members/nobody")).await.problem(404, "not_found");
-    let voter = Reply::of(fake.request(Method::DELETE, "/v1/members/n1")).await;
-    assert!(voter.problem(409, "conflict").contains("as long as it votes"), "{}", voter.text);
-    assert_eq!(fake.get("/v1/members/n1").await.json["status"], "active");
     fake.get("/v1/members/nobody").await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn super_nodes_are_added_promoted_demoted_and_removed() {
+    let fake = Fake::start().await;
+    let body = "{\"id\":\"n4\",\"kind\":\"super_node\",\"address\":\"10.0.0.4:7401\",\"replaces\":\"n3\"}";
+    let added = fake.post("/v1/members", body).await;
+    assert_eq!(
+        (added.status, &added.json["role"], &added.json["joining"]),
+        (200, &json!("learner"), &json!(true))
+    );
+    assert_eq!(
+        (&added.json["replaces"], &added.json["voters"]),
+        (&json!("n3"), &json!(["n1", "n2", "n3"])),
+        "{}",
+        added.text
+    );
+    // It is there, but not as the status of this node has it: somebody else has the name.
+    let again = fake.post("/v1/members", body).await;
+    assert!(again.problem(409, "conflict").contains("n4 is a super-node already"), "{}", again.text);
+    let promoted = fake.post("/v1/members/n4:promote", "").await;
+    assert_eq!(
+        (promoted.status, &promoted.json["role"], &promoted.json["voters"]),
+        (200, &json!("voter"), &json!(["n1", "n2", "n4"])),
+        "{}",
+        promoted.text
+    );
+    let demoted = fake.post("/v1/members/n4:demote", "").await;
+    assert_eq!((demoted.status, &demoted.json["learners"]), (200, &json!(["n4"])), "{}", demoted.text);
+    // What is so already is answered as if it had just been done.
+    assert_eq!(fake.post("/v1/members/n1:promote", "").await.json["already"], true);
+    fake.post("/v1/members/n9:promote", "").await.problem(404, "not_found");
+    fake.post("/v1/members/n1:maintain", "").await.problem(404, "not_found");
+    let removed = Reply::of(fake.request(Method::DELETE, "/v1/members/n4")).await;
+    assert_eq!((removed.status, &removed.json["learners"]), (200, &json!([])), "{}", removed.text);
+    let voter = Reply::of(fake.request(Method::DELETE, "/v1/members/n1")).await;
+    assert_eq!((voter.status, &voter.json["voters"]), (200, &json!(["n2"])), "{}", voter.text);
+    // n1 is known to the ledger: it has left before.
+    assert_eq!(Reply::of(fake.request(Method::DELETE, "/v1/members/n1")).await.json["already"], true);
+    let last = Reply::of(fake.request(Method::DELETE, "/v1/members/n2")).await;
+    assert!(last.problem(409, "conflict").contains("last voter"), "{}", last.text);
+    // A name of the fleet is taken.
+    fake.post("/v1/members", "{\"id\":\"w1\",\"address\":\"127.0.0.1:7500\"}").await;
+    let taken = "{\"id\":\"w1\",\"kind\":\"super_node\",\"address\":\"10.0.0.4:7401\"}";
+    assert!(fake.post("/v1/members", taken).await.problem(409, "conflict").contains("name of an agent"));
+}
+
+#[tokio::test]
+async fn leadership_is_handed_over_on_request() {
+    let fake = Fake::start().await;
+    let moved = fake.post("/v1/leader:transfer", "{\"to\":\"n2\"}").await;
+    assert_eq!(
+        (moved.status, &moved.json["leader"], &moved.json["term"], &moved.json["previous"]),
+        (200, &json!("n2"), &json!(8), &json!("n1")),
+        "{}",
+        moved.text
+    );
+    assert_eq!(fake.post("/v1/leader:transfer", "").await.json["leader"], "n2");
+    // It leads already.
+    assert_eq!(fake.post("/v1/leader:transfer", "{\"to\":\"n1\"}").await.json["already"], true);
+    let nobody = fake.post("/v1/leader:transfer", "{\"to\":\"n3\"}").await;
+    assert!(nobody.problem(409, "conflict").contains("n3 cannot take over"), "{}", nobody.text);
+    fake.set_mood(Mood::Lost);
+    fake.post("/v1/leader:transfer", "").await.problem(503, "no_leader");
+    fake.set_mood(Mood::Silent);
+    let silent = fake.post("/v1/leader:transfer", "").await;
+    silent.problem(504, "timeout");
+    assert_eq!(
+        (&silent.json["outcome"], &silent.json["hint"]),
+        (&json!("unknown"), &json!("super-node leader show says who leads"))
+    );
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Real super-node processes on free loopback ports, for tests. Everything is killed and removed on drop.
+//! Real super-node processes on free loopback ports, for tests. Everything is killed and removed on drop; if the test
+//! itself is killed, the kernel kills its nodes.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -26,19 +27,60 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Where a node runs.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The address of all its listeners.
+    pub host: String,
+    /// The network namespace of its process; `None`: that of the test.
+    pub namespace: Option<String>,
+}
+
+impl Place {
+    pub fn loopback() -> Place {
+        Place { host: "127.0.0.1".to_string(), namespace: None }
+    }
+
+    /// A command that runs the binary here, and that the kernel kills when the test's thread ends, however it ends:
+    /// a process that survives its test would disturb the next one. Asking the kernel from inside a child takes
+    /// `unsafe`, so a small program of util-linux asks; where it is missing, only `Drop` kills.
+    fn command(&self) -> Command {
+        let mut words: Vec<&str> = Vec::new();
+        if let Some(namespace) = &self.namespace {
+            words.extend(["ip", "netns", "exec", namespace]);
+        }
+        if on_path("setpriv") {
+            words.extend(["setpriv", "--pdeathsig", "KILL"]);
+        }
+        words.push(BINARY);
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command
+    }
+}
+
+/// Whether a program can be called by its name.
+pub fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
 /// One node of a cluster under test.
 pub struct Node {
     pub id: String,
+    pub place: Place,
     pub client_port: u16,
     pub peer_port: u16,
     pub agent_port: u16,
     pub directory: PathBuf,
+    /// The client URL of a running cluster that it joins; `None`: it is one of the first.
+    pub join: Option<String>,
     child: Option<Child>,
 }
 
 impl Node {
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        format!("http://{}:{}", self.place.host, self.client_port)
     }
 
     pub fn is_running(&self) -> bool {
@@ -56,11 +98,13 @@ pub struct Setup {
     pub nodes: usize,
     /// Environment on top of fast intervals: `("SUPER_NODE_RAFT__ELECTION", "1s..2s")`.
     pub environment: Vec<(String, String)>,
+    /// Where the nodes run; those beyond the list run on loopback.
+    pub places: Vec<Place>,
 }
 
 impl Setup {
     pub fn nodes(nodes: usize) -> Setup {
-        let mut setup = Setup { nodes, environment: Vec::new() };
+        let mut setup = Setup { nodes, environment: Vec::new(), places: Vec::new() };
         setup.set("SUPER_NODE_LEDGER__INTERVAL", "2s");
         setup.set("SUPER_NODE_LEDGER__PING", "150ms");
         setup.set("SUPER_NODE_LEDGER__PING_TIMEOUT", "100ms");
@@ -117,15 +161,20 @@ impl Cluster {
         let nodes = (1..=setup.nodes)
             .map(|number| Node {
                 id: format!("n{number}"),
+                place: setup.places.get(number - 1).cloned().unwrap_or_else(Place::loopback),
                 client_port: free_port(),
                 peer_port: free_port(),
                 agent_port: free_port(),
                 directory: directory.path().join(format!("n{number}")),
+                join: None,
                 child: None,
             })
             .collect();
-        let http =
-            reqwest::Client::builder().timeout(Duration::from_secs(10)).build().expect("an HTTP client");
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .build()
+            .expect("an HTTP client");
         let mut cluster = Cluster { nodes, http, directory, setup: setup.clone(), agents: Vec::new() };
         for at in 0..setup.nodes {
             cluster.start_node(at);
@@ -134,29 +183,56 @@ impl Cluster {
     }
 
     pub fn peers(&self) -> String {
-        let peers = self.nodes.iter().map(|node| format!("{}=127.0.0.1:{}", node.id, node.peer_port));
+        let first = self.nodes.iter().filter(|node| node.join.is_none());
+        let peers = first.map(|node| format!("{}={}:{}", node.id, node.place.host, node.peer_port));
         peers.collect::<Vec<_>>().join(",")
     }
 
     /// The command that starts a node, with its output not yet directed anywhere.
     pub fn command(&self, at: usize) -> Command {
         let node = &self.nodes[at];
-        let mut command = Command::new(BINARY);
+        let host = &node.place.host;
+        let mut command = node.place.command();
         command
             .args(["start", "--id", &node.id])
             .args(["--data-dir", node.directory.to_str().expect("a printable path")])
-            .args(["--listen", &format!("127.0.0.1:{}", node.client_port)])
-            .args(["--peer-listen", &format!("127.0.0.1:{}", node.peer_port)])
-            .args(["--peers", &self.peers()])
-            .env("SUPER_NODE_LISTEN__AGENTS", format!("127.0.0.1:{}", node.agent_port))
+            .args(["--listen", &format!("{host}:{}", node.client_port)])
+            .args(["--peer-listen", &format!("{host}:{}", node.peer_port)])
+            .env("SUPER_NODE_LISTEN__AGENTS", format!("{host}:{}", node.agent_port))
             .env("SUPER_NODE_LOG__LEVEL", "debug")
             .env_remove("MONGODB_URI")
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        match &node.join {
+            Some(url) => command.args(["--join", url]),
+            None => command.args(["--peers", &self.peers()]),
+        };
         for (name, value) in &self.setup.environment {
             command.env(name, value);
         }
         command
+    }
+
+    /// Starts one more node, which joins through another one; returns its position.
+    pub fn join_node(&mut self, id: &str, through: usize) -> usize {
+        let at = self.add_node(id, through);
+        self.start_node(at);
+        at
+    }
+
+    /// One more node, which joins through another one once it is started; returns its position.
+    pub fn add_node(&mut self, id: &str, through: usize) -> usize {
+        self.nodes.push(Node {
+            id: id.to_string(),
+            place: self.setup.places.get(self.nodes.len()).cloned().unwrap_or_else(Place::loopback),
+            client_port: free_port(),
+            peer_port: free_port(),
+            agent_port: free_port(),
+            directory: self.directory.path().join(id),
+            join: Some(self.nodes[through].url()),
+            child: None,
+        });
+        self.nodes.len() - 1
     }
 
     pub fn start_node(&mut self, at: usize) {
@@ -172,9 +248,19 @@ impl Cluster {
 
     /// kill -9.
     pub fn kill(&mut self, at: usize) {
-        let mut child = self.nodes[at].child.take().expect("the node runs");
-        child.kill().expect("it can be killed");
-        child.wait().expect("it can be reaped");
+        self.kill_all(&[at]);
+    }
+
+    /// kill -9 of several, before any of them is reaped.
+    pub fn kill_all(&mut self, all: &[usize]) {
+        let mut dying: Vec<Child> =
+            all.iter().map(|at| self.nodes[*at].child.take().expect("the node runs")).collect();
+        for child in &mut dying {
+            child.kill().expect("it can be killed");
+        }
+        for child in &mut dying {
+            child.wait().expect("it can be reaped");
+        }
     }
 
     /// A signal by name: `STOP`, `CONT`, `TERM`.
@@ -207,7 +293,8 @@ impl Cluster {
     pub fn start_agent(&mut self, id: &str) {
         let urls = self.nodes.iter().map(Node::url).collect::<Vec<_>>().join(",");
         let log = std::fs::File::create(self.directory.path().join(format!("{id}.log"))).expect("a log file");
-        let child = Command::new(BINARY)
+        let child = Place::loopback()
+            .command()
             .args(["agent", "--id", id, "--join", &urls, "--listen", "127.0.0.1:0"])
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
@@ -225,17 +312,33 @@ impl Cluster {
         child.wait().expect("it can be reaped");
     }
 
-    /// Runs a command of the binary against this cluster's running nodes.
-    pub fn cli(&self, arguments: &[&str]) -> Output {
+    /// Whether a node that was started has ended by itself; it can be started again.
+    pub fn has_ended(&mut self, at: usize) -> bool {
+        let child = &mut self.nodes[at].child;
+        let ended =
+            child.as_mut().is_some_and(|child| child.try_wait().expect("it can be waited for").is_some());
+        if ended {
+            *child = None;
+        }
+        ended
+    }
+
+    /// A command of the binary against this cluster's running nodes.
+    pub fn cli_command(&self, arguments: &[&str]) -> Command {
         let running = self.nodes.iter().filter(|node| node.is_running());
         let urls = running.map(Node::url).collect::<Vec<_>>().join(",");
-        Command::new(BINARY)
+        let mut command = Command::new(BINARY);
+        command
             .args(arguments)
             .env("SUPER_NODE_ENDPOINTS", urls)
             .current_dir(self.directory.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command runs")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs such a command.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_command(arguments).output().expect("the command runs")
     }
 
     /// The JSON that a command prints with `-o json`; it must succeed.

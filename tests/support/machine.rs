@@ -37,7 +37,7 @@ impl Machine {
     pub fn apply(&mut self, command: Command) {
         self.index = self.index.next();
         let at = UnixMillis(1_700_000_000_000 + i64::try_from(self.index.0).expect("small") * 1_000);
-        let request = Request { idempotency_key: None, command };
+        let request = Request::new(command);
         let leader = self.nodes.first().cloned().unwrap_or_else(|| "n1".parse().expect("a name"));
         let envelope = Envelope { at, term: self.term, leader, request };
         let (index, term) = (self.index, self.term);

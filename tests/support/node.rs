@@ -45,6 +45,13 @@ fn status(id: &NodeId) -> NodeStatus {
         projection: ProjectionStatus::default(),
         version: "0.0.0".to_string(),
         url: String::new(),
+        learners: Vec::new(),
+        identity: None,
+        peer_protocol: 0,
+        changing: false,
+        removed: false,
+        transfer: None,
+        disk_degraded: false,
     }
 }
 
@@ -80,6 +87,8 @@ impl FakeNode {
                     Ask::ReadBarrier { reply, .. } => {
                         let _gone = reply.send(Ok(Index(1)));
                     }
+                    // Nobody above the projector asks for these.
+                    Ask::Change { .. } | Ask::Transfer { .. } => {}
                 }
             }
         });

@@ -5,12 +5,15 @@ mod idempotency;
 mod kv;
 mod properties;
 mod queries;
+mod sessions;
 mod settlement;
 
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 
 use super::apply::{Happening, Outcome, apply};
-use super::command::{Answer, Command, Envelope, ObserverHealth, Rejection, Report, Request, Row};
+use super::command::{
+    Answer, Applied, Command, Envelope, ObserverHealth, Once, Rejection, Report, Request, Row,
+};
 use super::keyspace::MemoryKeyspace;
 use super::policy::Policy;
 use super::query;
@@ -87,7 +90,7 @@ impl World {
             at: UnixMillis(self.at),
             term: Term(self.term),
             leader: node("n1"),
-            request: Request { idempotency_key: None, command },
+            request: Request::new(command),
         }
     }
 
@@ -110,7 +113,7 @@ impl World {
 
     pub fn keyed(&mut self, key: &str, command: Command) -> Outcome {
         let mut envelope = self.envelope(command);
-        envelope.request.idempotency_key = Some(key.to_string());
+        envelope.request.once = Once::Key(key.to_string());
         self.apply(&envelope)
     }
 
@@ -193,6 +196,8 @@ pub(super) fn rejection(answer: &Answer) -> &'static str {
         Answer::Rejected(Rejection::NotFound(_)) => "not found",
         Answer::Rejected(Rejection::BadRequest(_)) => "bad request",
         Answer::Rejected(Rejection::Stale(_)) => "stale",
-        Answer::Done | Answer::Kv { .. } | Answer::Sum { .. } => "done",
+        Answer::Rejected(Rejection::SessionExpired(_)) => "session expired",
+        Answer::Rejected(Rejection::OutsideWindow(_)) => "outside the window",
+        Answer::Done | Answer::Kv { .. } | Answer::Sum { .. } | Answer::Session { .. } => "done",
     }
 }

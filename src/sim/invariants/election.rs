@@ -1,11 +1,10 @@
-//! Election safety (Raft paper, section 5.2): at most one leader per term. Leader completeness (section 5.4): whoever
-//! becomes leader has every committed position in its log.
+//! Election safety (Raft paper, section 5.2): at most one leader per term, elected by a quorum, and one vote of each node
+//! in each term. Leader completeness (section 5.4): whoever leads has every committed entry in its log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::node::io::Notice;
-use crate::raft::{Event, Role};
-use crate::types::{Index, NodeId, Term};
+use crate::raft::{Persist, Role, Status, VoteResult};
+use crate::types::{NodeId, Term};
 
 use crate::sim::host::Host;
 
@@ -13,14 +12,33 @@ use crate::sim::host::Host;
 #[derive(Debug, Default)]
 pub struct Watch {
     leaders: BTreeMap<Term, NodeId>,
+    /// For whom each node voted.
+    votes: BTreeMap<(Term, NodeId), NodeId>,
     won: u64,
 }
 
 impl Watch {
+    /// A node hands something to its disk: a vote among it, perhaps.
+    pub fn issued(&mut self, node: &NodeId, batch: &Persist) -> Result<(), String> {
+        let Some(hard_state) = &batch.hard_state else { return Ok(()) };
+        let Some(vote) = &hard_state.vote else { return Ok(()) };
+        let known = self.votes.entry((hard_state.term, node.clone())).or_insert_with(|| vote.clone());
+        if known == vote {
+            return Ok(());
+        }
+        Err(format!(
+            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
+            hard_state.term
+        ))
+    }
+
     /// After every step of a host.
-    pub fn after_step(&mut self, host: &Host, committed: Index) -> Result<(), String> {
-        let Some(alive) = &host.alive else { return Ok(()) };
-        let status = alive.node.raft_status();
+    pub fn after_step(
+        &mut self,
+        host: &Host,
+        status: &Status,
+        log: &super::log::Watch,
+    ) -> Result<(), String> {
         if status.role != Role::Leader {
             return Ok(());
         }
@@ -31,24 +49,25 @@ impl Watch {
             }
             None => {
                 self.leaders.insert(status.term, host.id.clone());
-                if status.last < committed {
-                    return Err(format!(
-                        "leader completeness: {} leads term {} with a log up to {}, but {committed} is committed",
-                        host.id, status.term, status.last
-                    ));
-                }
-                Ok(())
+                log.is_complete(host, status.term)
             }
         }
     }
 
-    /// Counts won elections, for the vacuity guard.
-    pub fn notice(&mut self, notice: &Notice) {
-        self.won += u64::from(matches!(notice, Notice::Raft(Event::BecameLeader { .. })));
+    /// A node says that it won, with these votes.
+    pub fn won(&mut self, host: &Host, term: Term, votes: &BTreeSet<NodeId>) -> Result<(), String> {
+        self.won += 1;
+        let Some(alive) = &host.alive else { return Ok(()) };
+        let granted = votes.iter().map(|voter| (voter.clone(), true)).collect();
+        // The configuration of a candidate does not change between the last vote and the victory.
+        if alive.node.raft_status().configuration.vote_result(&granted) == VoteResult::Won {
+            return Ok(());
+        }
+        Err(format!("elected by a quorum: {} leads term {term} with the votes of {votes:?}", host.id))
     }
 
     /// Elections won so far.
-    pub fn won(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.won
     }
 }

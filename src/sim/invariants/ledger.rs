@@ -3,12 +3,31 @@
 use std::collections::BTreeMap;
 
 use crate::ledger::apply::Happening;
+use crate::ledger::query;
 use crate::ledger::verify::verify;
 use crate::node::io::Notice;
 use crate::node::ports::StateStore;
 use crate::types::{Index, IntervalId, NodeId};
 
 use crate::sim::host::Host;
+
+/// No point comes from nowhere or goes there: the balances are what the movements sum up to.
+fn conservation(host: &Host) -> Result<(), String> {
+    let read = || {
+        let view = host.state.view()?;
+        let totals = query::totals(view.as_ref())?;
+        let members = query::members(view.as_ref(), None, usize::MAX)?;
+        Ok((totals, members))
+    };
+    let (totals, members) =
+        read().map_err(|error: crate::ledger::keyspace::KeyspaceError| format!("conservation: {error}"))?;
+    let balances: i128 = members.iter().map(|member| i128::from(member.balance.0)).sum();
+    let moved = i128::from(totals.minted.0) - i128::from(totals.burned.0) - i128::from(totals.claimed.0);
+    if balances == moved {
+        return Ok(());
+    }
+    Err(format!("conservation: the balances of {} sum up to {balances}, the movements to {moved}", host.id))
+}
 
 /// Watches the ledger.
 #[derive(Debug, Default)]
@@ -36,12 +55,17 @@ impl Watch {
 
     /// A node has settled an interval by the entry at `index`. A replay does it at the same place; any other place would
     /// pay a second time.
-    pub fn settled_at(&mut self, node: &NodeId, interval: IntervalId, index: Index) -> Result<(), String> {
+    pub fn settled_at(&mut self, host: &Host, interval: IntervalId, index: Index) -> Result<(), String> {
+        let known = self.places.get(&interval).copied();
         let place = *self.places.entry(interval).or_insert(index);
-        if place == index {
-            return Ok(());
+        if place != index {
+            let node = &host.id;
+            return Err(format!(
+                "settled once: {node} settles {interval} at {index}, though it was settled at {place}"
+            ));
         }
-        Err(format!("settled once: {node} settles {interval} at {index}, though it was settled at {place}"))
+        // All nodes agree at a position (`replicas agree`): the first to come there is looked at for all.
+        if known.is_none() { conservation(host) } else { Ok(()) }
     }
 
     /// A snapshot may have carried a node over some intervals.

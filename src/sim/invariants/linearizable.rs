@@ -4,6 +4,7 @@
 //! Keys are independent, so each is checked alone. Every written value is unique.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::types::Micros;
 
@@ -13,10 +14,41 @@ pub const OPERATIONS_MAX: usize = 128;
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// A unique value was written.
-    Write(u64),
+    /// A unique value was written; `None`: the key was removed.
+    Write(Option<u64>),
     /// This value was read; `None`: the key was absent.
     Read(Option<u64>),
+    /// A unique value was written in the place of an expected one. With an unknown outcome it may also have found
+    /// another value, and then have done nothing.
+    Swap {
+        /// The value that it replaces; `None`: the key had to be absent.
+        expected: Option<u64>,
+        /// The value that it writes.
+        new: u64,
+    },
+    /// Another value than this was found.
+    Missed(Option<u64>),
+}
+
+impl Action {
+    /// The value that it writes, if any.
+    pub fn value(&self) -> Option<u64> {
+        match self {
+            Action::Write(value) => *value,
+            Action::Swap { new, .. } => Some(*new),
+            Action::Read(_) | Action::Missed(_) => None,
+        }
+    }
+
+    /// What it leaves where it finds `value`; `None`: it cannot have found that.
+    fn apply(&self, value: Option<u64>) -> Option<Option<u64>> {
+        match self {
+            Action::Write(written) => Some(*written),
+            Action::Read(seen) => (*seen == value).then_some(value),
+            Action::Swap { expected, new } => (*expected == value).then_some(Some(*new)),
+            Action::Missed(expected) => (*expected != value).then_some(value),
+        }
+    }
 }
 
 /// One operation of one client.
@@ -30,10 +62,28 @@ pub struct Operation {
     pub action: Action,
 }
 
+impl fmt::Display for Operation {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |at: Micros| at.0 as f64 / 1e6;
+        write!(out, "{:>11.6} to ", seconds(self.invoked))?;
+        match self.returned {
+            Some(returned) => write!(out, "{:>11.6}", seconds(returned))?,
+            None => write!(out, "    unknown")?,
+        }
+        write!(out, "  {:?}", self.action)
+    }
+}
+
 /// Whether the operations can be put into one order that respects real time and in which every read sees the last
 /// write before it.
+///
+/// # Panics
+/// With more than [`OPERATIONS_MAX`] operations.
 pub fn is_linearizable(operations: &[Operation]) -> bool {
     assert!(operations.len() <= OPERATIONS_MAX, "the clients bound the operations per key");
+    // In order of their beginning, so that the search looks at a window and not at everything.
+    let mut operations: Vec<&Operation> = operations.iter().collect();
+    operations.sort_by_key(|operation| operation.invoked);
     let must: u128 = bits(operations.iter().map(|operation| operation.returned.is_some()));
     let mut tried = BTreeSet::new();
     let mut stack = vec![(0_u128, None)];
@@ -48,14 +98,15 @@ pub fn is_linearizable(operations: &[Operation]) -> bool {
         // Nothing may be placed that began after the earliest end of what is still open.
         let horizon =
             operations.iter().enumerate().filter(|(at, _)| open(*at)).filter_map(|(_, o)| o.returned).min();
+        let Some(horizon) = horizon else { continue };
         for (at, operation) in operations.iter().enumerate() {
-            if !open(at) || horizon.is_some_and(|horizon| operation.invoked > horizon) {
-                continue;
+            if operation.invoked > horizon {
+                break;
             }
-            match operation.action {
-                Action::Write(written) => stack.push((placed | (1 << at), Some(written))),
-                Action::Read(seen) if seen == value => stack.push((placed | (1 << at), value)),
-                Action::Read(_) => {}
+            if open(at)
+                && let Some(left) = operation.action.apply(value)
+            {
+                stack.push((placed | (1 << at), left));
             }
         }
     }
@@ -69,6 +120,7 @@ fn bits(flags: impl Iterator<Item = bool>) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::dice::Dice;
 
     fn operation(invoked: u64, returned: Option<u64>, action: Action) -> Operation {
         Operation { invoked: Micros(invoked), returned: returned.map(Micros), action }
@@ -76,14 +128,22 @@ mod tests {
 
     #[test]
     fn histories_that_are_and_are_not() {
-        let write = |from, to, value| operation(from, to, Action::Write(value));
+        let write = |from, to, value| operation(from, to, Action::Write(Some(value)));
+        let remove = |from, to| operation(from, to, Action::Write(None));
         let read = |from, to, value| operation(from, Some(to), Action::Read(value));
+        let swap = |from, to, expected, new| operation(from, to, Action::Swap { expected, new });
+        let missed = |from, to, expected| operation(from, Some(to), Action::Missed(expected));
         let good = [
             vec![write(0, Some(2), 1), read(1, 3, None), read(4, 5, Some(1))],
             vec![write(0, Some(9), 1), read(1, 2, Some(1)), write(3, Some(4), 2), read(5, 6, Some(2))],
             // Unknown writes may happen late, or never.
             vec![write(0, None, 1), read(1, 2, None), read(3, 4, Some(1))],
             vec![write(0, None, 1), read(1, 2, None)],
+            vec![write(0, Some(1), 1), remove(2, Some(3)), read(4, 5, None)],
+            vec![write(0, Some(1), 1), swap(2, Some(3), Some(1), 2), read(4, 5, Some(2))],
+            vec![write(0, Some(5), 1), missed(1, 2, None), swap(3, Some(4), Some(1), 2)],
+            // An unknown swap may have found something else.
+            vec![write(0, Some(1), 1), swap(2, None, Some(7), 2), read(4, 5, Some(1))],
         ];
         let bad = [
             // Stale read.
@@ -94,6 +154,12 @@ mod tests {
             vec![write(0, None, 1), read(1, 2, Some(1)), read(3, 4, None)],
             // A value that nobody wrote.
             vec![read(0, 1, Some(7))],
+            // Removed, and still there.
+            vec![write(0, Some(1), 1), remove(2, Some(3)), read(4, 5, Some(1))],
+            // Two swaps of one value.
+            vec![write(0, Some(1), 1), swap(2, Some(5), Some(1), 2), swap(3, Some(6), Some(1), 3)],
+            // A swap that missed what was there all the time.
+            vec![write(0, Some(1), 1), missed(2, 3, Some(1))],
         ];
         for history in good {
             assert!(is_linearizable(&history), "{history:?}");
@@ -101,5 +167,50 @@ mod tests {
         for history in bad {
             assert!(!is_linearizable(&history), "{history:?}");
         }
+    }
+
+    /// Tries every order, without any thought.
+    fn naive(operations: &[Operation], placed: &mut Vec<usize>, value: Option<u64>) -> bool {
+        let open: Vec<usize> = (0..operations.len()).filter(|at| !placed.contains(at)).collect();
+        if open.iter().all(|at| operations[*at].returned.is_none()) {
+            return true;
+        }
+        open.iter().any(|at| {
+            let too_early = open
+                .iter()
+                .any(|other| operations[*other].returned.is_some_and(|end| end < operations[*at].invoked));
+            let Some(left) = operations[*at].action.apply(value).filter(|_| !too_early) else { return false };
+            placed.push(*at);
+            let found = naive(operations, placed, left);
+            placed.pop();
+            found
+        })
+    }
+
+    #[test]
+    fn the_search_agrees_with_trying_every_order() {
+        let mut verdicts = [0, 0];
+        for seed in 0..3_000 {
+            let mut dice = Dice::new(seed);
+            let operations: Vec<Operation> = (0..6)
+                .map(|number| {
+                    let invoked = dice.below(20);
+                    let returned = dice.chance(800_000).then(|| invoked + 1 + dice.below(8));
+                    let known = dice.chance(700_000).then(|| dice.below(6));
+                    let action = match dice.below(4) {
+                        0 => Action::Write(Some(number)),
+                        1 => Action::Swap { expected: known, new: number },
+                        2 if returned.is_some() => Action::Missed(known),
+                        _ if returned.is_some() => Action::Read(known),
+                        _ => Action::Write(None),
+                    };
+                    operation(invoked, returned, action)
+                })
+                .collect();
+            let verdict = is_linearizable(&operations);
+            verdicts[usize::from(verdict)] += 1;
+            assert_eq!(verdict, naive(&operations, &mut Vec::new(), None), "{operations:?}");
+        }
+        assert!(verdicts.iter().all(|count| *count > 100), "{verdicts:?}");
     }
 }

@@ -1,19 +1,58 @@
 //! What must hold after every step of every history; one file per property (`safety.md` of the design).
+//!
+//! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
 pub mod election;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
+pub mod once;
+pub mod projection;
 pub mod promise;
 pub mod state;
 
 use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
-use crate::raft::{Base, Entry};
+use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
 use crate::types::{Index, NodeId};
 
 use super::host::Host;
+
+/// The names of all invariants, as they begin the text of a breach.
+pub const NAMES: &[&str] = &[
+    "election safety",
+    "leader completeness",
+    "elected by a quorum",
+    "log matching",
+    "leader append-only",
+    "committed entries never change",
+    "committed on a quorum",
+    "one vote a term",
+    "terms never go back",
+    "order of counters",
+    "counters never go back",
+    "said before it is durable",
+    "applied twice",
+    "refused and applied",
+    "acknowledged and not committed",
+    "replicas agree",
+    "settled in order",
+    "settled once",
+    "conservation",
+    "ledger",
+    "MongoDB equals the ledger",
+    "linearizability",
+    "durability",
+    "recovery",
+    "storage",
+    "a stuck leader gives way",
+    "liveness",
+    "works under the fault",
+    "assertion",
+    "unexpected error",
+    "vacuity",
+];
 
 /// Watches a whole history.
 #[derive(Debug, Default)]
@@ -22,22 +61,30 @@ pub struct Watch {
     log: log::Watch,
     state: state::Watch,
     ledger: ledger::Watch,
+    once: once::Watch,
 }
 
 impl Watch {
-    /// After every step of a host.
-    pub fn after_step(&mut self, host: &Host) -> Result<(), String> {
-        self.log.after_step(host)?;
-        self.election.after_step(host, self.log.last_committed())
+    /// A node hands something to its disk.
+    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
+        self.election.issued(&host.id, batch)?;
+        self.log.issued(host, batch)
+    }
+
+    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    pub fn after_step(
+        &mut self,
+        hosts: &[Host],
+        host: &Host,
+        status: &Status,
+        before: &Configuration,
+    ) -> Result<(), String> {
+        self.log.after_step(hosts, host, status, before)?;
+        self.election.after_step(host, status, &self.log)
     }
 
     /// A node lets entries be applied: it holds them committed.
-    pub fn committed(&mut self, hosts: &[Host], node: &NodeId, entries: &[Entry]) -> Result<(), String> {
-        let known = self.log.last_committed();
-        entries
-            .iter()
-            .filter(|entry| entry.index > known)
-            .try_for_each(|entry| promise::on_a_majority(hosts, entry))?;
+    pub fn committed(&mut self, node: &NodeId, entries: &[Entry]) -> Result<(), String> {
         self.log.committed(node, entries)
     }
 
@@ -47,13 +94,24 @@ impl Watch {
     }
 
     /// A node has applied one entry.
-    pub fn applied(&mut self, host: &Host, index: Index, happenings: &[Happening]) -> Result<(), String> {
+    pub fn applied(&mut self, host: &Host, entry: &Entry, happenings: &[Happening]) -> Result<(), String> {
+        self.once.applied(entry, happenings)?;
         for happening in happenings {
             if let Happening::IntervalSettled { interval, .. } = happening {
-                self.ledger.settled_at(&host.id, *interval, index)?;
+                self.ledger.settled_at(host, *interval, entry.index)?;
             }
         }
-        self.state.at(&host.id, index, host.state.digest())
+        self.state.at(&host.id, entry.index, host.state.digest())
+    }
+
+    /// A client heard that its write was done.
+    pub fn acknowledged(&mut self, value: Option<u64>, index: Index) -> Result<(), String> {
+        self.once.acknowledged(value, index, self.log.last_committed())
+    }
+
+    /// A client heard that its write was not done and never will be.
+    pub fn refused(&mut self, value: Option<u64>) -> Result<(), String> {
+        self.once.refused(value)
     }
 
     /// A node's state was replaced by a snapshot.
@@ -63,19 +121,32 @@ impl Watch {
     }
 
     /// A node told something.
-    pub fn notice(&mut self, node: &NodeId, notice: &Notice) -> Result<(), String> {
-        self.election.notice(notice);
-        self.ledger.notice(node, notice)
+    pub fn notice(&mut self, host: &Host, notice: &Notice) -> Result<(), String> {
+        if let Notice::Raft(Event::BecameLeader { term, votes, .. }) = notice {
+            self.election.won(host, *term, votes)?;
+        }
+        self.ledger.notice(&host.id, notice)
+    }
+
+    /// A machine lost everything it had and will be somebody new under its old name.
+    pub fn wiped(&mut self, node: &NodeId) {
+        self.log.forget(node);
+        self.ledger.forget(node);
     }
 
     /// Elections won so far.
     pub fn elections(&self) -> u64 {
-        self.election.won()
+        self.election.count()
     }
 
     /// Positions committed so far.
     pub fn last_committed(&self) -> Index {
         self.log.last_committed()
+    }
+
+    /// The configuration that was committed last, if one was.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.log.configuration()
     }
 
     /// At the end of a history: whole ledgers.

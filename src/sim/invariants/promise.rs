@@ -1,12 +1,11 @@
-//! Nothing is said before it is durable (Raft paper, section 5 and figure 2): a term, a vote, an acknowledged entry. And
-//! nothing is committed that is not on the disks of a majority.
+//! Nothing is said before it is durable (Raft paper, section 5 and figure 2): a term, a vote, an acknowledged entry.
 //!
-//! Both are looked at where they happen, against what the disks have acknowledged; a crash in the worst moment is not
-//! needed to find a breach.
+//! Looked at where it happens, against what the disks have acknowledged; a crash in the worst moment is not needed to
+//! find a breach.
 
 use crate::node::frame::Frame;
-use crate::raft::{Body, Entry, Recovered};
-use crate::types::{Index, NodeId};
+use crate::raft::Body;
+use crate::types::NodeId;
 
 use crate::sim::host::Host;
 
@@ -30,24 +29,4 @@ pub fn kept(host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
         }
         _ => Ok(()),
     }
-}
-
-/// An entry is seen committed for the first time.
-pub fn on_a_majority(hosts: &[Host], entry: &Entry) -> Result<(), String> {
-    let holders = hosts.iter().filter(|host| holds(&host.acknowledged, entry)).count();
-    if holders * 2 > hosts.len() {
-        return Ok(());
-    }
-    Err(format!(
-        "committed on a majority: {} of term {} is on {holders} disks of {}",
-        entry.index,
-        entry.term,
-        hosts.len()
-    ))
-}
-
-fn holds(disk: &Recovered, entry: &Entry) -> bool {
-    // Only what is committed is forgotten.
-    let forgotten: Index = disk.base.index;
-    entry.index <= forgotten || disk.term_at(entry.index) == Some(entry.term)
 }

@@ -1,5 +1,7 @@
 //! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
 
+mod join;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,21 +14,27 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{self, ApiParts, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
-use crate::database::target::MongoSettings;
-use crate::database::{projector, verify};
+use crate::database::mongo::MongoSettings;
+use crate::database::{shell, verify};
 use crate::health;
 use crate::ledger::command::Command;
+use crate::ledger::keyspace::KeyspaceError;
+use crate::ledger::query;
 use crate::metrics::Metrics;
 use crate::network::peers::{self, PeerEvent, PeerSettings};
 use crate::network::udp::{AgentEvent, UdpPinger};
+use crate::node::applier;
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
 use crate::node::handle::Handle;
 use crate::node::io::Input;
-use crate::node::ports::StorageError;
+use crate::node::ports::{AddressBook, OpenedLog, StateStore as _, StorageError};
 use crate::node::status::ProjectionStatus;
-use crate::raft;
+use crate::raft::{self, Payload, Recovered};
 use crate::storage::directory::DataDirectory;
+use crate::storage::{Log, RealDisk, State};
+
+use join::Past;
 
 /// Frames from peers that wait for the node; then the connections wait.
 const PEER_INBOX_MAX: usize = 4_096;
@@ -51,6 +59,9 @@ pub enum ServerError {
     /// The data directory.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The applied state.
+    #[error(transparent)]
+    State(#[from] KeyspaceError),
     /// The node itself.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -62,6 +73,16 @@ pub enum ServerError {
         /// The system's word.
         source: io::Error,
     },
+    /// The cluster that was to be joined does not take this node. Nothing was changed.
+    #[error("{message}; {hint}")]
+    Join {
+        /// The exit code: 2 for another version, 5 for a name that is taken or another cluster, 1 otherwise.
+        code: u8,
+        /// What is in the way.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
     /// A part ended that should not.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -71,35 +92,43 @@ impl ServerError {
     /// Exit code of the interface: 2 for what the operator must set differently, 9 for damage, 1 otherwise.
     pub fn exit_code(&self) -> u8 {
         match self {
+            ServerError::Join { code, .. } => *code,
             ServerError::Listen { .. } | ServerError::Storage(StorageError::Refused(_)) => 2,
-            ServerError::Storage(StorageError::Damaged { .. })
+            ServerError::State(KeyspaceError::Damaged { .. })
+            | ServerError::Storage(StorageError::Damaged { .. })
             | ServerError::Node(NodeError::Log(StorageError::Damaged { .. }) | NodeError::Recovery(_))
-            | ServerError::Node(NodeError::State(crate::ledger::keyspace::KeyspaceError::Damaged {
-                ..
-            })) => 9,
+            | ServerError::Node(NodeError::State(KeyspaceError::Damaged { .. })) => 9,
             _ => 1,
         }
     }
 }
 
 /// Runs a node until `stop` is cancelled, or until it has to stop.
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
-    let mut directory =
-        DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
+pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
     let client_listener = listen("--listen", settings.listen.client).await?;
     let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
-    let log = directory.open_log()?;
-    for note in &log.notes {
-        tracing::warn!("{note}");
-    }
-    let state = Arc::new(directory.open_state()?);
+    let bound = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map_err(|source| ServerError::System { what: "ask for the address of a listener", source })
+    };
+    // The system may have chosen the ports.
+    settings.listen.client = bound(&client_listener)?;
+    settings.listen.peer = bound(&peer_listener)?;
+    let address = join::own_address(&settings, settings.listen.peer).await;
+    let Some(Opened { directory, log, state, invitation }) = open(&mut settings, &address, &stop).await?
+    else {
+        return Ok(());
+    };
     let metrics = Arc::new(Metrics::new());
-    let node_settings = node_settings(&settings);
+    let node_settings = node_settings(&settings, address.clone());
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
-        peers: node_settings.peers.clone(),
+        // To begin with; the node corrects it with its first turn.
+        book: AddressBook { identity: None, nodes: node_settings.peers.clone() },
+        address: address.clone(),
         url: settings.client_url(),
         incarnation: directory.identity().incarnation.clone(),
     };
@@ -122,7 +151,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         metrics: Arc::clone(&metrics),
         stop: stop.child_token(),
     })?;
-    let handle = running.handle;
+    let (handle, joiner) = (running.handle.clone(), running.handle);
     let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
     let mongo = mongo_settings(&settings);
     let projection = mongo.clone().map(|mongo| {
@@ -130,7 +159,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
         // The queue is empty at this moment, so it has room.
         let _room = handle.asks.try_send(crate::node::handle::Ask::Projection(enabled));
         let (feed, handle, metrics) = (Arc::clone(&feed), handle.clone(), Arc::clone(&metrics));
-        tokio::spawn(projector::run_with_feed(mongo, feed, handle, metrics, stop.child_token()))
+        tokio::spawn(shell::run_with_feed(mongo, feed, handle, metrics, stop.child_token()))
     });
     tracing::info!(
         "{} of cluster {} serves {} (peers {}, agents {})",
@@ -142,7 +171,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
     );
     let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
-    let result = wait(running.ended, serving, &stop).await;
+    let entering = invitation.map(|invitation| {
+        let (settings, stop) = (Arc::new(settings), stop.child_token());
+        tokio::spawn(join::enter(invitation, settings, address, joiner, stop))
+    });
+    let result = wait(running.ended, serving, entering, &stop).await;
     stop.cancel();
     if let Some(projection) = projection {
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
@@ -156,13 +189,30 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Serv
 async fn wait(
     mut node: tokio::task::JoinHandle<Result<(), NodeError>>,
     mut serving: tokio::task::JoinHandle<io::Result<()>>,
+    entering: Option<tokio::task::JoinHandle<Result<(), ServerError>>>,
     stop: &CancellationToken,
 ) -> Result<(), ServerError> {
+    let refused = async {
+        match entering {
+            Some(entering) => match entering.await {
+                Ok(Err(refused)) => refused,
+                // It has come in, or the node stops: the others end the wait.
+                Ok(Ok(())) | Err(_) => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    };
     let ended = |result: Result<Result<(), NodeError>, tokio::task::JoinError>| match result {
         Ok(result) => result.map_err(ServerError::from),
         Err(_panicked) => Err(ServerError::Ended("the node")),
     };
     tokio::select! {
+        refused = refused => {
+            stop.cancel();
+            ended(node.await)?;
+            let _served = serving.await;
+            Err(refused)
+        }
         result = &mut node => {
             ended(result)?;
             let _served = serving.await;
@@ -198,10 +248,77 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|error| refused(what, address, error))
 }
 
-fn node_settings(settings: &Settings) -> core::Settings {
+/// What a node finds when it starts.
+struct Opened {
+    directory: DataDirectory,
+    log: OpenedLog<Log<RealDisk>>,
+    state: Arc<State>,
+    /// The cluster that it is to enter, if it has none.
+    invitation: Option<join::Invitation>,
+}
+
+/// Opens the directory; a node that joins looks at the cluster first. `None`: `stop` came meanwhile.
+async fn open(
+    settings: &mut Settings,
+    address: &str,
+    stop: &CancellationToken,
+) -> Result<Option<Opened>, ServerError> {
+    let join = settings.cluster.join.clone();
+    let found = DataDirectory::identity_at(&settings.node.data_dir)?;
+    let mut invitation = None;
+    if let Some(url) = &join {
+        let name = match &found {
+            Some(identity) => identity.cluster.clone(),
+            None => match join::look(url, settings, address, Past::None, stop).await? {
+                Some(invited) => invitation.insert(invited).cluster.clone(),
+                None => return Ok(None),
+            },
+        };
+        // Whoever joins may leave it to the cluster how it is called.
+        if settings.node.cluster == Settings::default().node.cluster {
+            settings.node.cluster = name;
+        }
+    }
+    let mut directory =
+        DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
+    let log = directory.open_log()?;
+    for note in &log.notes {
+        tracing::warn!("{note}");
+    }
+    let state = Arc::new(directory.open_state()?);
+    if let Some(url) = &join
+        && invitation.is_none()
+    {
+        if belongs(&log.recovered, &state)? {
+            let genesis = query::genesis(&*state.view()?)?;
+            let identity = genesis.as_ref().map(|genesis| genesis.identity.as_str());
+            join::compare(url, identity, &settings.node.cluster).await?;
+        } else {
+            invitation = join::look(url, settings, address, Past::Unused, stop).await?;
+            if invitation.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+    Ok(Some(Opened { directory, log, state, invitation }))
+}
+
+/// Whether a directory knows of a cluster.
+fn belongs(recovered: &Recovered, state: &State) -> Result<bool, ServerError> {
+    let logged = recovered.entries.iter().any(|entry| matches!(entry.payload, Payload::Configuration(_)));
+    let applied = applier::standing(&*state.view()?)?;
+    let configured = applied.configuration.is_some_and(|configuration| !configuration.is_empty());
+    Ok(logged || configured)
+}
+
+fn node_settings(settings: &Settings, address: String) -> core::Settings {
     let id = settings.node.id.clone();
     let mut peers = settings.cluster.peers.clone();
-    peers.entry(id.clone()).or_insert_with(|| settings.listen.peer.to_string());
+    if settings.cluster.join.is_none() && peers.is_empty() {
+        // A cluster of its own.
+        let own = if address.is_empty() { settings.listen.peer.to_string() } else { address.clone() };
+        peers.insert(id.clone(), own);
+    }
     let policy = &settings.ledger;
     let identity: [u8; 16] = rand::random();
     let genesis = Command::Genesis {
@@ -217,6 +334,8 @@ fn node_settings(settings: &Settings) -> core::Settings {
         heartbeat: settings.raft.heartbeat,
         pre_vote: settings.raft.pre_vote,
         check_quorum: settings.raft.check_quorum,
+        lease: settings.raft.lease_span(),
+        reluctant: settings.raft.reluctant,
         append_bytes_max: usize::try_from(settings.raft.max_batch_bytes).unwrap_or(usize::MAX),
         ..raft::Config::default()
     };
@@ -233,6 +352,7 @@ fn node_settings(settings: &Settings) -> core::Settings {
         genesis,
         keep_entries: settings.raft.snapshot_entries,
         url: settings.client_url(),
+        address,
         id,
     }
 }
