@@ -560,7 +560,11 @@ fn not_member(effects: &[Effect]) -> Vec<(NodeId, Index)> {
 fn a_stranger_is_told_that_it_is_one_and_members_are_not() {
     let mut node = Bench::start("n1", 3);
     node.follow("n2", 2);
-    let asks = || Frame::Forward { id: 1, request: Request::new(Command::Add { a: 1, b: 2 }) };
+    let mut id_of_ask = 0;
+    let mut asks = || {
+        id_of_ask += 1;
+        Frame::Forward { life: 0, id: id_of_ask, request: Request::new(Command::Add { a: 1, b: 2 }) }
+    };
     assert_eq!(not_member(&node.hears("n9", asks())), [], "it has applied nothing and knows nothing");
     let entries = node.append("n2", 2, (0, 0), 4);
     node.apply(&entries);
