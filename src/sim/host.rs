@@ -133,6 +133,8 @@ pub struct Host {
     pub incarnation: u64,
     /// Frozen (as by SIGSTOP) since and until then.
     pub paused: Option<(Micros, Micros)>,
+    /// Since when its steps are counted, and how many there were.
+    pub busy: (Micros, u64),
     /// The next wake-up that is scheduled, in the world's time.
     pub wake_at: Option<Micros>,
     /// What its disk has acknowledged, as a plain value.
@@ -162,6 +164,7 @@ impl Host {
             retired: false,
             incarnation: 0,
             paused: None,
+            busy: (Micros(0), 0),
             wake_at: None,
             acknowledged: Recovered::default(),
             issued: Recovered::default(),

@@ -88,12 +88,11 @@ impl Layer {
                 Some(history) => {
                     let before = (history.version, std::mem::replace(&mut history.value, value));
                     history.version = version;
-                    if seen(before.0) {
-                        history.older.push(before);
-                        rows.bytes += size;
-                    } else {
-                        history.older.clear();
-                    }
+                    history.older.push(before);
+                    rows.bytes += size;
+                    // What the newest views do not need, older ones do not need either, but they may need what came
+                    // before it.
+                    while history.older.pop_if(|(written, _)| !seen(*written)).is_some() {}
                 }
             }
         }

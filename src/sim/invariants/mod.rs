@@ -2,7 +2,10 @@
 //!
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
+pub mod acknowledged;
+pub mod configuration;
 pub mod election;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
@@ -10,12 +13,13 @@ pub mod once;
 pub mod projection;
 pub mod promise;
 pub mod state;
+pub mod stuck;
 
 use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
 use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
 
@@ -28,6 +32,14 @@ pub const NAMES: &[&str] = &[
     "leader append-only",
     "committed entries never change",
     "committed on a quorum",
+    "committed in its own term",
+    "acknowledged and gone",
+    "counted and not there",
+    "configuration in force",
+    "joint consensus",
+    "one change at a time",
+    "no change before the first commit",
+    "lease outlived",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -36,6 +48,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
@@ -48,6 +61,7 @@ pub const NAMES: &[&str] = &[
     "storage",
     "a stuck leader gives way",
     "liveness",
+    "no rest",
     "works under the fault",
     "assertion",
     "unexpected error",
@@ -57,6 +71,7 @@ pub const NAMES: &[&str] = &[
 /// Watches a whole history.
 #[derive(Debug, Default)]
 pub struct Watch {
+    acknowledged: acknowledged::Watch,
     election: election::Watch,
     log: log::Watch,
     state: state::Watch,
@@ -66,20 +81,30 @@ pub struct Watch {
 
 impl Watch {
     /// A node hands something to its disk.
-    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
+    pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
+        configuration::issued(hosts, host, batch, &self.log)?;
         self.election.issued(&host.id, batch)?;
         self.log.issued(host, batch)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
+    /// host's own clock.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
         host: &Host,
         status: &Status,
         before: &Configuration,
+        now: Micros,
     ) -> Result<(), String> {
+        configuration::is_in_force(hosts, host, status, &self.log)?;
+        self.acknowledged.after_step(hosts, host, status)?;
+        let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
+        stuck::gives_way(host, status, host.clock.monotonic(now))?;
+        if self.log.last_committed() > committed {
+            lease::is_over(hosts, host, status, now)?;
+        }
         self.election.after_step(host, status, &self.log)
     }
 
@@ -90,6 +115,7 @@ impl Watch {
 
     /// A node says something to another.
     pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        self.acknowledged.said(host, frame);
         promise::kept(host, to, frame)
     }
 
@@ -101,7 +127,7 @@ impl Watch {
                 self.ledger.settled_at(host, *interval, entry.index)?;
             }
         }
-        self.state.at(&host.id, entry.index, host.state.digest())
+        self.state.at(host, entry.index)
     }
 
     /// A client heard that its write was done.
@@ -117,7 +143,7 @@ impl Watch {
     /// A node's state was replaced by a snapshot.
     pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
         self.ledger.forget(&host.id);
-        self.state.at(&host.id, base.index, host.state.digest())
+        self.state.at(host, base.index)
     }
 
     /// A node told something.
@@ -130,6 +156,7 @@ impl Watch {
 
     /// A machine lost everything it had and will be somebody new under its old name.
     pub fn wiped(&mut self, node: &NodeId) {
+        self.acknowledged.forget(node);
         self.log.forget(node);
         self.ledger.forget(node);
     }
