@@ -309,6 +309,7 @@ impl Torment {
     pub async fn end(mut self) {
         let until = self.load.now();
         self.mend().await;
+        let served = self.load.now();
         let operations = self.load.end().await;
         if let Err(why) = judge(&operations) {
             panic!("{why}");
@@ -320,7 +321,7 @@ impl Torment {
             }
         }
         self.books().await;
-        self.report(&operations, until);
+        self.report(&operations, until, served - until);
     }
 
     /// What every node holds, once that is the same: writes that nobody waits for any more may still arrive.
@@ -380,7 +381,7 @@ impl Torment {
         }
     }
 
-    fn report(&self, operations: &[Operation], until: Micros) {
+    fn report(&self, operations: &[Operation], until: Micros, mending: Micros) {
         let mut ends: Vec<Micros> =
             operations.iter().filter(|o| is_acknowledged(o)).map(|o| o.returned).collect();
         ends.sort_unstable();
@@ -389,7 +390,8 @@ impl Torment {
         let gap = ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         println!(
             "{}: {} things done in {:.1} s (seed {}, leases {}); {} of {} writes acknowledged, {} reads answered, {} requests \
-             failed; longest time without an acknowledged write {} ms; nothing lost, nothing stale",
+             failed; longest time without an acknowledged write {} ms; all served {} ms after the mending, judged in {} ms; \
+             nothing lost, nothing stale",
             self.name,
             self.deeds.len(),
             seconds(until),
@@ -400,6 +402,8 @@ impl Torment {
             reads.len(),
             self.load.failed(),
             gap / 1000,
+            mending / 1000,
+            (self.load.now() - until - mending) / 1000,
         );
         assert!(ends.len() >= ANSWERS_MIN, "{} writes were acknowledged: the run shows nothing", ends.len());
         assert!(reads.len() >= ANSWERS_MIN, "{} reads were answered: the run shows nothing", reads.len());
