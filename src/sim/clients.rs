@@ -14,7 +14,7 @@ use super::dice::Dice;
 use super::invariants::linearizable::{Action, OPERATIONS_MAX, Operation, is_linearizable};
 use super::library::Library;
 use super::trace::Weight;
-use super::world::{Answered, Due, World};
+use super::world::{Answered, Due, World, name};
 
 /// Keys that the clients share at a time.
 const KEYS: u64 = 3;
@@ -100,7 +100,12 @@ impl Clients {
             }
             self.unknown(pending);
         }
-        let living = world.living();
+        // Who has left the cluster, or is not in it yet, has to give a good answer, too; but not to everybody all the time.
+        let mut living = world.living();
+        if healed || dice.chance(900_000) {
+            let members = world.members();
+            living.retain(|host| members.contains(&name(*host)));
+        }
         if living.is_empty() || !world.plan.allows(operation, healed) {
             return;
         }

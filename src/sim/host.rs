@@ -9,7 +9,7 @@ use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
-use crate::raft::{Configuration, Persist, Recovered, Seq};
+use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
 use crate::storage::log::{Log, LogOptions};
@@ -86,8 +86,8 @@ pub enum StartError {
 pub enum Wrote {
     /// Nothing was waiting.
     Nothing,
-    /// Durable up to this batch.
-    Durable(Seq),
+    /// Durable up to this batch, with these terms and votes on the way.
+    Durable(Seq, Vec<HardState>),
     /// It failed, as was planned: the process must stop.
     Failed(String),
 }
@@ -315,7 +315,7 @@ impl Host {
         match alive.log.append(&batches) {
             Ok(()) => {
                 batches.iter().for_each(|batch| self.acknowledged.record(batch));
-                Ok(Wrote::Durable(last))
+                Ok(Wrote::Durable(last, batches.into_iter().filter_map(|batch| batch.hard_state).collect()))
             }
             Err(error) if self.trouble.explains_failure() => {
                 self.interrupted.extend(batches);

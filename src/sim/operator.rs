@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::node::handle::Failure;
 use crate::node::requests::{AskId, Outcome, Want};
-use crate::raft::{Change, ChangeError, Configuration};
+use crate::raft::{Change, ChangeError};
 use crate::types::{Micros, NodeId};
 
 use super::dice::Dice;
@@ -57,12 +57,6 @@ fn host_of(world: &World, node: &NodeId) -> Option<usize> {
     world.hosts.iter().position(|host| &host.id == node)
 }
 
-/// What the cluster is made of, as far as the operator knows: the configuration that was committed last.
-fn configuration(world: &World) -> Configuration {
-    let founded = || world.hosts[0].settings.bootstrap();
-    world.watch.configuration().cloned().unwrap_or_else(founded)
-}
-
 /// Whether the voters of a configuration can decide with the machines that are not lost for good.
 fn can_decide(world: &World, voters: impl Iterator<Item = NodeId>) -> bool {
     let lost = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].retired);
@@ -89,7 +83,7 @@ impl Operator {
 
     /// An act of the plan is the operator's. Returns whether anything came of it.
     pub fn begin(&mut self, world: &mut World, act: &Act) -> Result<bool, String> {
-        let configuration = configuration(world);
+        let configuration = world.members();
         let voters: Vec<NodeId> = configuration.voters.iter().cloned().collect();
         let want = match &act.fault {
             Fault::Grow => {
@@ -159,7 +153,7 @@ impl Operator {
             return false;
         };
         world.hosts[host].retired = true;
-        if !can_decide(world, configuration(world).voters.into_iter()) {
+        if !can_decide(world, world.members().voters.into_iter()) {
             world.hosts[host].retired = false;
             return false;
         }
@@ -171,7 +165,7 @@ impl Operator {
     /// A machine loses everything. Its name leaves the cluster and joins it again.
     fn wipe(&mut self, world: &mut World, act: &Act, host: usize) -> bool {
         let node = name(host);
-        let configuration = configuration(world);
+        let configuration = world.members();
         let alone = configuration.voters.len() < 2;
         if alone || !self.tasks.is_empty() || !configuration.contains(&node) || !self.lose(world, &node) {
             return false;
@@ -205,8 +199,11 @@ impl Operator {
             self.asked = None;
             self.again("no answer", world);
         }
-        if healed && self.tasks.is_empty() {
-            self.tidy(world);
+        if healed {
+            self.tasks.retain(|task| task.must);
+            if self.tasks.is_empty() {
+                self.tidy(world);
+            }
         }
         let Some(next) = self.tasks.front() else { return };
         if !is_safe(world, &next.want) {
@@ -215,11 +212,16 @@ impl Operator {
             self.tasks.pop_front();
             return;
         }
-        let living = world.living();
-        if living.is_empty() {
+        // Mostly it asks a member; a removed or new node has to know what to say, too.
+        let members = world.members();
+        let mut asked = world.living();
+        if self.dice.chance(900_000) {
+            asked.retain(|host| members.contains(&name(*host)));
+        }
+        if asked.is_empty() {
             return;
         }
-        let host = *self.dice.pick(&living);
+        let host = *self.dice.pick(&asked);
         let (act, want, id) = (next.act, next.want.clone(), world.hosts[host].id.clone());
         world.note(|| format!("#{act} the operator asks {id}: {want:?}"));
         let ask = world.ask(host, want);
@@ -228,7 +230,7 @@ impl Operator {
 
     /// After the last fault: whoever is gone for good leaves the configuration.
     fn tidy(&mut self, world: &World) {
-        let configuration = configuration(world);
+        let configuration = world.members();
         let gone = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].retired);
         if let Some(node) = configuration.all_nodes().into_iter().find(gone) {
             let want = Want::Change(Change::Remove { node });
@@ -333,6 +335,6 @@ fn is_safe(world: &World, want: &Want) -> bool {
     let (Want::Change(Change::Remove { node }) | Want::Change(Change::Demote { node })) = want else {
         return true;
     };
-    let voters = configuration(world).voters;
+    let voters = world.members().voters;
     can_decide(world, voters.into_iter().filter(|voter| voter != node))
 }

@@ -12,7 +12,7 @@ use crate::node::frame::Frame;
 use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
-use crate::raft::{Entry, Persist};
+use crate::raft::{Configuration, Entry, Persist};
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
@@ -342,6 +342,7 @@ impl World {
         let id = machine.id.clone();
         match machine.start(moment, now) {
             Ok(()) => {
+                self.watch.durable(&id, &self.hosts[host].acknowledged.hard_state)?;
                 let last = self.hosts[host].issued.last();
                 self.note(|| format!("{id} starts, its log ends at {last}"));
                 self.turn(host)
@@ -416,6 +417,14 @@ impl World {
     /// Hosts whose process runs (or is frozen).
     pub fn living(&self) -> Vec<usize> {
         (0..self.hosts.len()).filter(|host| self.hosts[*host].alive.is_some()).collect()
+    }
+
+    /// What the cluster is made of: the configuration that was committed last, or the one that it was founded with.
+    pub fn members(&self) -> Configuration {
+        self.watch.configuration().cloned().unwrap_or_else(|| Configuration {
+            voters: self.common.founders.keys().cloned().collect(),
+            ..Configuration::default()
+        })
     }
 
     pub(super) fn at_host(&mut self, after: Duration, host: usize, event: Event) {
@@ -498,8 +507,9 @@ impl World {
         }
         match self.hosts[host].write()? {
             Wrote::Nothing => Ok(()),
-            Wrote::Durable(seq) => {
+            Wrote::Durable(seq, hard_states) => {
                 let id = self.hosts[host].id.clone();
+                hard_states.iter().try_for_each(|stored| self.watch.durable(&id, stored))?;
                 self.detail(|| format!("{id}: its disk has batch {seq}"));
                 self.step(host, Input::Persisted { seq })
             }
@@ -704,7 +714,7 @@ impl World {
                 .apply(std::slice::from_ref(entry))
                 .map_err(|error| format!("storage: apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
-            self.watch.applied(&self.hosts[host], entry, &batch.happenings)?;
+            self.watch.applied(&self.hosts[host], entry, &batch)?;
             self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }

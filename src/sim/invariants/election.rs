@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::raft::{Persist, Role, Status};
+use crate::raft::{HardState, Role, Status};
 use crate::types::{NodeId, Term};
 
 use crate::sim::host::Host;
@@ -20,9 +20,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A node hands something to its disk: a vote among it, perhaps.
-    pub fn issued(&mut self, node: &NodeId, batch: &Persist) -> Result<(), String> {
-        let Some(hard_state) = &batch.hard_state else { return Ok(()) };
+    /// A node's disk holds a term, and a vote among it, perhaps. What never became durable was never told either.
+    pub fn durable(&mut self, node: &NodeId, hard_state: &HardState) -> Result<(), String> {
         let place = (hard_state.term, node.clone());
         let Some(vote) = &hard_state.vote else {
             return match self.votes.get(&place) {
@@ -36,10 +35,7 @@ impl Watch {
         if known == vote {
             return Ok(());
         }
-        Err(format!(
-            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
-            hard_state.term
-        ))
+        Err(format!("one vote a term: {node} votes for {vote} in {}, and voted for {known}", hard_state.term))
     }
 
     /// After every step of a host.

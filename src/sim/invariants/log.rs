@@ -37,18 +37,15 @@ pub struct Watch {
     /// The configurations among them.
     configurations: BTreeMap<Index, Configuration>,
     seen: BTreeMap<NodeId, Seen>,
-    /// The largest term that each node has stored.
-    terms: BTreeMap<NodeId, Term>,
 }
 
 impl Watch {
     /// A node hands something to its disk.
     pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
-        if let Some(hard_state) = &batch.hard_state {
-            let before = self.terms.insert(host.id.clone(), hard_state.term);
-            if before.is_some_and(|before| before > hard_state.term) {
-                return Err(format!("terms never go back: {} stores term {}", host.id, hard_state.term));
-            }
+        let before = host.acknowledged.hard_state.term;
+        if let Some(hard_state) = batch.hard_state.as_ref().filter(|after| after.term < before) {
+            let (id, after) = (&host.id, hard_state.term);
+            return Err(format!("terms never go back: {id} stores term {after} after {before}"));
         }
         let log = &host.issued;
         let leads = host.alive.as_ref().and_then(|alive| {
@@ -163,8 +160,9 @@ impl Watch {
             self.seen.insert(host.id.clone(), now);
             return Ok(());
         };
-        let back = seen.term > now.term
-            || (seen.life == now.life && (seen.commit > now.commit || seen.applied > now.applied));
+        // What was not durable yet may be gone after a crash (`durability` looks at what was).
+        let back = seen.life == now.life
+            && (seen.term > now.term || seen.commit > now.commit || seen.applied > now.applied);
         if back {
             return Err(format!("counters never go back: {} was {seen:?}, is {now:?}", host.id));
         }
@@ -256,7 +254,6 @@ impl Watch {
     /// A node has lost everything and knows nothing of its former self.
     pub fn forget(&mut self, node: &NodeId) {
         self.seen.remove(node);
-        self.terms.remove(node);
     }
 }
 

@@ -16,9 +16,10 @@ pub mod state;
 pub mod stuck;
 
 use crate::ledger::apply::Happening;
+use crate::node::applier::AppliedBatch;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
-use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
+use crate::raft::{Base, Configuration, Entry, Event, HardState, Persist, Status};
 use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
@@ -77,14 +78,19 @@ pub struct Watch {
     state: state::Watch,
     ledger: ledger::Watch,
     once: once::Watch,
+    stuck: stuck::Watch,
 }
 
 impl Watch {
     /// A node hands something to its disk.
     pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
         configuration::issued(hosts, host, batch, &self.log)?;
-        self.election.issued(&host.id, batch)?;
         self.log.issued(host, batch)
+    }
+
+    /// A node's disk holds what it was given, or is found to hold it at a start.
+    pub fn durable(&mut self, node: &NodeId, hard_state: &HardState) -> Result<(), String> {
+        self.election.durable(node, hard_state)
     }
 
     /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
@@ -101,7 +107,7 @@ impl Watch {
         self.acknowledged.after_step(hosts, host, status)?;
         let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
-        stuck::gives_way(host, status, host.clock.monotonic(now))?;
+        self.stuck.after_step(host, status, host.clock.monotonic(now))?;
         if self.log.last_committed() > committed {
             lease::is_over(hosts, host, status, now)?;
         }
@@ -120,8 +126,9 @@ impl Watch {
     }
 
     /// A node has applied one entry.
-    pub fn applied(&mut self, host: &Host, entry: &Entry, happenings: &[Happening]) -> Result<(), String> {
-        self.once.applied(entry, happenings)?;
+    pub fn applied(&mut self, host: &Host, entry: &Entry, batch: &AppliedBatch) -> Result<(), String> {
+        let AppliedBatch { answers, happenings, .. } = batch;
+        self.once.applied(entry, answers.get(&entry.index).and_then(|(_, answer)| answer.as_ref()))?;
         for happening in happenings {
             if let Happening::IntervalSettled { interval, .. } = happening {
                 self.ledger.settled_at(host, *interval, entry.index)?;
