@@ -101,7 +101,9 @@ fn appended(host: &Host, entry: &Entry, place: Index, log: &log::Watch) -> Resul
             host.id, entry.index
         ));
     }
-    if log.committed_term(status.commit).is_none_or(|term| term < entry.term) {
+    // What this very step committed is not on record yet: the host's own log tells its term.
+    let committed = log.committed_term(status.commit).or_else(|| host.issued.term_at(status.commit));
+    if committed.is_none_or(|term| term < entry.term) {
         return Err(format!(
             "no change before the first commit: {} changes the configuration at {} in term {}, of which nothing is committed",
             host.id, entry.index, entry.term
