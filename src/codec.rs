@@ -6,6 +6,8 @@
 //! * [`encode`] and [`decode`] are postcard with a leading format byte. Variants and fields may only be
 //!   appended; a newer format byte is refused with a clear word.
 
+use std::cell::Cell;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 
@@ -34,15 +36,56 @@ pub enum CodecError {
     },
 }
 
+/// Memory that is kept for the next [`encode`] of a thread, in bytes; more is given back.
+const SCRATCH_BYTES_MAX: usize = 1 << 20;
+
+thread_local! {
+    /// Where values take shape, so that what is kept of them is allocated once, in its final size.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Compact bytes of a value, with the format byte first.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_extend(value, vec![FORMAT]).expect("our own types always serialise")
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    encode_onto(value, &mut scratch);
+    let bytes = scratch.as_slice().to_vec();
+    if scratch.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(scratch);
+    }
+    bytes
 }
 
 /// Appends what [`encode`] gives.
 pub fn encode_onto<T: Serialize>(value: &T, out: &mut Vec<u8>) {
     out.push(FORMAT);
-    *out = postcard::to_extend(value, std::mem::take(out)).expect("our own types always serialise");
+    append(value, out);
+}
+
+/// Appends the compact bytes of a value without a format byte, for formats that have one of their own.
+pub fn append<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    postcard::serialize_with_flavor(value, Onto(out)).expect("our own types always serialise");
+}
+
+/// Where postcard writes to: texts and byte strings go there in one piece.
+struct Onto<'v>(&'v mut Vec<u8>);
+
+impl postcard::ser_flavors::Flavor for Onto<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads what [`encode`] wrote. Trailing bytes are an error.

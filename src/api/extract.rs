@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::config::load::nearest;
 use crate::config::value::parse_duration;
 use crate::ledger::command::{IDEMPOTENCY_KEY_BYTES_MAX, InSession, Once};
+use crate::ledger::kv::check_json;
 use crate::types::SessionId;
 
 use super::problem::{Code, Problem};
@@ -279,17 +280,20 @@ fn closing(mut problem: Problem) -> Problem {
 
 /// Reads a JSON body into a type; the refusal names line and column.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| unusable(bytes, &error))
+}
+
+fn unusable(bytes: &[u8], error: &serde_json::Error) -> Problem {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Problem::bad_request("the body is empty where JSON is expected"));
+        return Problem::bad_request("the body is empty where JSON is expected");
     }
-    serde_json::from_slice(bytes)
-        .map_err(|error| Problem::bad_request(format!("the body is not usable JSON: {error}")))
+    Problem::bad_request(format!("the body is not usable JSON: {error}"))
 }
 
 /// Checks that bytes are one JSON value and returns its text without the white space between tokens. Numbers keep
 /// every digit and objects their order.
 pub fn compact_json(bytes: Bytes) -> Result<String, Problem> {
-    let _checked: serde_json::Value = parse_json(&bytes)?;
+    check_json(&bytes).map_err(|error| unusable(&bytes, &error))?;
     let text = String::from_utf8(bytes.into())
         .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {}", error.utf8_error())))?;
     // Programs send no white space, and texts without any need no second look.

@@ -3,6 +3,11 @@
 //! The dictionary has one revision, which every successful write increases by one; a key remembers the revision of its
 //! last write. A batch is one write.
 
+use std::fmt;
+
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
 use super::apply::{Happening, Step};
 use super::command::{Answer, KV_BATCH_MAX, KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvOperation, Rejection};
 use super::keys;
@@ -21,6 +26,63 @@ fn check_key(key: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Whether bytes are one JSON value that a reader of values can read: numbers in range, not nested too deep. Keeps
+/// nothing of it.
+pub fn check_json(bytes: &[u8]) -> Result<(), serde_json::Error> {
+    serde_json::from_slice::<Readable>(bytes).map(|Readable| ())
+}
+
+/// A JSON value that is read to its end and not kept.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Readable, D::Error> {
+        deserializer.deserialize_any(Readable)
+    }
+}
+
+impl<'de> Visitor<'de> for Readable {
+    type Value = Readable;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Readable, E> {
+        Ok(Readable)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
+        while items.next_element::<Readable>()?.is_some() {}
+        Ok(Readable)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Readable, A::Error> {
+        while fields.next_entry::<Readable, Readable>()?.is_some() {}
+        Ok(Readable)
+    }
+}
+
 /// A value must be JSON that a reader of values can read: within the bound, numbers in range, not nested too deep.
 fn check_value(value: &str) -> Result<(), Rejection> {
     if value.len() > KV_VALUE_BYTES_MAX {
@@ -29,8 +91,8 @@ fn check_value(value: &str) -> Result<(), Rejection> {
             "a value has up to {KV_VALUE_BYTES_MAX} bytes, not {length}"
         )));
     }
-    match serde_json::from_str::<serde_json::Value>(value) {
-        Ok(_) => Ok(()),
+    match check_json(value.as_bytes()) {
+        Ok(()) => Ok(()),
         Err(error) => Err(Rejection::BadRequest(format!("the value is not JSON: {error}"))),
     }
 }
@@ -53,6 +115,14 @@ fn next_revision(space: &mut dyn Keyspace) -> Result<u64, KeyspaceError> {
     Ok(revision)
 }
 
+/// A [`KvEntry`] whose texts stand elsewhere. The fields are the same, in the same order.
+#[derive(Serialize)]
+struct Written<'w> {
+    key: &'w str,
+    value: &'w str,
+    revision: u64,
+}
+
 fn set(
     space: &mut dyn Keyspace,
     key: &str,
@@ -60,8 +130,7 @@ fn set(
     revision: u64,
     happenings: &mut Vec<Happening>,
 ) -> Result<(), KeyspaceError> {
-    let entry = KvEntry { key: key.to_string(), value: value.to_string(), revision };
-    table::write(space, &keys::kv(key), &entry)?;
+    table::write(space, &keys::kv(key), &Written { key, value, revision })?;
     happenings.push(Happening::KvChanged { key: key.to_string(), revision, deleted: false });
     Ok(())
 }
@@ -166,5 +235,47 @@ pub(super) fn add(a: i64, b: i64) -> Step {
     match a.checked_add(b) {
         Some(result) => Ok(Answer::Sum { result }),
         None => Err(Rejection::BadRequest(format!("{a} + {b} does not fit into 64 bits")).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_checked_as_a_reader_of_values_would() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for text in [
+            "1",
+            "-0.5e3",
+            "null",
+            "true",
+            "\"a\\u00e4\"",
+            "[1,[2,{}],\"x\"]",
+            "{\"a\":{\"b\":[null]}}",
+            " 7 ",
+            "",
+            "1e999",
+            "[1,]",
+            "{\"a\"}",
+            "{1:2}",
+            "\"\\ud800\"",
+            "tru",
+            "1 2",
+            "\u{7f}",
+            "18446744073709551616",
+            &deep,
+        ] {
+            let known = serde_json::from_str::<serde_json::Value>(text).is_ok();
+            assert_eq!(check_json(text.as_bytes()).is_ok(), known, "{text}");
+        }
+        assert!(check_json(b"\"\xff\"").is_err(), "not UTF-8");
+    }
+
+    #[test]
+    fn an_entry_is_written_as_it_is_read() {
+        let written = crate::codec::encode(&Written { key: "k", value: "[1]", revision: 7 });
+        let entry = KvEntry { key: "k".to_string(), value: "[1]".to_string(), revision: 7 };
+        assert_eq!(crate::codec::decode(&written), Ok(entry));
     }
 }

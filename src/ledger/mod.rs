@@ -25,7 +25,7 @@ mod intervals;
 pub mod judge;
 pub mod keys;
 pub mod keyspace;
-mod kv;
+pub mod kv;
 mod members;
 mod once;
 pub mod policy;

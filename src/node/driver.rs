@@ -247,6 +247,9 @@ impl Driver {
                 Some(first) = inlets.asks.recv() => asks.push(first),
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
+            // Whoever else is ready speaks first. Without this the task that woke this one would get an answer of its
+            // own, a disk write and a message to each peer, before the next could ask.
+            tokio::task::yield_now().await;
             // One batch of everything that is there: one disk write, one round of messages.
             drain(&mut inlets.peers.receiver, &mut peers);
             drain(&mut inlets.agents.receiver, &mut agents);

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::codec;
 use crate::node::ports::{LogStore, OpenedLog, StorageError};
 use crate::raft::{Base, HardState, Persist, Recovered};
 use crate::types::Index;
@@ -214,8 +215,7 @@ impl<D: Disk> Log<D> {
     /// Adds an item to the record in the making; writes that first if it would become too large.
     fn stage(&mut self, item: &ItemRef<'_>) -> Result<(), StorageError> {
         let start = self.buffer.len();
-        let buffer = std::mem::take(&mut self.buffer);
-        self.buffer = postcard::to_extend(item, buffer).expect("our own types always serialise");
+        codec::append(item, &mut self.buffer);
         let size = self.buffer.len() - start;
         if size > record::BODY_BYTES_MAX / 2 {
             let path = self.disk.locate(&segment::name(self.current));
@@ -275,7 +275,7 @@ impl<D: Disk> Log<D> {
         self.create_segment(before + 1)?;
         let (next, start) = (self.current, self.tail);
         let mut bytes = vec![0; record::HEADER_BYTES];
-        bytes = postcard::to_extend(&next, bytes).expect("a number always serialises");
+        codec::append(&next, &mut bytes);
         let mut chain = self.chain;
         chain.complete(&mut bytes, Kind::Continued, 0);
         self.current = before;

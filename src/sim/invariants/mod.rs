@@ -2,7 +2,10 @@
 //!
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
+pub mod acknowledged;
+pub mod configuration;
 pub mod election;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
@@ -30,6 +33,14 @@ pub const NAMES: &[&str] = &[
     "leader append-only",
     "committed entries never change",
     "committed on a quorum",
+    "committed in its own term",
+    "acknowledged and gone",
+    "counted and not there",
+    "configuration in force",
+    "joint consensus",
+    "one change at a time",
+    "no change before the first commit",
+    "lease outlived",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -38,6 +49,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
@@ -60,6 +72,7 @@ pub const NAMES: &[&str] = &[
 /// Watches a whole history.
 #[derive(Debug, Default)]
 pub struct Watch {
+    acknowledged: acknowledged::Watch,
     election: election::Watch,
     log: log::Watch,
     state: state::Watch,
@@ -70,7 +83,8 @@ pub struct Watch {
 
 impl Watch {
     /// A node hands something to its disk.
-    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
+    pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
+        configuration::issued(hosts, host, batch, &self.log)?;
         self.log.issued(host, batch)
     }
 
@@ -79,8 +93,8 @@ impl Watch {
         self.election.durable(node, hard_state)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
-    /// host's own clock.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: the
+    /// world's time.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
@@ -89,8 +103,14 @@ impl Watch {
         before: &Configuration,
         now: Micros,
     ) -> Result<(), String> {
+        configuration::is_in_force(hosts, host, status, &self.log)?;
+        self.acknowledged.after_step(hosts, host, status)?;
+        let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
-        self.stuck.after_step(host, status, now)?;
+        self.stuck.after_step(host, status, host.clock.monotonic(now))?;
+        if self.log.last_committed() > committed {
+            lease::is_over(hosts, host, status, now)?;
+        }
         self.election.after_step(host, status, &self.log)
     }
 
@@ -101,6 +121,7 @@ impl Watch {
 
     /// A node says something to another.
     pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        self.acknowledged.said(host, frame);
         promise::kept(host, to, frame)
     }
 
@@ -142,6 +163,7 @@ impl Watch {
 
     /// A machine lost everything it had and will be somebody new under its old name.
     pub fn wiped(&mut self, node: &NodeId) {
+        self.acknowledged.forget(node);
         self.log.forget(node);
         self.ledger.forget(node);
     }
