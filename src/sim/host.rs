@@ -1,6 +1,6 @@
 //! One simulated machine: a node with its disk, its state and its clocks, alive or dead.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,10 @@ pub struct Alive {
     pub flush_scheduled: bool,
     /// Whom it can reach: the nodes of its address book, and those that it has heard, which told it where they are.
     pub reachable: BTreeSet<NodeId>,
+    /// The data directories that it lets speak for nodes, where the log says which.
+    pub bound: BTreeMap<NodeId, String>,
+    /// Whom it has met, with which data directory.
+    pub met: BTreeSet<(NodeId, String)>,
     /// The configuration at the end of the last batch of steps that wrote.
     pub configuration: Configuration,
 }
@@ -127,8 +131,10 @@ pub struct Host {
     pub made: bool,
     /// How many faults keep it from starting.
     pub held: u32,
-    /// It never starts again: it left the cluster, or its disk died.
+    /// It never starts again: it left the cluster, or its machine died.
     pub retired: bool,
+    /// What it had is gone for good, and nobody may count on it before it has joined anew.
+    pub lost: bool,
     /// Counts the times that it lost everything: another data directory each time.
     pub incarnation: u64,
     /// Frozen (as by SIGSTOP) since and until then.
@@ -162,6 +168,7 @@ impl Host {
             made: false,
             held: 0,
             retired: false,
+            lost: false,
             incarnation: 0,
             paused: None,
             busy: (Micros(0), 0),
@@ -227,6 +234,8 @@ impl Host {
             turn_scheduled: false,
             flush_scheduled: false,
             reachable: BTreeSet::new(),
+            bound: BTreeMap::new(),
+            met: BTreeSet::new(),
             configuration,
         });
         Ok(())

@@ -4,13 +4,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::ledger::query;
 use crate::node::handle::Failure;
+use crate::node::ports::StateStore;
 use crate::node::requests::{AskId, Outcome, Want};
 use crate::raft::{Change, ChangeError};
 use crate::types::{Micros, NodeId};
 
 use super::dice::Dice;
-use super::host::Death;
+use super::host::{Death, Host};
 use super::plan::{Act, Fault};
 use super::world::{Answered, Due, World, address, name};
 
@@ -59,7 +61,7 @@ fn host_of(world: &World, node: &NodeId) -> Option<usize> {
 
 /// Whether the voters of a configuration can decide with the machines that are not lost for good.
 fn can_decide(world: &World, voters: impl Iterator<Item = NodeId>) -> bool {
-    let lost = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].retired);
+    let lost = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].lost);
     let (mut all, mut left) = (0, 0);
     for voter in voters {
         all += 1;
@@ -149,14 +151,15 @@ impl Operator {
 
     /// Takes a voter's machine away for good, if the others can do without it.
     fn lose(&mut self, world: &mut World, voter: &NodeId) -> bool {
-        let Some(host) = host_of(world, voter).filter(|host| !world.hosts[*host].retired) else {
+        let Some(host) = host_of(world, voter).filter(|host| !world.hosts[*host].lost) else {
             return false;
         };
-        world.hosts[host].retired = true;
+        world.hosts[host].lost = true;
         if !can_decide(world, world.members().voters.into_iter()) {
-            world.hosts[host].retired = false;
+            world.hosts[host].lost = false;
             return false;
         }
+        world.hosts[host].retired = true;
         let entropy = self.dice.word();
         world.die(host, Death::PowerCut, entropy);
         true
@@ -170,12 +173,31 @@ impl Operator {
         if alone || !self.tasks.is_empty() || !configuration.contains(&node) || !self.lose(world, &node) {
             return false;
         }
-        world.note(|| format!("{node} has lost everything"));
+        let unaware = act.number.is_multiple_of(2) && self.is_bound_everywhere(world, &node);
+        let end = if unaware { ", and is started as if nothing had happened" } else { "" };
+        world.note(|| format!("{node} has lost everything{end}"));
         world.hosts[host].wipe();
+        world.watch.wiped(&node);
+        world.hosts[host].settings = world.settings(host, true);
+        if unaware {
+            world.hosts[host].retired = false;
+            world.start_later(host);
+        }
         let then = Some(Then::Rejoin(host));
         let want = Want::Change(Change::Remove { node });
         self.tasks.push_back(Task { then, must: true, ..task(act, want) });
         true
+    }
+
+    /// Whether every other node knows, whatever crashes, which data directory speaks for a node.
+    fn is_bound_everywhere(&self, world: &World, node: &NodeId) -> bool {
+        let Some(bound) = world.bound.get(node) else { return false };
+        let knows = |host: &Host| {
+            // A node that lost its vote is bound no more.
+            let known = host.state.view().and_then(|view| query::incarnations(view.as_ref()));
+            host.flushed >= *bound && known.is_ok_and(|known| known.contains_key(node))
+        };
+        world.hosts.iter().filter(|host| host.id != *node && !host.lost).all(knows)
     }
 
     /// A node is started again at another address, and says so itself.
@@ -231,7 +253,7 @@ impl Operator {
     /// After the last fault: whoever is gone for good leaves the configuration.
     fn tidy(&mut self, world: &World) {
         let configuration = world.members();
-        let gone = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].retired);
+        let gone = |node: &NodeId| host_of(world, node).is_none_or(|host| world.hosts[host].lost);
         if let Some(node) = configuration.all_nodes().into_iter().find(gone) {
             let want = Want::Change(Change::Remove { node });
             self.tasks.push_back(Task { act: 0, want, then: None, must: true, tries: 0 });
@@ -276,6 +298,7 @@ impl Operator {
             Some(Then::SwitchOff(host)) => {
                 world.die(host, Death::Killed, 0);
                 world.hosts[host].retired = true;
+                world.hosts[host].lost = true;
                 Ok(())
             }
             Some(Then::Rejoin(host)) => self.rejoin(world, task.act, host),
@@ -283,8 +306,12 @@ impl Operator {
     }
 
     fn rejoin(&mut self, world: &mut World, act: u32, host: usize) -> Result<(), String> {
+        let entropy = self.dice.word();
+        world.die(host, Death::PowerCut, entropy);
+        world.hosts[host].wipe();
         world.hosts[host].settings = world.settings(host, false);
         world.hosts[host].retired = false;
+        world.hosts[host].lost = false;
         world.watch.wiped(&name(host));
         let want = add(name(host), None);
         self.tasks.push_front(Task { act, want, then: None, must: true, tries: 0 });

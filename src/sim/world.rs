@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::codec;
 use crate::database::errors::ProjectionError;
+use crate::ledger::apply::Happening;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::node::core::Settings;
@@ -13,7 +14,7 @@ use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
 use crate::raft::{Configuration, Entry, Persist};
-use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
+use crate::types::{Index, MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
 use super::clock::Clock;
@@ -205,6 +206,8 @@ pub struct World {
     pub installed: u64,
     /// The MongoDB that the leader projects into; `None`: this cluster has none.
     pub database: Option<Database>,
+    /// Where the log binds each node to its data directory.
+    pub bound: BTreeMap<NodeId, Index>,
     /// What went wrong so far, by kind.
     pub counts: BTreeMap<&'static str, u64>,
     /// What is told of all this.
@@ -246,6 +249,7 @@ impl World {
             worst_moments: plan.worst_moments,
             installed: 0,
             database: None,
+            bound: BTreeMap::new(),
             counts: BTreeMap::new(),
             trace: Trace::new(recording),
             common,
@@ -294,7 +298,7 @@ impl World {
             keep_entries: self.plan.keep_entries,
             address: address(host),
             url: format!("http://{id}"),
-            incarnation: String::new(),
+            incarnation: format!("disk-{id}-{}", self.hosts.get(host).map_or(0, |host| host.incarnation)),
             id,
         }
     }
@@ -491,13 +495,28 @@ impl World {
         if self.network.is_cut(from, host) || self.hosts[from].incarnation != incarnation {
             return Ok(());
         }
+        if self.refuses(host, from) || self.refuses(from, host) {
+            return Ok(());
+        }
+        let said_by = self.hosts[from].settings.incarnation.clone();
         let frame: Frame = codec::decode(bytes).map_err(|error| format!("codec: {error}"))?;
         let (from, to) = (self.hosts[from].id.clone(), self.hosts[host].id.clone());
         self.detail(|| format!("{to} hears {from}: {}", tell::frame(&frame)));
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.reachable.insert(from.clone());
+            if alive.met.insert((from.clone(), said_by.clone())) {
+                let (node, url) = (from.clone(), format!("http://{from}"));
+                self.step(host, Input::PeerMet { node, url, incarnation: said_by })?;
+            }
         }
         self.step(host, Input::Frame { from, frame })
+    }
+
+    /// Whether a host lets no process of another one's name speak for it but that of the disk that it knows.
+    fn refuses(&self, host: usize, other: usize) -> bool {
+        let (me, other) = (&self.hosts[host], &self.hosts[other]);
+        let bound = me.alive.as_ref().and_then(|alive| alive.bound.get(&other.id));
+        bound.is_some_and(|known| *known != other.settings.incarnation)
     }
 
     fn disk_done(&mut self, host: usize, life: u64) -> Result<(), String> {
@@ -618,6 +637,7 @@ impl World {
             Effect::SetBook(book) => {
                 if let Some(alive) = self.hosts[host].alive.as_mut() {
                     alive.reachable.extend(book.nodes.into_keys());
+                    alive.bound = book.incarnations;
                 }
             }
             Effect::Apply(entries) => {
@@ -715,6 +735,11 @@ impl World {
                 .map_err(|error| format!("storage: apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
             self.watch.applied(&self.hosts[host], entry, &batch)?;
+            for happening in &batch.happenings {
+                if let Happening::NodeSeen { node, .. } = happening {
+                    self.bound.insert(node.clone(), entry.index);
+                }
+            }
             self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }

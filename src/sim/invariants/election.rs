@@ -35,7 +35,10 @@ impl Watch {
         if known == vote {
             return Ok(());
         }
-        Err(format!("one vote a term: {node} votes for {vote} in {}, and voted for {known}", hard_state.term))
+        Err(format!(
+            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
+            hard_state.term
+        ))
     }
 
     /// After every step of a host.

@@ -93,8 +93,8 @@ impl Watch {
         self.election.durable(node, hard_state)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
-    /// host's own clock.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: the
+    /// world's time.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
