@@ -45,6 +45,7 @@ fn settings(name: &str) -> Settings {
         keep_entries: 16,
         address: format!("test:{name}"),
         url: String::new(),
+        incarnation: String::new(),
     }
 }
 

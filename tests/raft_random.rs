@@ -38,7 +38,7 @@ fn safety_holds_under_faults_and_service_returns() {
         println!("{:?}", run(seed.parse().expect("RAFT_SEED is a number")));
         return;
     }
-    let seeds: u64 = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(240);
+    let seeds: u64 = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
     let mut total = Seen::default();
     for seed in 0..seeds {
         total += run(seed);

@@ -54,6 +54,8 @@ pub struct Figures {
     pub causes: std::collections::BTreeMap<String, u64>,
     /// Of the bare server's operations per second, if it was measured in the same run.
     pub of_bare: Option<f64>,
+    /// The median latency in relation to the floor, if that was measured in the same run.
+    pub of_floor: Option<f64>,
 }
 
 impl Figures {
@@ -84,6 +86,7 @@ impl Figures {
             errors: tally.errors.values().sum(),
             causes: tally.errors.clone(),
             of_bare: None,
+            of_floor: None,
         }
     }
 }

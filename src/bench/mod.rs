@@ -13,11 +13,15 @@
 //! | [`usage`] | CPU time and disk bytes of processes, syncs of nodes |
 //! | [`bare`] | an HTTP server of the same stack that does nothing: the ceiling |
 //! | [`cluster`] | who leads, and a fresh cluster of children |
+//! | [`failover`] | how long writes wait when the leader is lost |
+//! | [`floor`] | what one write cannot beat on this machine |
 //! | [`figures`] | the measured row, and what is expected of it |
 
 pub mod bare;
 pub mod cluster;
+pub mod failover;
 pub mod figures;
+pub mod floor;
 pub mod http;
 pub mod load;
 pub mod native;

@@ -13,7 +13,9 @@ use tokio::process::{Child, Command};
 use super::signals::{self, ParentArgs};
 use super::{CliError, Environment, Format, Global, Output};
 use crate::bench::cluster::{self, Cluster};
+use crate::bench::failover::{self, Blow, FailoverPlan};
 use crate::bench::figures::{Expectation, Figures};
+use crate::bench::floor::Floor;
 use crate::bench::load::Load;
 use crate::bench::work::Workload;
 use crate::bench::{self, BenchError, Plan, on_one_thread};
@@ -74,6 +76,16 @@ pub struct BenchArgs {
     /// Where the data of --local goes: the disk to be measured [default: the system's temporary directory]
     #[arg(long, value_name = "DIR", requires = "local")]
     pub dir: Option<PathBuf>,
+    /// Kill the leader of --local with -9 so often under load, and measure the time to the next acknowledged write
+    #[arg(long, value_name = "N", requires = "local", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub kills: Option<u16>,
+    /// Freeze the leader of --local so often under load, likewise
+    #[arg(long, value_name = "N", requires = "local", conflicts_with = "kills",
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub freezes: Option<u16>,
+    /// Threads that burn CPU time beside --kills or --freezes
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=64))]
+    pub burn: u8,
     /// Bounds such as "puts>=20000,p99<=10ms": PASS or FAIL for each row, exit 1 if any fails
     #[arg(long, value_name = "BOUND,…")]
     pub expect: Option<String>,
@@ -111,7 +123,7 @@ impl From<BenchError> for CliError {
 /// A cluster of this command's own. The fleet goes before its directory.
 struct Own {
     fleet: Fleet,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 /// Runs it.
@@ -138,6 +150,17 @@ pub async fn run(
         }
         None => (None, global.client(environment)?),
     };
+    let blow = match (args.kills, args.freezes) {
+        (Some(kills), _) => Some((Blow::Kill, kills)),
+        (None, Some(freezes)) => Some((Blow::Freeze, freezes)),
+        (None, None) => None,
+    };
+    let own = match (blow, own) {
+        (Some((blow, losses)), Some(own)) => {
+            return lose_leaders(&args, (blow, losses), own, &expectations, output).await;
+        }
+        (_, own) => own,
+    };
     let mut rows = Vec::new();
     for &clients in &args.clients {
         let cluster = cluster::find(&client).await?;
@@ -146,7 +169,13 @@ pub async fn run(
             (false, 1, Protocol::Http) => Some(measure_bare(&plan).await?),
             _ => None,
         };
+        // The floor says something about one write at a time, on a disk that is known.
+        let floor = match &own {
+            Some(own) if clients == 1 && args.mix == 0.0 => Some(measure_floor(own).await?),
+            _ => None,
+        };
         let mut figures = measure(&args, plan).await?;
+        figures.of_floor = floor.map(|floor| figures.p50_us as f64 / floor.write_us());
         figures.of_bare = bare.as_ref().map(|bare| figures.ops_per_s / bare.ops_per_s);
         rows.extend(bare);
         rows.push(figures);
@@ -167,7 +196,7 @@ async fn start_own(args: &BenchArgs, nodes: usize) -> Result<Own, CliError> {
             )
         })?;
     let fleet = cluster::start(std::env::current_exe()?, nodes, directory.path()).await?;
-    Ok(Own { fleet, _directory: directory })
+    Ok(Own { fleet, directory })
 }
 
 fn plan(args: &BenchArgs, clients: usize, cluster: &Cluster, own: Option<&Own>) -> Result<Plan, CliError> {
@@ -202,6 +231,13 @@ async fn measure(args: &BenchArgs, plan: Plan) -> Result<Figures, CliError> {
     Ok(figures??)
 }
 
+async fn measure_floor(own: &Own) -> Result<Floor, CliError> {
+    let directory = own.directory.path().to_path_buf();
+    let measured = tokio::task::spawn_blocking(move || Floor::measure(&directory)).await;
+    let measured = measured.map_err(|_panicked| CliError::failed("measuring the floor panicked"))?;
+    measured.map_err(|error| CliError::failed(format!("cannot measure the disk: {error}")))
+}
+
 /// Measures the bare server under the same load.
 async fn measure_bare(plan: &Plan) -> Result<Figures, CliError> {
     let (address, child) = start_bare().await?;
@@ -234,21 +270,51 @@ async fn start_bare() -> Result<(String, Child), CliError> {
     Err(CliError::failed("the bare server did not start within 5 s"))
 }
 
+/// The other mode: how long writes wait when the leader is lost.
+async fn lose_leaders(
+    args: &BenchArgs,
+    (blow, losses): (Blow, u16),
+    mut own: Own,
+    expectations: &[Expectation],
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let plan = FailoverPlan {
+        writers: usize::from(args.clients.first().copied().unwrap_or(64)),
+        losses: usize::from(losses),
+        blow,
+        value_bytes: usize::try_from(args.size).unwrap_or(usize::MAX),
+        burners: usize::from(args.burn),
+    };
+    let measured = failover::measure(&mut own.fleet, plan).await;
+    own.fleet.stop().await;
+    let mut row = serde_json::to_value(measured?).unwrap_or(Value::Null);
+    let (all_hold, verdicts) = judge(&mut row, expectations);
+    output.record(&row)?;
+    if output.format() != Format::Json {
+        verdicts.iter().try_for_each(|line| output.line(line))?;
+    }
+    if all_hold { Ok(()) } else { Err(CliError::Checks) }
+}
+
+/// Whether a row keeps all bounds, and the verdicts in words; they are added to the row too.
+fn judge(row: &mut Value, expectations: &[Expectation]) -> (bool, Vec<String>) {
+    let judged: Vec<(bool, String)> = expectations.iter().map(|one| one.judge(row)).collect();
+    if !expectations.is_empty() {
+        let bounds = expectations.iter().zip(&judged);
+        row["expect"] = bounds.map(|(one, (holds, _))| json!({"bound": one.text, "ok": holds})).collect();
+    }
+    (judged.iter().all(|(holds, _)| *holds), judged.into_iter().map(|(_, words)| words).collect())
+}
+
 fn report(rows: &[Figures], expectations: &[Expectation], output: &mut Output) -> Result<(), CliError> {
     let mut items: Vec<Value> =
         rows.iter().map(|row| serde_json::to_value(row).unwrap_or(Value::Null)).collect();
     let mut all_hold = true;
     let mut verdicts = Vec::new();
     for item in items.iter_mut().filter(|item| item["protocol"] != "bare") {
-        for expectation in expectations {
-            let (holds, words) = expectation.judge(item);
-            all_hold &= holds;
-            verdicts.push(format!("{words}  at {} clients", item["clients"]));
-        }
-        if !expectations.is_empty() {
-            let bounds = expectations.iter().map(|one| json!({"bound": one.text, "ok": one.judge(item).0}));
-            item["expect"] = bounds.collect();
-        }
+        let (hold, words) = judge(item, expectations);
+        all_hold &= hold;
+        verdicts.extend(words.into_iter().map(|words| format!("{words}  at {} clients", item["clients"])));
     }
     let headers = [
         "PROTOCOL",
@@ -264,6 +330,7 @@ fn report(rows: &[Figures], expectations: &[Expectation], output: &mut Output) -
         "DISK B/OP",
         "ERRORS",
         "OF BARE",
+        "OF FLOOR",
     ];
     let table: Vec<Vec<String>> = rows.iter().map(cells).collect();
     output.list(&headers, &table, &items)?;
@@ -297,5 +364,6 @@ fn cells(row: &Figures) -> Vec<String> {
         maybe(row.disk_bytes_per_op, 0),
         row.errors.to_string(),
         maybe(row.of_bare, 2),
+        maybe(row.of_floor, 2),
     ]
 }

@@ -51,6 +51,10 @@ pub struct Summary {
     pub reads: u64,
     /// Operations whose outcome stayed unknown.
     pub unknown: u64,
+    /// Writes acknowledged to callers of the library.
+    pub called: u64,
+    /// Calls of the library whose outcome stayed unknown.
+    pub calls_unknown: u64,
     /// Entries committed.
     pub committed: Index,
     /// Intervals settled.
@@ -160,7 +164,12 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     })?;
     faults.heal(world)?;
     world.heal_database();
-    let healed = Healed { acknowledged: clients.acknowledged, settled: settled(world)?, at: world.now };
+    let healed = Healed {
+        acknowledged: clients.acknowledged,
+        called: clients.library.acknowledged,
+        settled: settled(world)?,
+        at: world.now,
+    };
     let within = Duration::from_millis(world.plan.live_within_ms);
     let until = world.now.after(within);
     let live = play(world, clients, &mut faults, until, &mut |world, clients, faults| {
@@ -191,6 +200,8 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         acknowledged: clients.acknowledged,
         reads: clients.read,
         unknown: clients.unknown,
+        called: clients.library.acknowledged,
+        calls_unknown: clients.library.unknown,
         committed: world.watch.last_committed(),
         settled: settled(world)?,
         installed: world.installed,
@@ -236,6 +247,7 @@ fn applied(host: &Host) -> Index {
 /// What was there when the faults ended; afterwards there must be more.
 struct Healed {
     acknowledged: u64,
+    called: u64,
     settled: u64,
     at: Micros,
 }
@@ -249,6 +261,9 @@ impl Healed {
         }
         if clients.acknowledged < self.acknowledged + 3 {
             return Ok(Some(format!("no three writes were acknowledged; {}", describe(world))));
+        }
+        if clients.library.acknowledged < self.called + 3 {
+            return Ok(Some(format!("no three calls of the library were acknowledged; {}", describe(world))));
         }
         if !faults.is_done() {
             return Ok(Some(format!("the operator is not done; {}", describe(world))));
@@ -350,6 +365,7 @@ fn play(
             Due::Host { host, life, event } => world.happen(host, life, event)?,
             Due::Start(host) => world.start(host)?,
             Due::Client(client) => clients.turn(client, world, faults.healed()),
+            Due::Library(event) => clients.library.happen(event, world, faults.healed())?,
             Due::Begin(place) => faults.begin(world, place)?,
             Due::End(place) => faults.end(world, place)?,
             Due::Operator => faults.operate(world),

@@ -20,6 +20,7 @@
 //! | `faults` | carries out the acts of a plan |
 //! | `operator` | adds, removes, replaces, hands over |
 //! | `clients` | who reads and writes |
+//! | `library` | who does so through the client library |
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
 //! | `database` | the server around them, and what goes wrong with it |
@@ -40,6 +41,7 @@ pub mod generate;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod library;
 pub mod mongodb;
 pub mod network;
 pub mod operator;

@@ -21,6 +21,7 @@ use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
+use super::library;
 use super::mongodb::Reply;
 use super::network::Network;
 use super::plan::Plan;
@@ -79,6 +80,8 @@ pub enum Event {
         ask: AskId,
         /// What is wanted.
         want: Want,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
     },
     /// A batch of steps ends.
     Turn,
@@ -145,6 +148,8 @@ pub enum Due {
     Start(usize),
     /// A client's turn.
     Client(usize),
+    /// Something between the hosts and a client that uses the library.
+    Library(library::Event),
     /// An act of the plan (by its place there) begins.
     Begin(usize),
     /// An act of the plan ends.
@@ -289,6 +294,7 @@ impl World {
             keep_entries: self.plan.keep_entries,
             address: address(host),
             url: format!("http://{id}"),
+            incarnation: String::new(),
             id,
         }
     }
@@ -387,8 +393,13 @@ impl World {
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
+        self.ask_with(host, want, true)
+    }
+
+    /// As [`World::ask`]. Without `forward` the host says who leads instead of asking it.
+    pub fn ask_with(&mut self, host: usize, want: Want, forward: bool) -> AskId {
         let ask = self.new_ask();
-        self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
+        self.at_host(Duration::ZERO, host, Event::Ask { ask, want, forward });
         ask
     }
 
@@ -445,8 +456,8 @@ impl World {
             }
             Event::Deliver { from, incarnation, bytes } => self.deliver(host, from, incarnation, &bytes),
             Event::DiskDone => self.disk_done(host, life),
-            Event::Ask { ask, want } => {
-                self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })
+            Event::Ask { ask, want, forward } => {
+                self.step(host, Input::Ask { ask, want, forward, patience: PARKED_FOR })
             }
             Event::Turn => self.turn(host),
             Event::Work => self.work(host),

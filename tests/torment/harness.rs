@@ -16,6 +16,8 @@ use crate::oracle::{Action, Content, Micros, Operation, Seen, judge, judge_conte
 const SECONDS: &str = "TORMENT_SECONDS";
 /// The seed of its faults, if not a new one.
 const SEED: &str = "TORMENT_SEED";
+const ELECTION: &str = "SUPER_NODE_RAFT__ELECTION";
+const LATE_ABDICATION: &str = "300ms..2s";
 /// With fewer answers than this, of writes and of reads, a run shows nothing.
 const ANSWERS_MIN: usize = 30;
 /// Writes that must be acknowledged to call it progress.
@@ -79,6 +81,13 @@ impl Plan {
         Plan { name, seconds, setup: Setup::nodes(nodes), field: None, leases: None }
     }
 
+    /// Elections begin early, but a leader gives up late: a leader that is cut off or frozen has a rival for long, and
+    /// only what it must do for each read keeps it from serving what is stale.
+    pub fn with_late_abdication(mut self) -> Plan {
+        self.setup.set(ELECTION, LATE_ABDICATION);
+        self
+    }
+
     pub fn with_leases(mut self, leases: bool) -> Plan {
         self.leases = Some(leases);
         self
@@ -103,6 +112,9 @@ impl Torment {
         let Plan { name, seconds, mut setup, field, leases } = plan;
         // Few entries are kept in some runs, so that whoever is away for a while needs the whole state.
         setup.set("SUPER_NODE_RAFT__SNAPSHOT_ENTRIES", dice.one(&["100", "1000", "100000"]));
+        if dice.percent(50) && !setup.environment.iter().any(|(name, _)| name == ELECTION) {
+            setup.set(ELECTION, LATE_ABDICATION);
+        }
         let by_dice = dice.percent(50);
         let leases = leases.unwrap_or(by_dice);
         setup.set("SUPER_NODE_RAFT__LEASE", &leases.to_string());
@@ -157,19 +169,31 @@ impl Torment {
     pub async fn leader(&self) -> usize {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            let mut best: Option<(u64, usize)> = None;
-            for at in self.awake() {
-                let Some(status) = self.status(at).await else { continue };
-                if status["role"] == json!("leader") {
-                    best = best.max(status["term"].as_u64().map(|term| (term, at)));
-                }
-            }
-            if let Some((_, at)) = best {
-                return at;
+            if let Some(leader) = self.leader_now().await {
+                return leader;
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         panic!("nobody led within {PATIENCE:?}");
+    }
+
+    /// The same, if there is one just now.
+    pub async fn leader_now(&self) -> Option<usize> {
+        let mut best: Option<(u64, usize)> = None;
+        for at in self.awake() {
+            let Some(status) = self.status(at).await else { continue };
+            if status["role"] == json!("leader") {
+                best = best.max(status["term"].as_u64().map(|term| (term, at)));
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    /// Somebody, who leads as often as not.
+    pub async fn somebody(&mut self) -> usize {
+        let members = self.members();
+        let anybody = self.dice.one(&members);
+        if self.dice.percent(50) { self.leader_now().await.unwrap_or(anybody) } else { anybody }
     }
 
     async fn status(&self, at: usize) -> Option<Value> {

@@ -13,6 +13,7 @@ pub mod once;
 pub mod projection;
 pub mod promise;
 pub mod state;
+pub mod stuck;
 
 use crate::ledger::apply::Happening;
 use crate::node::frame::Frame;
@@ -47,6 +48,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
@@ -85,7 +87,8 @@ impl Watch {
         self.log.issued(host, batch)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
+    /// host's own clock.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
@@ -101,6 +104,7 @@ impl Watch {
         if self.log.last_committed() > committed {
             lease::is_over(hosts, host, status, now)?;
         }
+        stuck::gives_way(host, status, host.clock.monotonic(now))?;
         self.election.after_step(host, status, &self.log)
     }
 
