@@ -1,6 +1,9 @@
 //! The list of planted bugs is in order, and can be applied to the tree as it is. Whether the simulator finds them is
 //! for `scripts/planted.sh` to say: that takes a build of its own, and minutes.
 
+#[allow(dead_code)]
+#[path = "planted/hunt.rs"]
+mod hunt;
 #[path = "planted/list.rs"]
 mod list;
 
@@ -33,4 +36,10 @@ fn the_documentation_lists_every_bug() {
     assert!(bugs.len() >= BUGS_MIN, "{} bugs, at least {BUGS_MIN} are wanted", bugs.len());
     let names: Vec<&str> = bugs.iter().map(|(_, bug)| bug.name.as_str()).collect();
     assert_eq!(listed, names, "run scripts/planted.sh --write");
+}
+
+/// Two histories of the tree as it is, in which there is nothing to find.
+#[test]
+fn without_a_bug_nothing_is_found() {
+    assert_eq!(hunt::hunt(2, &super_node::sim::Scenario::default()), None);
 }

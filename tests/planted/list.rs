@@ -1,5 +1,6 @@
 //! The planted bugs: read from their files, checked, and applied to a copy of the tree.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,15 +16,28 @@ pub const HAZARDS: u32 = 40;
 
 /// The switch that the bugs ask. It exists in the copy only.
 const SWITCH: &str = "\
+//! A copy that holds planted bugs.
+#![allow(warnings)]
+
+mod planted {
 /// Whether this bug is switched on, by its name in the environment.
 pub(crate) fn is(name: &str) -> bool {
     static ON: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     ON.get_or_init(|| std::env::var(\"SUPER_NODE_PLANTED\").unwrap_or_default()) == name
 }
+}
 ";
 
-/// What the build of the program needs of the tree.
-const NEEDED: &[&str] = &["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "src", "database"];
+/// The modules that the copy has: the simulator and what it stands on. Imports point down (`tests/architecture.rs`), so
+/// it can do without the rest, which takes longer to build than all of these.
+const MODULES: &[&str] =
+    &["calls", "codec", "database", "health", "ledger", "metrics", "node", "raft", "sim", "storage", "types"];
+
+/// What else the copy needs of the tree.
+const NEEDED: &[&str] = &["Cargo.lock", "rust-toolchain.toml", "database"];
+
+/// The sections of `Cargo.toml` that the copy does without: what they name is not there.
+const LEFT_OUT: &[&str] = &["[[bin]]", "[[bench]]", "[lints"];
 
 /// A bug, as its file tells it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -155,24 +169,25 @@ fn with_edits(text: &str, edits: &[(&str, &Edit)]) -> Result<String, String> {
     Ok(result)
 }
 
-/// Makes the copy: the tree with all bugs, and the switch. What is right already is not touched, so that a build has
-/// little to do.
+/// Makes the copy: the tree with all bugs, the switch, and a program that hunts. What is right already is not touched, so
+/// that a build has little to do.
 pub fn make_copy(root: &Path, copy: &Path, bugs: &[(String, Bug)]) -> Result<(), String> {
     let mut files = planted(root, bugs)?;
-    for needed in NEEDED {
+    let modules = MODULES.iter().flat_map(|module| [format!("src/{module}"), format!("src/{module}.rs")]);
+    for needed in modules.chain(NEEDED.iter().map(|needed| needed.to_string())) {
         let path = root.join(needed);
         let all = if path.is_dir() { files_below(&path) } else { vec![path] };
-        for path in all {
+        for path in all.into_iter().filter(|path| path.is_file()) {
             let name = path.strip_prefix(root).expect("it is below the root").to_string_lossy().into_owned();
-            if let std::collections::btree_map::Entry::Vacant(place) = files.entry(name) {
+            if let Entry::Vacant(place) = files.entry(name) {
                 place.insert(read(&path)?);
             }
         }
     }
-    files.insert("src/planted.rs".to_string(), format!("//! The switch of the planted bugs.\n\n{SWITCH}"));
-    append(&mut files, "src/lib.rs", "\n#[allow(clippy::disallowed_methods)]\nmod planted;\n")?;
-    // It lies in the tree that it is a copy of, and is no part of it.
-    append(&mut files, "Cargo.toml", "\n[workspace]\n")?;
+    let modules: String = MODULES.iter().map(|module| format!("pub mod {module};\n")).collect();
+    files.insert("src/lib.rs".to_string(), format!("{SWITCH}\n{modules}"));
+    files.insert("src/main.rs".to_string(), read(&root.join(BUGS).join("hunt.rs"))?);
+    files.insert("Cargo.toml".to_string(), manifest(&read(&root.join("Cargo.toml"))?));
     for path in files_below(&copy.join("src")) {
         let name = path.strip_prefix(copy).expect("it is below the copy").to_string_lossy().into_owned();
         if !files.contains_key(&name) {
@@ -191,9 +206,20 @@ pub fn make_copy(root: &Path, copy: &Path, bugs: &[(String, Bug)]) -> Result<(),
     Ok(())
 }
 
-fn append(files: &mut BTreeMap<String, String>, name: &str, more: &str) -> Result<(), String> {
-    files.get_mut(name).ok_or_else(|| format!("{name} is missing"))?.push_str(more);
-    Ok(())
+/// The manifest of the copy. It lies in the tree that it is a copy of, and is no part of it.
+fn manifest(text: &str) -> String {
+    let mut result = String::from("[workspace]\n\n");
+    let mut kept = true;
+    for line in text.lines().filter(|line| !line.starts_with("default-run")) {
+        if line.starts_with('[') {
+            kept = !LEFT_OUT.iter().any(|section| line.starts_with(section));
+        }
+        if kept {
+            result += line;
+            result.push('\n');
+        }
+    }
+    result
 }
 
 /// The list as `scripts/planted.sh` reads it, one line a bug, separated by tabs: name, seeds, scenario or `-`,
