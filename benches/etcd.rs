@@ -406,7 +406,7 @@ struct EtcdClient {
 
 impl Caller for EtcdClient {
     async fn call(&mut self) -> Result<Done, String> {
-        match self.author.next() {
+        match self.author.draw() {
             Operation::Put { key, value } => {
                 let value = value.trim_matches('"');
                 self.connection.put(key.as_bytes(), value.as_bytes()).await.map(|()| Done::Wrote(1))

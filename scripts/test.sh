@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly ALL=(format lint docs test demo demo-mongodb simulate compose)
-readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-500}"
+readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-2000}"
 summary=()
 failed=0
 
@@ -64,7 +64,13 @@ step_demo-mongodb() {
   esac
 }
 
-step_simulate() { super_node sim --seeds "$SIMULATED_HISTORIES"; }
+# Optimised, with every check of a debug build: see [profile.sim] in Cargo.toml.
+step_simulate() {
+  cargo build --quiet --profile sim --bin super-node
+  local simulator="${CARGO_TARGET_DIR:-target}/sim/super-node"
+  "$simulator" sim --seeds "$SIMULATED_HISTORIES"
+  "$simulator" sim --cuts
+}
 
 step_compose() {
   if docker compose version >/dev/null 2>&1; then

@@ -286,6 +286,45 @@ async fn who_must_not_join_is_refused_with_the_remedy() {
     assert_eq!(status["nodes"].as_array().map(Vec::len), Some(3), "{status}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_its_directory_is_not_heard_until_it_joins_anew() {
+    let mut cluster = Cluster::start(&Setup::nodes(3));
+    let (leader, term) = cluster.leader().await;
+    let lost = (leader + 1) % 3;
+    let (name, well) = (cluster.nodes[lost].id.clone(), (leader + 2) % 3);
+    let bound = format!("{name} is bound to its data directory");
+    for at in [leader, well] {
+        cluster
+            .wait_for("every node knows the directory", async || {
+                cluster.log_of(at).contains(&bound).then_some(())
+            })
+            .await;
+    }
+    cluster.kill(lost);
+    std::fs::remove_dir_all(&cluster.nodes[lost].directory).expect("it is there");
+    // With an empty directory it would vote a second time. Nobody hears it, and it hears why.
+    cluster.start_node(lost);
+    cluster
+        .wait_for("it is refused with the remedy", async || {
+            let log = cluster.log_of(lost);
+            let remedy = format!("super-node member remove {name}");
+            (log.contains("knows") && log.contains("by another data directory") && log.contains(&remedy))
+                .then_some(())
+        })
+        .await;
+    cluster.put(leader, "goes-on", &json!(1)).await;
+    assert_eq!(cluster.get(lost, "/v1/status").await["leader"], Value::Null);
+    assert_eq!(cluster.get(leader, "/v1/status").await["term"], json!(term), "it disturbs nobody");
+    cluster.kill(lost);
+    std::fs::remove_dir_all(&cluster.nodes[lost].directory).expect("it is there");
+    // The name is free once the node is removed.
+    cluster.cli_json(&["member", "remove", &name]);
+    cluster.nodes[lost].join = Some(cluster.nodes[well].url());
+    cluster.start_node(lost);
+    wait_for_voters(&cluster, &[leader, well, lost]).await;
+    assert_eq!(cluster.get(lost, "/v1/kv/goes-on").await["value"], json!(1));
+}
+
 #[tokio::test]
 async fn a_reading_copy_follows_and_is_promoted_and_demoted_by_hand() {
     let mut cluster = Cluster::start(&Setup::nodes(1).with("SUPER_NODE_RAFT__LEASE", "true"));
@@ -345,5 +384,5 @@ async fn a_node_that_moved_tells_the_others_where_it_is() {
             (found["address"] == json!(address)).then_some(())
         })
         .await;
-    cluster.put(at, "from its new place", &json!(1)).await;
+    cluster.put(at, "from-its-new-place", &json!(1)).await;
 }

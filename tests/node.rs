@@ -12,13 +12,17 @@ use super_node::node::applier::Applier;
 use super_node::node::core::{Node, Settings};
 use super_node::node::driver::{self, Inlet, NodeError, Parts};
 use super_node::node::frame::Frame;
-use super_node::node::handle::Failure;
-use super_node::node::io::{Effect, Input};
+use super_node::node::handle::{Changed, Failure, Transferred};
+use super_node::node::io::{Effect, Input, Notice};
 use super_node::node::moment::Moment;
 use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
-use super_node::node::requests::{Outcome, PARKED_FOR, Want};
+use super_node::node::requests::{
+    Finished, Origin, Outcome, PARKED_FOR, Requests, Started, WATCHED_FOR, Want,
+};
 use super_node::node::snapshot::WantPart;
-use super_node::raft::{self, Body, Entry, Message, Payload, Persist, Position, Recovered};
+use super_node::raft::{
+    self, Body, Change, Configuration, Entry, Message, Payload, Persist, Position, Recovered,
+};
 use super_node::storage::MemoryState;
 use super_node::types::{Index, MemberId, Micros, NodeId, Term, UnixMillis};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +49,7 @@ fn settings(name: &str) -> Settings {
         keep_entries: 16,
         address: format!("test:{name}"),
         url: String::new(),
+        incarnation: String::new(),
     }
 }
 
@@ -418,4 +423,190 @@ async fn a_node_ends_when_one_of_its_threads_panics() {
     let apply = driver::start(parts(TestLog { panics: false }, state)).expect("started");
     let ended = apply.ended.await.expect("no panic of the task");
     assert!(matches!(ended, Err(NodeError::Thread("apply"))), "{ended:?}");
+}
+
+/// The requests of one node, without the node.
+struct Asked {
+    requests: Requests,
+    now: Micros,
+}
+
+impl Asked {
+    fn new() -> Asked {
+        Asked { requests: Requests::new(7), now: Micros(1_000_000) }
+    }
+
+    fn begin(&mut self, ask: u64, want: Want) -> Started {
+        self.requests.begin(Origin::Ask(ask), want, self.now, PARKED_FOR)
+    }
+
+    /// Applies configurations, each at its position and in term 2.
+    fn apply(&mut self, configurations: &[(u64, &Configuration)]) -> Vec<(Origin, Outcome)> {
+        let answers = configurations.iter().map(|(index, _)| (Index(*index), (Term(2), None))).collect();
+        let list: Vec<(Index, Configuration)> =
+            configurations.iter().map(|(index, found)| (Index(*index), (*found).clone())).collect();
+        let upto = list.last().expect("some").0;
+        let (finished, _) = self.requests.applied(upto, &answers, &list, self.now);
+        finished.into_iter().map(|finished| (finished.origin, finished.outcome)).collect()
+    }
+}
+
+fn configuration(voters: &[&str]) -> Configuration {
+    Configuration { voters: voters.iter().map(|name| id(name)).collect(), ..Configuration::default() }
+}
+
+fn remove(name: &str) -> Change {
+    Change::Remove { node: id(name) }
+}
+
+fn changed(index: u64, configuration: &Configuration) -> Outcome {
+    Outcome::Change(Ok(Changed { index: Index(index), configuration: configuration.clone() }))
+}
+
+/// A change is complete with the final configuration, not with the joint one that begins it.
+#[test]
+fn a_change_is_answered_when_its_final_configuration_is_applied() {
+    let before = configuration(&["n1", "n2", "n3"]);
+    let joint = before.changed(&remove("n3")).expect("possible");
+    let last = joint.settled().expect("it was joint");
+    let mut asked = Asked::new();
+    let request = asked.begin(1, Want::Change(remove("n3")));
+    let number = request.id;
+    asked.requests.to_core(request);
+    asked.requests.placed(number, Index(5), Term(2));
+    assert_eq!(asked.apply(&[(5, &joint)]), []);
+    assert_eq!(asked.apply(&[(6, &last)]), [(Origin::Ask(1), changed(6, &last))]);
+    // Both in one batch.
+    let request = asked.begin(2, Want::Change(remove("n3")));
+    let number = request.id;
+    asked.requests.to_core(request);
+    asked.requests.placed(number, Index(7), Term(2));
+    assert_eq!(asked.apply(&[(7, &joint), (8, &last)]), [(Origin::Ask(2), changed(8, &last))]);
+    assert!(asked.requests.is_empty());
+}
+
+/// A leader that removes itself is lost before its answer arrives; the log tells what came of it.
+#[test]
+fn a_change_whose_leader_was_lost_is_found_in_the_log() {
+    let last = configuration(&["n1", "n3"]);
+    let mut asked = Asked::new();
+    for (ask, name) in [(1, "n2"), (2, "n3")] {
+        let request = asked.begin(ask, Want::Change(remove(name)));
+        asked.requests.to_peer(request, id("n2"));
+    }
+    let (finished, again) = asked.requests.leader_changed(None, Term(2), asked.now);
+    assert!(finished.is_empty() && again.is_empty(), "{finished:?} {again:?}");
+    assert_eq!(asked.apply(&[(9, &last)]), [(Origin::Ask(1), changed(9, &last))]);
+    // The other was not done; nobody can say that it will not be.
+    asked.now = asked.now.after(WATCHED_FOR);
+    assert_eq!(asked.requests.deadline(), Some(asked.now));
+    let lost = asked.requests.expire(asked.now);
+    assert!(
+        matches!(
+            &lost[..],
+            [Finished { origin: Origin::Ask(2), outcome: Outcome::Change(Err(Failure::Unknown(_))) }]
+        ),
+        "{lost:?}"
+    );
+    assert!(asked.requests.is_empty());
+}
+
+/// Whoever asked for another leader, here or through this node, hears who it is; or that it stays.
+#[test]
+fn a_transfer_is_answered_by_the_next_leader_or_by_its_end() {
+    let mut asked = Asked::new();
+    let passed_on = asked.begin(1, Want::Transfer(None));
+    asked.requests.to_peer(passed_on, id("n2"));
+    let own = asked.begin(2, Want::Transfer(Some(id("n3"))));
+    let number = own.id;
+    asked.requests.to_core(own);
+    asked.requests.transferring(number);
+    // Nobody leads for a moment: that is how it begins.
+    let (finished, again) = asked.requests.leader_changed(None, Term(3), asked.now);
+    assert!(finished.is_empty() && again.is_empty(), "{finished:?} {again:?}");
+    let (finished, _) = asked.requests.leader_changed(Some(&id("n3")), Term(3), asked.now);
+    let moved = Outcome::Transfer(Ok(Transferred { leader: id("n3"), term: Term(3) }));
+    let mut origins: Vec<_> = finished.iter().map(|finished| (&finished.origin, &finished.outcome)).collect();
+    origins.sort_by_key(|(origin, _)| **origin == Origin::Ask(2));
+    assert_eq!(origins, [(&Origin::Ask(1), &moved), (&Origin::Ask(2), &moved)]);
+    let own = asked.begin(3, Want::Transfer(Some(id("n2"))));
+    let number = own.id;
+    asked.requests.to_core(own);
+    asked.requests.transferring(number);
+    let finished = asked.requests.transfer_aborted(&id("n2"));
+    let aborted = Outcome::Transfer(Err(Failure::TransferAborted { to: id("n2") }));
+    assert_eq!(finished, [Finished { origin: Origin::Ask(3), outcome: aborted }]);
+    assert!(asked.requests.is_empty());
+}
+
+impl Bench {
+    /// Applies entries as the worker does.
+    fn apply(&mut self, entries: &[Entry]) -> Vec<Effect> {
+        let batch = self.applier.apply(entries).expect("applied").expect("news");
+        self.step(Input::Applied(Box::new(batch)))
+    }
+}
+
+fn not_member(effects: &[Effect]) -> Vec<(NodeId, Index)> {
+    let told = |effect: &Effect| match effect {
+        Effect::Send { to, frame: Frame::NotMember { as_of } } => Some((to.clone(), *as_of)),
+        _ => None,
+    };
+    effects.iter().filter_map(told).collect()
+}
+
+/// A node that is no member any more is told so by whomever it asks, now and then; what it asks is not done.
+#[test]
+fn a_stranger_is_told_that_it_is_one_and_members_are_not() {
+    let mut node = Bench::start("n1", 3);
+    node.follow("n2", 2);
+    let mut id_of_ask = 0;
+    let mut asks = || {
+        id_of_ask += 1;
+        Frame::Forward { life: 0, id: id_of_ask, request: Request::new(Command::Add { a: 1, b: 2 }) }
+    };
+    assert_eq!(not_member(&node.hears("n9", asks())), [], "it has applied nothing and knows nothing");
+    let entries = node.append("n2", 2, (0, 0), 4);
+    node.apply(&entries);
+    assert_eq!(not_member(&node.hears("n9", asks())), [(id("n9"), Index(4))]);
+    assert_eq!(not_member(&node.hears("n9", asks())), [], "not for every word");
+    assert_eq!(not_member(&node.hears("n3", Frame::Ping { seq: 1 })), []);
+    // Whoever pings is answered, member or not.
+    let pong = node.hears("n9", Frame::Ping { seq: 2 });
+    assert!(matches!(&pong[..], [Effect::Send { frame: Frame::Pong { seq: 2, .. }, .. }, ..]), "{pong:?}");
+}
+
+fn removed(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Tell(Notice::Removed)))
+}
+
+/// The word of a member counts only if it knows all that this node's log holds, and nobody feeds this node.
+#[test]
+fn a_node_believes_that_it_was_removed_only_if_it_can_be() {
+    let mut node = Bench::start("n1", 3);
+    node.follow("n2", 2);
+    let entries = node.append("n2", 2, (0, 0), 4);
+    node.apply(&entries);
+    assert!(!removed(&node.hears("n3", Frame::NotMember { as_of: Index(9) })), "a leader feeds it");
+    // Its leader is gone, and it asks around.
+    node.now = Micros(node.now.0 + 2_000_000);
+    node.step(Input::Tick);
+    assert!(!removed(&node.hears("n3", Frame::NotMember { as_of: Index(3) })), "that one is behind");
+    assert!(!removed(&node.hears("n9", Frame::NotMember { as_of: Index(9) })), "that one is nobody");
+    assert!(removed(&node.hears("n3", Frame::NotMember { as_of: Index(4) })));
+    let refused = node.step(Input::Ask { ask: 5, want: put("a"), forward: true, patience: PARKED_FOR });
+    assert_eq!(replies(&refused), [(5, Outcome::Write(Err(Failure::Removed)))]);
+    // After a while it lets its connections go.
+    node.now = Micros(node.now.0 + 5_000_000);
+    let farewell = node.step(Input::Tick);
+    let book = farewell.iter().find_map(|effect| match effect {
+        Effect::SetBook(book) => Some(book.nodes.clone()),
+        _ => None,
+    });
+    assert_eq!(book, Some(BTreeMap::new()));
+    // It was added again: a leader feeds it.
+    node.follow("n3", 9);
+    assert!(!node.node.status(node.now).removed);
+    let taken = node.step(Input::Ask { ask: 6, want: put("a"), forward: true, patience: PARKED_FOR });
+    assert_eq!(replies(&taken), []);
 }

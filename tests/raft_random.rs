@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use raft_world::{Announce, Plan, Seen, World};
 
+/// Histories that found a bug once. 1308: the leader of two left, and died when it alone had the entry that left it out.
+const FOUND: &[u64] = &[1308];
+
 fn run(seed: u64) -> Seen {
     let _announce = Announce(format!("RAFT_SEED={seed} cargo test --test raft_random"));
     let (voters, learners, spare) =
@@ -38,9 +41,9 @@ fn safety_holds_under_faults_and_service_returns() {
         println!("{:?}", run(seed.parse().expect("RAFT_SEED is a number")));
         return;
     }
-    let seeds: u64 = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(240);
+    let seeds: u64 = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
     let mut total = Seen::default();
-    for seed in 0..seeds {
+    for seed in FOUND.iter().copied().filter(|seed| *seed >= seeds).chain(0..seeds) {
         total += run(seed);
     }
     println!("{total:?}");

@@ -53,6 +53,7 @@ transcripts! {
     lease_after_a_failed_transfer
     lease_ends_before_rivals_may_stand
     lease_needs_those_who_honour_it
+    left_out_but_needed
     lost_messages
     lost_tail
     malformed_messages

@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
+use crate::codec::check_json;
 use crate::config::load::nearest;
 use crate::config::value::parse_duration;
 use crate::ledger::command::{IDEMPOTENCY_KEY_BYTES_MAX, InSession, Once};
-use crate::ledger::kv::check_json;
 use crate::types::SessionId;
 
 use super::problem::{Code, Problem};

@@ -106,7 +106,7 @@ enum Kind {
 }
 
 /// `POST /v1/members` `{"id":"worker-1","address":"10.0.0.9:7500"}`: an agent joins, or comes back with another address.
-/// With `"kind":"super_node"` a super-node joins, see [`nodes::add`].
+/// With `"kind":"super_node"` a super-node joins, see `nodes::add`.
 pub async fn join(
     State(state): State<ApiState>,
     uri: Uri,

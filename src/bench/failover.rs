@@ -201,7 +201,7 @@ async fn write(
             let mut connection = Connection::new(&all[at]);
             let (mut path, mut body, mut count) = (String::new(), Vec::new(), 0);
             while !stop.load(Ordering::Relaxed) {
-                let (method, _) = encode(&author.next(), &mut path, &mut body);
+                let (method, _) = encode(&author.draw(), &mut path, &mut body);
                 while !stop.load(Ordering::Relaxed) {
                     let attempt = tokio::time::timeout(ATTEMPT, connection.call(method, &path, &body)).await;
                     if matches!(&attempt, Ok(Ok(answer)) if answer.status == 200) {

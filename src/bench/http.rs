@@ -150,7 +150,7 @@ impl Client {
 
 impl Caller for Client {
     async fn call(&mut self) -> Result<Done, String> {
-        let operation = self.author.next();
+        let operation = self.author.draw();
         let (method, done) = encode(&operation, &mut self.path, &mut self.body);
         let answer = self.connection.call(method, &self.path, &self.body).await?;
         if answer.status == 200 { Ok(done) } else { Err(format!("status {}", answer.status)) }

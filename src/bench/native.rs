@@ -28,7 +28,7 @@ impl Client {
 
 impl Caller for Client {
     async fn call(&mut self) -> Result<Done, String> {
-        let operation = self.author.next();
+        let operation = self.author.draw();
         let done = match &operation {
             Operation::Put { .. } => Done::Wrote(1),
             Operation::Batch { keys, .. } => Done::Wrote(keys.len() as u64),

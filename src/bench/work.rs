@@ -75,7 +75,7 @@ impl Author {
     }
 
     /// The next operation.
-    pub fn next(&mut self) -> Operation<'_> {
+    pub fn draw(&mut self) -> Operation<'_> {
         if self.written > 0 && self.work.read_share > 0.0 && self.dice.random_bool(self.work.read_share) {
             let number = self.dice.random_range(0..self.written);
             self.name(number);
@@ -119,10 +119,10 @@ mod tests {
         for value_bytes in [0, 3, 10, 256] {
             let work = Workload { value_bytes, read_share: 0.0, batch: 1 };
             let mut author = Author::new("p/", work);
-            let Operation::Put { key, value } = author.next() else { panic!("a put") };
+            let Operation::Put { key, value } = author.draw() else { panic!("a put") };
             assert_eq!((key, value.len()), ("p/0000000000", value_bytes + 2));
             let first = value.to_string();
-            let Operation::Put { key, value } = author.next() else { panic!("a put") };
+            let Operation::Put { key, value } = author.draw() else { panic!("a put") };
             assert_eq!(key, "p/0000000001");
             assert!(value_bytes == 0 || value != first, "values differ");
             assert!(serde_json::from_str::<String>(value).is_ok());
@@ -132,10 +132,10 @@ mod tests {
     #[test]
     fn reads_look_for_what_was_written_and_batches_have_their_size() {
         let mut reader = Author::new("p/", Workload { value_bytes: 4, read_share: 1.0, batch: 1 });
-        assert!(matches!(reader.next(), Operation::Put { .. }), "there must be something to read");
-        assert_eq!(reader.next(), Operation::Get { key: "p/0000000000" });
+        assert!(matches!(reader.draw(), Operation::Put { .. }), "there must be something to read");
+        assert_eq!(reader.draw(), Operation::Get { key: "p/0000000000" });
         let mut writer = Author::new("p/", Workload { value_bytes: 4, read_share: 0.0, batch: 3 });
-        let Operation::Batch { keys, .. } = writer.next() else { panic!("a batch") };
+        let Operation::Batch { keys, .. } = writer.draw() else { panic!("a batch") };
         assert_eq!(keys, ["p/0000000000", "p/0000000001", "p/0000000002"]);
     }
 }

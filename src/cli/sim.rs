@@ -55,7 +55,7 @@ pub struct SimArgs {
     /// Leave out: database, drift, skew, lease, reluctant, worst-moments
     #[arg(long, value_name = "LIST")]
     pub without: Option<String>,
-    /// Write the plan (after a failure, the small one) to a file
+    /// Write the plan to a file; after a failure, the small one; of many histories, only that of a failure
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
     /// Do not make a failure small
@@ -117,12 +117,9 @@ pub(super) fn simulate(args: &SimArgs, scenario: &Scenario, output: &mut Output)
     if let Some(seed) = args.seed {
         return one(args, &generate(seed, &scenario), &reduction, output);
     }
-    if reduction != Reduction::default() || args.save.is_some() && !args.cuts {
+    if reduction != Reduction::default() {
         let hint = "add --seed N or --plan FILE";
-        return Err(CliError::usage(
-            "--acts, --operations, --without and --save are about one history",
-            hint,
-        ));
+        return Err(CliError::usage("--acts, --operations and --without are about one history", hint));
     }
     if args.cuts {
         let plans = every_cut(args.from);

@@ -62,6 +62,13 @@ fn what_is_understood() {
         "kv list --prefix a/ --limit 10",
         "add -5 3",
         "member add w1 10.0.0.1:7500",
+        "member add n4 10.0.0.4:7401 --super-node --replaces n2",
+        "member add r1 10.0.0.5:7401 --super-node --learner-only",
+        "member promote r1",
+        "member demote r1",
+        "leader show",
+        "leader transfer --to n3",
+        "start --id n4 --data-dir d --join http://a:7400 --replaces n2",
         "ledger rewards --member w1 --kind claim_penalty --from 2026-01-01T00:00:00Z --after 7 --limit 5",
         "ledger verify --timeout 30s",
         "interval explain w1 12",
@@ -73,9 +80,18 @@ fn what_is_understood() {
         let parsed = Cli::try_parse_from(std::iter::once("super-node").chain(line.split_whitespace()));
         assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("is wrong"));
     }
-    for line in
-        ["", "stauts", "add 1", "add one two", "kv set k", "-o yaml status", "ledger rewards --kind bribe"]
-    {
+    for line in [
+        "",
+        "stauts",
+        "add 1",
+        "add one two",
+        "kv set k",
+        "-o yaml status",
+        "ledger rewards --kind bribe",
+        "member add w1 10.0.0.1:7500 --replaces n2",
+        "member add n4 10.0.0.4:7401 --super-node --learner-only --replaces n2",
+        "leader",
+    ] {
         assert!(
             Cli::try_parse_from(std::iter::once("super-node").chain(line.split_whitespace())).is_err(),
             "{line}"

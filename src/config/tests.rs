@@ -175,6 +175,13 @@ fn mistakes_in_the_file() {
         ("[raft]\nheartbeat = \"5 weeks\"", "has the unknown unit 'weeks'"),
         ("[raft]\nelection = \"300ms\"", "raft.election = \"300ms\" (f.toml:2) is not a range"),
         ("[raft]\nelection = \"600ms..300ms\"", "the first must be shorter than the second"),
+        ("[raft]\nlease = \"soon\"", "write true, false, or a duration"),
+        (
+            "[raft]\nlease = \"280ms\"",
+            "raft.lease (f.toml:2) = 280ms is too long for raft.election (default)",
+        ),
+        ("[raft]\nlease = true\ncheck_quorum = false", "raft.lease (f.toml:2) needs raft.check_quorum"),
+        ("[cluster]\nreplaces = \"n2\"", "is set without cluster.join"),
         (
             "[raft]\nheartbeat = \"200ms\"",
             "raft.heartbeat (f.toml:2) = 200ms is too long for raft.election (default)",
@@ -274,4 +281,12 @@ fn insecure_listeners_need_a_word() {
 fn all_mistakes_are_told_at_once() {
     let errors = resolve(&file("[raft]\nheartbeat = 1\n[log]\nformat = 2\n")).expect_err("two mistakes");
     assert_eq!(errors.0.len(), 2);
+}
+
+#[test]
+fn a_lease_follows_the_shortest_election_timeout_unless_it_is_given() {
+    for (lease, span) in [("false", None), ("true", Some(225)), ("100ms", Some(100)), ("270ms", Some(270))] {
+        let settings = resolve(&environment(&[("SUPER_NODE_RAFT__LEASE", lease)])).expect(lease).settings;
+        assert_eq!(settings.raft.lease_span(), span.map(Duration::from_millis), "{lease}");
+    }
 }

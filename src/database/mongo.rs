@@ -102,7 +102,7 @@ pub(super) async fn bounded<T>(
     action: &'static str,
     operation: impl Future<Output = Result<T, ProjectionError>>,
 ) -> Result<T, ProjectionError> {
-    ports::bounded(&SystemClock::default(), action, operation).await
+    ports::bounded(&SystemClock::default(), ports::OPERATION_TIMEOUT, action, operation).await
 }
 
 /// A client for a connection string, with short timeouts where the string names none.

@@ -42,20 +42,19 @@ pub trait Clock: Send + Sync {
     fn sleep(&self, span: Duration) -> Pending<'_, ()>;
 }
 
-/// Runs an operation under [`OPERATION_TIMEOUT`].
+/// Runs an operation that may take so long, and no longer.
 ///
 /// # Errors
 /// [`ProjectionError::Timeout`] with the name of the action, or the operation's own error.
 pub async fn bounded<T>(
     clock: &impl Clock,
+    patience: Duration,
     action: &'static str,
     operation: impl Future<Output = Result<T, ProjectionError>>,
 ) -> Result<T, ProjectionError> {
-    match select(pin!(operation), pin!(clock.sleep(OPERATION_TIMEOUT))).await {
+    match select(pin!(operation), pin!(clock.sleep(patience))).await {
         Either::Left((result, _)) => result,
-        Either::Right(((), _)) => {
-            Err(ProjectionError::Timeout { action, seconds: OPERATION_TIMEOUT.as_secs() })
-        }
+        Either::Right(((), _)) => Err(ProjectionError::Timeout { action, seconds: patience.as_secs() }),
     }
 }
 
@@ -144,7 +143,7 @@ pub trait Server: Clock {
 /// How many documents of a batch were not there before, per collection.
 pub type Written = BTreeMap<&'static str, u64>;
 
-/// How much goes in one piece.
+/// How much goes in one piece, and how long that may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Movements per batch.
@@ -153,11 +152,18 @@ pub struct Limits {
     pub chunk_documents: usize,
     /// Insert commands of one collection in flight at once.
     pub chunks_in_flight: usize,
+    /// How long one operation may take.
+    pub patience: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { batch_records: 4_000, chunk_documents: 1_000, chunks_in_flight: 4 }
+        Limits {
+            batch_records: 4_000,
+            chunk_documents: 1_000,
+            chunks_in_flight: 4,
+            patience: OPERATION_TIMEOUT,
+        }
     }
 }
 
@@ -185,7 +191,7 @@ pub trait Surroundings: Clock {
     /// A fresh connection; nothing need have been sent yet.
     fn connect(&self) -> Pending<'_, Result<Self::Server, ProjectionError>>;
 
-    /// How much goes in one piece.
+    /// How much goes in one piece, and how long that may take.
     fn limits(&self) -> Limits;
 
     /// This node.

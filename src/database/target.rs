@@ -73,7 +73,7 @@ impl<S: Server> Target<S> {
         action: &'static str,
         operation: impl Future<Output = Result<T, ProjectionError>>,
     ) -> Result<T, ProjectionError> {
-        bounded(&self.server, action, operation).await
+        bounded(&self.server, self.limits.patience, action, operation).await
     }
 
     fn now(&self) -> DateTime {

@@ -138,6 +138,13 @@ pub enum Happening {
     ElectionRecorded(Election),
     /// The projection has come further.
     Projected(Checkpoint),
+    /// A super-node is bound to its data directory.
+    NodeSeen {
+        /// The super-node.
+        node: NodeId,
+        /// The incarnation of its directory.
+        incarnation: String,
+    },
 }
 
 impl Happening {
@@ -270,5 +277,6 @@ fn dispatch(
         Command::SessionOpen => sessions::open(space, entry),
         Command::SessionKeepAlive { session } => sessions::keep_alive(space, entry, *session),
         Command::SessionClose { session } => sessions::close(space, entry, *session),
+        Command::NodeSeen { node, incarnation } => members::seen(space, node, incarnation, happenings),
     }
 }

@@ -15,6 +15,8 @@ pub const KV_KEY_BYTES_MAX: usize = 512;
 pub const KV_VALUE_BYTES_MAX: usize = 1 << 20;
 /// Most operations in one [`Command::KvBatch`].
 pub const KV_BATCH_MAX: usize = 1_000;
+/// Longest incarnation of a data directory, in bytes.
+pub const INCARNATION_BYTES_MAX: usize = 64;
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Most rows in one [`Command::Report`]; a larger report goes in several parts.
@@ -180,6 +182,14 @@ pub enum Command {
     SessionClose {
         /// Which.
         session: SessionId,
+    },
+    /// A super-node was seen with this data directory. The first one counts, until the node leaves: whoever comes in
+    /// its name with another has lost its votes and its log (safety rule 6).
+    NodeSeen {
+        /// The super-node.
+        node: NodeId,
+        /// The incarnation of its directory, 1 to [`INCARNATION_BYTES_MAX`] printable bytes.
+        incarnation: String,
     },
 }
 

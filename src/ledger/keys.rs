@@ -47,6 +47,8 @@ pub const CHECKPOINT: &[u8] = b"acheckpoint";
 pub const GENESIS: &[u8] = b"agenesis";
 /// Number of remembered idempotency keys.
 pub const IDEMPOTENT_COUNT: &[u8] = b"aidempotent";
+/// The data directories that super-nodes are bound to.
+pub const INCARNATIONS: &[u8] = b"aincarnations";
 /// The interval counters.
 pub const INTERVALS: &[u8] = b"aintervals";
 /// Number of member records.

@@ -3,10 +3,9 @@
 //! The dictionary has one revision, which every successful write increases by one; a key remembers the revision of its
 //! last write. A batch is one write.
 
-use std::fmt;
+use serde::Serialize;
 
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use crate::codec::check_json;
 
 use super::apply::{Happening, Step};
 use super::command::{Answer, KV_BATCH_MAX, KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, KvOperation, Rejection};
@@ -24,63 +23,6 @@ fn check_key(key: &str) -> Result<(), Rejection> {
         return Err(Rejection::BadRequest(format!("a key has 1 to {KV_KEY_BYTES_MAX} bytes, not {length}")));
     }
     Ok(())
-}
-
-/// Whether bytes are one JSON value that a reader of values can read: numbers in range, not nested too deep. Keeps
-/// nothing of it.
-pub fn check_json(bytes: &[u8]) -> Result<(), serde_json::Error> {
-    serde_json::from_slice::<Readable>(bytes).map(|Readable| ())
-}
-
-/// A JSON value that is read to its end and not kept.
-struct Readable;
-
-impl<'de> Deserialize<'de> for Readable {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Readable, D::Error> {
-        deserializer.deserialize_any(Readable)
-    }
-}
-
-impl<'de> Visitor<'de> for Readable {
-    type Value = Readable;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Readable, E> {
-        Ok(Readable)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Readable, A::Error> {
-        while items.next_element::<Readable>()?.is_some() {}
-        Ok(Readable)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Readable, A::Error> {
-        while fields.next_entry::<Readable, Readable>()?.is_some() {}
-        Ok(Readable)
-    }
 }
 
 /// A value must be JSON that a reader of values can read: within the bound, numbers in range, not nested too deep.

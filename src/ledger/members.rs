@@ -1,12 +1,12 @@
 //! The fleet: joining, moving, leaving.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{Amount, MemberId, NodeId};
 
 use super::accounts;
 use super::apply::{Entry, Happening, Step};
-use super::command::{Answer, Rejection};
+use super::command::{Answer, INCARNATION_BYTES_MAX, Rejection};
 use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError, Reader};
 use super::records::{Genesis, Member, MemberKind, MemberStatus};
@@ -153,13 +153,50 @@ fn check_room_for_node(
     Ok(())
 }
 
-/// Keeps the set of super-nodes that observe.
+/// [`super::command::Command::NodeSeen`]. The first directory counts; the same again changes nothing.
+pub(super) fn seen(
+    space: &mut dyn Keyspace,
+    node: &NodeId,
+    incarnation: &str,
+    happenings: &mut Vec<Happening>,
+) -> Step {
+    let printable = incarnation.bytes().all(|byte| byte.is_ascii_graphic());
+    if incarnation.is_empty() || incarnation.len() > INCARNATION_BYTES_MAX || !printable {
+        let why = format!("an incarnation has 1 to {INCARNATION_BYTES_MAX} printable characters");
+        return Err(Rejection::BadRequest(why).into());
+    }
+    if !nodes(&*space)?.contains(node) {
+        return Err(Rejection::Conflict(format!("{node} is no super-node of this cluster")).into());
+    }
+    let mut bound: BTreeMap<NodeId, String> = table::read_or_default(&*space, keys::INCARNATIONS)?;
+    match bound.get(node) {
+        Some(known) if known == incarnation => Ok(Answer::Done),
+        Some(_) => {
+            let why = format!("{node} is bound to another data directory until it leaves");
+            Err(Rejection::Conflict(why).into())
+        }
+        None => {
+            bound.insert(node.clone(), incarnation.to_string());
+            table::write(space, keys::INCARNATIONS, &bound)?;
+            happenings.push(Happening::NodeSeen { node: node.clone(), incarnation: incarnation.to_string() });
+            Ok(Answer::Done)
+        }
+    }
+}
+
+/// Keeps the set of super-nodes that observe. One that leaves is bound to no directory any more.
 fn count_node(space: &mut dyn Keyspace, member: &Member, present: bool) -> Result<(), KeyspaceError> {
     if member.kind != MemberKind::Node {
         return Ok(());
     }
     let mut nodes = nodes(&*space)?;
     let node = node_id(&member.id);
+    if !present {
+        let mut bound: BTreeMap<NodeId, String> = table::read_or_default(&*space, keys::INCARNATIONS)?;
+        if bound.remove(&node).is_some() {
+            table::write(space, keys::INCARNATIONS, &bound)?;
+        }
+    }
     let _changed = if present { nodes.insert(node) } else { nodes.remove(&node) };
     table::write(space, keys::NODES, &nodes)
 }

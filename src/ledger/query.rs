@@ -1,6 +1,7 @@
 //! Reading the state. Everything is a pure function over a consistent [`Reader`]; lists are in ascending order, begin after
 //! a cursor and hold at most `limit` items.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
@@ -53,6 +54,11 @@ pub fn totals(reader: &dyn Reader) -> Result<Totals, KeyspaceError> {
 /// How far the projection has come.
 pub fn checkpoint(reader: &dyn Reader) -> Result<Checkpoint, KeyspaceError> {
     table::read_or_default(reader, keys::CHECKPOINT)
+}
+
+/// The data directories that super-nodes are bound to.
+pub fn incarnations(reader: &dyn Reader) -> Result<BTreeMap<NodeId, String>, KeyspaceError> {
+    table::read_or_default(reader, keys::INCARNATIONS)
 }
 
 /// One key of the dictionary.

@@ -110,6 +110,7 @@ impl Visitor {
         wire::lift_limit(&mut self.reader);
         shared.counts.accepted.inc();
         self.peer.introduced(&self.hello.address);
+        self.peer.is_visited_by(self.hello.incarnation.clone());
         read_frames(shared, &self.peer, &mut self.reader).await
     }
 }

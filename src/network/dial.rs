@@ -130,6 +130,8 @@ struct Conversation {
     writer: OwnedWriteHalf,
     /// Where clients find the peer.
     url: String,
+    /// The incarnation of its data directory.
+    incarnation: String,
 }
 
 async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversation, DialError> {
@@ -145,8 +147,9 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
         ))),
         Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
             Ok(()) => {
-                peer.found_at_its_address(hello.incarnation);
-                Ok(Conversation { reader: reader.into_inner(), writer, url: hello.url })
+                peer.found_at_its_address(hello.incarnation.clone());
+                let (url, incarnation) = (hello.url, hello.incarnation);
+                Ok(Conversation { reader: reader.into_inner(), writer, url, incarnation })
             }
             Err(reason) => Err(DialError::Refused(reason)),
         },
@@ -165,14 +168,14 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
 
 /// Uses a connection until it ends.
 async fn serve(shared: &Shared, peer: &Peer, address: &str, conversation: Conversation) {
-    let Conversation { reader, writer, url } = conversation;
+    let Conversation { reader, writer, url, incarnation } = conversation;
     let node = &peer.id;
     shared.counts.dialled.inc();
     peer.was_there.store(true, Ordering::Release);
     // Open first: what the node sends in answer to the event must not be dropped.
     peer.lanes.open();
     tracing::info!(peer = %node, %address, "connected");
-    shared.tell(PeerEvent::Connected { node: node.clone(), url }).await;
+    shared.tell(PeerEvent::Connected { node: node.clone(), url, incarnation }).await;
     let why = tokio::select! {
         why = write_frames(shared, peer, writer) => why,
         why = wait_for_end(reader) => why,

@@ -61,6 +61,8 @@ pub enum PeerEvent {
         node: NodeId,
         /// Where clients find it, as its hello said.
         url: String,
+        /// The incarnation of its data directory, as its hello said.
+        incarnation: String,
     },
     /// The process of `node` is dead: a connection broke and a new one was refused. Once per death.
     Gone {
@@ -96,6 +98,8 @@ pub(super) struct Shared {
     local: SocketAddr,
     address: String,
     identity: RwLock<Option<String>>,
+    /// The data directories that nodes are bound to.
+    incarnations: RwLock<BTreeMap<NodeId, String>>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
 }
 
@@ -126,6 +130,8 @@ pub(super) struct Peer {
     incoming: Mutex<Option<CancellationToken>>,
     /// The data directory of the process that answered at the peer's own address.
     incarnation: Mutex<Option<String>>,
+    /// That of the process that dialled last.
+    visitor: Mutex<Option<String>>,
 }
 
 impl Peer {
@@ -189,6 +195,19 @@ impl Peer {
     /// The process at the peer's own address has this data directory.
     pub(super) fn found_at_its_address(&self, incarnation: String) {
         *self.incarnation.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
+    }
+
+    /// The process that dials has this data directory.
+    pub(super) fn is_visited_by(&self, incarnation: String) {
+        *self.visitor.lock().unwrap_or_else(PoisonError::into_inner) = Some(incarnation);
+    }
+
+    /// Whether a process was met in the peer's name that has another data directory.
+    fn is_another_than(&self, incarnation: &str) -> bool {
+        [&self.incarnation, &self.visitor].into_iter().any(|met| {
+            let met = met.lock().unwrap_or_else(PoisonError::into_inner);
+            met.as_deref().is_some_and(|met| met != incarnation)
+        })
     }
 
     /// Whether somebody with this data directory may speak for the peer. While the process at the peer's own address
@@ -303,6 +322,15 @@ impl Shared {
                 hello.from
             ));
         }
+        let incarnations = self.incarnations.read().unwrap_or_else(PoisonError::into_inner);
+        if incarnations.get(&hello.from).is_some_and(|known| *known != hello.incarnation) {
+            return Err(format!(
+                "the cluster knows {from} by another data directory: its votes and its log are not here, so it must not \
+                 vote. Start it with the directory that it had; or run `super-node member remove {from}`, and start it \
+                 with an empty directory and --join",
+                from = hello.from
+            ));
+        }
         if hello.to != *id {
             return Err(format!(
                 "{id} listens here, not {}: correct the address of {} in cluster.peers",
@@ -345,7 +373,15 @@ impl Shared {
 
     fn set_book(self: &Arc<Self>, book: &AddressBook) {
         self.identity.write().unwrap_or_else(PoisonError::into_inner).clone_from(&book.identity);
+        self.incarnations.write().unwrap_or_else(PoisonError::into_inner).clone_from(&book.incarnations);
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.retain(|id, peer| {
+            let impostor = book.incarnations.get(id).is_some_and(|known| peer.is_another_than(known));
+            if impostor {
+                peer.stop.cancel();
+            }
+            !impostor
+        });
         for (id, address) in book.nodes.iter().filter(|(id, _)| **id != self.id) {
             match peers.get(id) {
                 Some(peer) => peer.is_listed_at(address),
@@ -400,6 +436,7 @@ impl Shared {
             refusals: Throttle::default(),
             incoming: Mutex::new(None),
             incarnation: Mutex::new(None),
+            visitor: Mutex::new(None),
         });
         peers.insert(id, peer.clone());
         self.tasks.spawn_on(dial::keep_connected(self.clone(), peer.clone()), &self.runtime);
@@ -430,6 +467,7 @@ pub fn start(
         runtime: Handle::current(),
         address: settings.address,
         identity: RwLock::default(),
+        incarnations: RwLock::default(),
         peers: RwLock::default(),
     });
     let network = PeerNetwork { shared: shared.clone() };

@@ -40,7 +40,7 @@ fn id(name: &str) -> NodeId {
 
 fn book(peers: &[(&str, SocketAddr)]) -> AddressBook {
     let nodes = peers.iter().map(|(name, address)| (id(name), address.to_string())).collect();
-    AddressBook { identity: None, nodes }
+    AddressBook { nodes, ..AddressBook::default() }
 }
 
 async fn listener() -> TcpListener {
@@ -251,7 +251,11 @@ async fn a_dead_process_is_reported_gone_once_and_connected_when_it_is_back() {
     n1.ping("n2", 1);
     assert_eq!(n1.frames("dropped"), 1, "without a connection frames are dropped at once");
     let mut n2 = Node::start("n2", "c", listen_again(at_two).await, &[("n1", at_one)]);
-    let back = PeerEvent::Connected { node: id("n2"), url: "http://n2".to_string() };
+    let back = PeerEvent::Connected {
+        node: id("n2"),
+        url: "http://n2".to_string(),
+        incarnation: "disk of n2".to_string(),
+    };
     assert_eq!(n1.event().await, back, "gone was said only once");
     n1.ping("n2", 2);
     n2.until(ping_from("n1", 2)).await;
@@ -287,7 +291,14 @@ async fn a_broken_connection_of_a_living_process_is_lost_but_not_gone() {
         let (mut stream, _) = within(two.accept()).await.unwrap();
         wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.unwrap();
         wire::write_greeting(&mut stream, &Greeting::Hello(hello("c", "n2", "n1"))).await.unwrap();
-        assert_eq!(n1.event().await, PeerEvent::Connected { node: id("n2"), url: String::new() });
+        assert_eq!(
+            n1.event().await,
+            PeerEvent::Connected {
+                node: id("n2"),
+                url: String::new(),
+                incarnation: "disk of n2".to_string(),
+            }
+        );
         drop(stream);
         assert_eq!(n1.event().await, PeerEvent::Lost { node: id("n2") });
     }
@@ -360,6 +371,43 @@ async fn a_peer_that_has_moved_is_found_where_it_says_to_be() {
     n1.ping("n2", 2);
     n2.until(ping_from("n1", 2)).await;
     assert_eq!(n1.connections("lost"), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_directory_is_not_heard_and_one_that_is_heard_is_cut_off() {
+    let (mut n1, mut n2) = two().await;
+    let at_two = n2.network.local_address();
+    let bound = |to: &str| {
+        let mut book = book(&[("n2", at_two)]);
+        book.incarnations.insert(id("n2"), to.to_string());
+        book
+    };
+    n1.network.set_book(&bound("disk of n2"));
+    n1.ping("n2", 1);
+    n2.until(ping_from("n1", 1)).await;
+    let mut stream = dial(&n1).await;
+    let wiped = Hello { incarnation: "empty".to_string(), ..hello("c", "n2", "n1") };
+    let answer = greet(&mut stream, wiped).await;
+    assert!(
+        matches!(&answer, Greeting::Refused { reason } if reason.contains("by another data directory")),
+        "{answer:?}"
+    );
+    // It was heard before anybody knew better.
+    n1.network.set_book(&bound("the true disk of n2"));
+    n2.until(PeerEvent::Lost { node: id("n1") }).await;
+    let refused = n1.connections("refused");
+    within(async {
+        while n1.connections("refused") < refused + 2 || n2.connections("refused") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let before = n1.frames("dropped");
+    n1.ping("n2", 2);
+    assert_eq!(n1.frames("dropped"), before + 1);
+    // It was removed: its name is free.
+    n1.network.set_book(&book(&[("n2", at_two)]));
+    n1.until_connected(&["n2"]).await;
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ use super::ports::StateStore;
 use super::snapshot::WantPart;
 
 /// Reserved key: last applied position and the configuration as of then.
-const APPLIED_KEY: &[u8] = b"\0applied";
+pub const APPLIED_KEY: &[u8] = b"\0applied";
 /// Bytes of keys and values in one part of a snapshot; one more row may exceed it.
 pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Most snapshot transfers at a time; the oldest is dropped for a new one.

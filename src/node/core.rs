@@ -49,6 +49,8 @@ pub struct Settings {
     pub keep_entries: u64,
     /// This node's client URL, for the status.
     pub url: String,
+    /// The incarnation of its data directory; empty if it has none.
+    pub incarnation: String,
 }
 
 impl Settings {
@@ -115,7 +117,8 @@ impl Node {
             raft.step(moment.now, moment.entropy, installed);
         }
         let health = Health::new(settings.health.clone(), moment.now);
-        let duties = Duties::new(settings.genesis.clone());
+        let mut duties = Duties::new(settings.genesis.clone());
+        duties.met(settings.id.clone(), settings.incarnation.clone());
         let mut node = Node {
             raft,
             health,
@@ -151,10 +154,11 @@ impl Node {
             Input::AgentPong { member, seq, version } => {
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
-            Input::PeerUrl { node, url } => {
+            Input::PeerMet { node, url, incarnation } => {
                 let room = self.peer_urls.len() < ACQUAINTANCES_MAX || self.knows(&node);
                 if room {
-                    self.peer_urls.insert(node, url);
+                    self.peer_urls.insert(node.clone(), url);
+                    self.duties.met(node, incarnation);
                 }
             }
             Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),

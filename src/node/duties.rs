@@ -1,5 +1,5 @@
 //! What a node owes the cluster without being asked: the leader founds it, records its election, keeps the ledger's
-//! super-nodes in step with the voters, cuts and settles intervals; every super-node reports what it saw.
+//! super-nodes in step with the voters, binds each to its data directory, cuts and settles intervals; every super-node reports what it saw.
 //!
 //! All duties are level-triggered: each looks at the applied state and proposes what is missing. A proposal that
 //! is lost, doubled or late does no harm, because the replicated machine applies each decision once.
@@ -49,6 +49,10 @@ pub struct Duties {
     reports: BTreeMap<(IntervalId, u32), Report>,
     /// Super-nodes that must join or leave the ledger, so that it has exactly the voters.
     enrolment: BTreeMap<MemberId, Command>,
+    /// The data directories that super-nodes introduced themselves with.
+    met: BTreeMap<NodeId, String>,
+    /// Those of them that vote.
+    voters: BTreeSet<NodeId>,
     /// When a duty may be proposed again, by its name.
     not_before: BTreeMap<Duty, Micros>,
 }
@@ -62,6 +66,7 @@ enum Duty {
     Settle,
     Report(IntervalId, u32),
     Enrol(MemberId),
+    Bind(NodeId),
 }
 
 impl Duties {
@@ -74,6 +79,8 @@ impl Duties {
             majority_since: BTreeMap::new(),
             reports: BTreeMap::new(),
             enrolment: BTreeMap::new(),
+            met: BTreeMap::new(),
+            voters: BTreeSet::new(),
             not_before: BTreeMap::new(),
         }
     }
@@ -97,11 +104,24 @@ impl Duties {
         }
     }
 
+    /// A super-node introduced itself.
+    pub fn met(&mut self, node: NodeId, incarnation: String) {
+        if !incarnation.is_empty() {
+            self.met.insert(node, incarnation);
+        }
+    }
+
+    /// A super-node is in the configuration no more.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.met.remove(node);
+    }
+
     /// Compares the committed configuration with the members of the ledger (ordered by name). A super-node is a member
     /// of the fleet as long as it votes: a learner that is not up yet, or a reading copy that is down, must not count
     /// among the observers whose majority an interval needs. While a change is under way nothing moves.
     pub fn follow(&mut self, committed: &Configuration, members: &[Member]) {
         self.enrolment.clear();
+        self.voters.clear();
         if committed.outgoing.is_some() || committed.voters.is_empty() {
             return;
         }
@@ -113,6 +133,9 @@ impl Duties {
             // An agent of that name is in its way; the operator has to choose.
             let settled =
                 found.is_some_and(|member| member.kind == MemberKind::Agent || member.address == *address);
+            if found.is_some_and(|member| member.kind == MemberKind::Node) {
+                self.voters.insert(voter.clone());
+            }
             if !settled {
                 let join = Command::MemberJoin {
                     member: id.clone(),
@@ -200,6 +223,14 @@ impl Duties {
         for (member, command) in self.enrolment.clone() {
             if self.may_again_after(Duty::Enrol(member), now, ENROL_RETRY) {
                 commands.push(command);
+            }
+        }
+        let unbound = |node: &&NodeId| self.voters.contains(*node) && !facts.incarnations.contains_key(*node);
+        let unbound: Vec<NodeId> = self.met.keys().filter(unbound).cloned().collect();
+        for node in unbound {
+            if self.may_again_after(Duty::Bind(node.clone()), now, ENROL_RETRY) {
+                let incarnation = self.met.get(&node).cloned().unwrap_or_default();
+                commands.push(Command::NodeSeen { node, incarnation });
             }
         }
         if self.settle_due(facts, now) && self.may(Duty::Settle, now) {

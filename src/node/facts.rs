@@ -1,5 +1,6 @@
 //! What a node needs to know of the replicated state to do its duties: read once per applied batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ledger::keyspace::{KeyspaceError, Reader};
@@ -50,6 +51,8 @@ pub struct Facts {
     pub projection_lag: u64,
     /// The term of the last recorded election.
     pub last_election: Option<Term>,
+    /// The data directories that super-nodes are bound to.
+    pub incarnations: BTreeMap<NodeId, String>,
 }
 
 impl Facts {
@@ -95,6 +98,7 @@ impl Facts {
             totals,
             checkpoint,
             projection_lag,
+            incarnations: query::incarnations(reader)?,
             last_election: query::last_election(reader)?.map(|election| election.term),
         })
     }

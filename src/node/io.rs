@@ -32,12 +32,14 @@ pub enum Input {
         /// The super-node.
         node: NodeId,
     },
-    /// A super-node said where its clients find it.
-    PeerUrl {
+    /// A super-node introduced itself.
+    PeerMet {
         /// The super-node.
         node: NodeId,
-        /// Its client URL.
+        /// Where its clients find it.
         url: String,
+        /// The incarnation of its data directory.
+        incarnation: String,
     },
     /// An agent answered a ping.
     AgentPong {

@@ -129,7 +129,9 @@ impl Node {
         let configuration = self.raft.configuration();
         let gone = self.membership.removed_since.is_some_and(|since| now.since(since) >= FAREWELL);
         let identity = self.facts.genesis.as_ref().map(|genesis| &genesis.identity);
+        let incarnations = &self.facts.incarnations;
         let known = self.membership.book.identity.as_ref() == identity
+            && self.membership.book.incarnations == *incarnations
             && gone == (self.membership.seen.is_none() && self.membership.is_removed());
         if known && (gone || self.membership.seen.as_ref() == Some(configuration)) {
             return;
@@ -142,10 +144,11 @@ impl Node {
             let address = self.address_of(configuration, &node);
             nodes.extend(address.map(|address| (node, address.to_string())));
         }
-        let book = AddressBook { identity, nodes };
+        let book = AddressBook { identity, nodes, incarnations: incarnations.clone() };
         for left in self.membership.book.nodes.keys().filter(|node| !book.nodes.contains_key(*node)) {
             self.peer_contact.remove(left);
             self.peer_urls.remove(left);
+            self.duties.forget(left);
         }
         self.membership.seen = seen;
         self.membership.changes += 1;

@@ -240,6 +240,7 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "election_recorded",
             format!("the election of {} in term {} is on record", election.leader, election.term),
         ),
+        Happening::NodeSeen { node, .. } => ("node_seen", format!("{node} is bound to its data directory")),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };

@@ -85,6 +85,9 @@ pub struct AddressBook {
     pub identity: Option<String>,
     /// The other super-nodes of the configuration in force, and their peer addresses (`host:port`).
     pub nodes: BTreeMap<NodeId, String>,
+    /// The data directories that super-nodes are bound to. Whoever comes in the name of one with another directory has
+    /// lost its votes and its log, and must not be heard.
+    pub incarnations: BTreeMap<NodeId, String>,
 }
 
 /// The way to the other super-nodes. Never blocks: a full queue drops the frame, as a network may.

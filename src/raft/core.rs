@@ -66,6 +66,17 @@ impl Core {
         self.log.configuration().is_voter(&self.config.id)
     }
 
+    /// Whether this node may stand for election. A voter may; and so may a node that the configuration in force leaves out,
+    /// as long as it does not know that this is committed (Raft dissertation, section 4.2.2): it may be the only one that holds
+    /// that entry, and then nobody whose vote counts without it can win against its longer log.
+    pub fn may_stand(&self) -> bool {
+        let place = self.log.configuration_index();
+        let before = Index(place.0.saturating_sub(1));
+        let was_voter =
+            || self.log.configuration_as_of(before).is_some_and(|before| before.is_voter(self.id()));
+        self.is_voter() || place > self.commit && was_voter()
+    }
+
     /// A timeout from the configured range, by this step's random word.
     pub fn draw_timeout(&self) -> Duration {
         let span = self.config.election_max.saturating_sub(self.config.election_min);

@@ -58,7 +58,7 @@ impl Follower {
 
 impl Node<Follower> {
     pub fn deadline(&self) -> Micros {
-        if self.core.is_voter() {
+        if self.core.may_stand() {
             self.role.deadline.after(self.core.reluctance()).max(self.core.promised_until)
         } else {
             Micros(u64::MAX)

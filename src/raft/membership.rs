@@ -233,7 +233,10 @@ impl Node<Leader> {
         let last = core.log.last().index;
         let nodes = core.log.configuration().all_nodes();
         for node in nodes.iter().filter(|node| *node != core.id()) {
-            role.farewells.remove(node);
+            // Whoever comes back is somebody new, perhaps with an empty disk: what it once held counts no more.
+            if role.farewells.remove(node).is_some() {
+                role.peers.remove(node);
+            }
             role.peers.entry(node.clone()).or_insert_with(|| Progress::new(last.next(), core.now));
         }
         let gone: BTreeSet<NodeId> = role.peers.keys().filter(|id| !nodes.contains(id)).cloned().collect();

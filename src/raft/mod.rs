@@ -394,6 +394,11 @@ impl Raft {
         self.state.as_ref().expect(WHOLE).leader()
     }
 
+    /// Known to be committed up to here. Cheap.
+    pub fn commit(&self) -> Index {
+        self.state.as_ref().expect(WHOLE).core().commit
+    }
+
     /// The configuration in force. Cheap.
     pub fn configuration(&self) -> &Configuration {
         self.state.as_ref().expect(WHOLE).core().log.configuration()

@@ -104,7 +104,7 @@ impl State {
                 State::PreCandidate(_) | State::Candidate(_) => {
                     self.core_mut().install_snapshot(base, configuration);
                     // It may tell that this node votes no more.
-                    if !self.core().is_voter() {
+                    if !self.core().may_stand() {
                         return State::Follower(self.into_follower(StepDown::Removed));
                     }
                 }

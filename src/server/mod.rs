@@ -121,13 +121,14 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         return Ok(());
     };
     let metrics = Arc::new(Metrics::new());
-    let node_settings = node_settings(&settings, address.clone());
+    let incarnation = directory.identity().incarnation.clone();
+    let node_settings = node_settings(&settings, address.clone(), incarnation);
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
         // To begin with; the node corrects it with its first turn.
-        book: AddressBook { identity: None, nodes: node_settings.peers.clone() },
+        book: AddressBook { nodes: node_settings.peers.clone(), ..AddressBook::default() },
         address: address.clone(),
         url: settings.client_url(),
         incarnation: directory.identity().incarnation.clone(),
@@ -311,7 +312,7 @@ fn belongs(recovered: &Recovered, state: &State) -> Result<bool, ServerError> {
     Ok(logged || configured)
 }
 
-fn node_settings(settings: &Settings, address: String) -> core::Settings {
+fn node_settings(settings: &Settings, address: String, incarnation: String) -> core::Settings {
     let id = settings.node.id.clone();
     let mut peers = settings.cluster.peers.clone();
     if settings.cluster.join.is_none() && peers.is_empty() {
@@ -353,6 +354,7 @@ fn node_settings(settings: &Settings, address: String) -> core::Settings {
         keep_entries: settings.raft.snapshot_entries,
         url: settings.client_url(),
         address,
+        incarnation,
         id,
     }
 }
@@ -401,7 +403,7 @@ fn from_peer(event: PeerEvent) -> Option<Input> {
     match event {
         PeerEvent::Frame { from, frame } => Some(Input::Frame { from, frame }),
         PeerEvent::Gone { node } => Some(Input::PeerGone { node }),
-        PeerEvent::Connected { node, url } => Some(Input::PeerUrl { node, url }),
+        PeerEvent::Connected { node, url, incarnation } => Some(Input::PeerMet { node, url, incarnation }),
         // Whether frames get through is the network's business; consensus and health see what arrives.
         PeerEvent::Lost { .. } => None,
     }

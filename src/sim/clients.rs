@@ -12,8 +12,9 @@ use crate::types::Micros;
 
 use super::dice::Dice;
 use super::invariants::linearizable::{Action, OPERATIONS_MAX, Operation, is_linearizable};
+use super::library::Library;
 use super::trace::Weight;
-use super::world::{Answered, Due, World};
+use super::world::{Answered, Due, World, name};
 
 /// Keys that the clients share at a time.
 const KEYS: u64 = 3;
@@ -57,6 +58,8 @@ pub struct Clients {
     pub unknown: u64,
     /// The numbers of all operations that were begun.
     pub begun: Vec<u32>,
+    /// Those that use the library, half as many as these.
+    pub library: Library,
 }
 
 impl Clients {
@@ -76,6 +79,7 @@ impl Clients {
             read: 0,
             unknown: 0,
             begun: Vec::new(),
+            library: Library::new(count.div_ceil(2), world),
         }
     }
 
@@ -96,7 +100,12 @@ impl Clients {
             }
             self.unknown(pending);
         }
-        let living = world.living();
+        // Who has left the cluster, or is not in it yet, has to give a good answer, too; but not to everybody all the time.
+        let mut living = world.living();
+        if healed || dice.chance(900_000) {
+            let members = world.members();
+            living.retain(|host| members.contains(&name(*host)));
+        }
         if living.is_empty() || !world.plan.allows(operation, healed) {
             return;
         }
@@ -154,6 +163,9 @@ impl Clients {
 
     /// Takes an answer in, if it is to one of the clients.
     pub fn take_answer(&mut self, world: &mut World, answered: &Answered) -> Result<(), String> {
+        if self.library.take_answer(world, answered)? {
+            return Ok(());
+        }
         let waits = |client: &Client| client.pending.as_ref().is_some_and(|p| p.ask == answered.ask);
         let Some(client) = self.clients.iter().position(waits) else { return Ok(()) };
         let Some(mut pending) = self.clients[client].pending.take() else { return Ok(()) };
@@ -251,7 +263,7 @@ impl Clients {
                 return Err((*key, format!("linearizability: {what}")));
             }
         }
-        Ok(())
+        self.library.verdict()
     }
 }
 

@@ -5,6 +5,9 @@ use crate::types::{Micros, UnixMillis};
 /// Where virtual wall-clock time begins: 2026-01-01T00:00:00Z.
 const EPOCH_MS: i64 = 1_767_225_600_000;
 
+/// What lies further ahead than this, in microseconds, never comes: ten years.
+const FAR: u64 = 315_000_000_000_000;
+
 /// A machine's clocks as functions of the world's time. The monotonic one has an origin of its own and runs a little fast
 /// or slow; the wall clock is off, and may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,9 @@ impl Clock {
     /// The first time of the world at which the monotonic clock shows at least `shown`.
     pub fn world(&self, shown: Micros) -> Micros {
         let ahead = shown.0.saturating_sub(self.origin);
+        if ahead > FAR {
+            return Micros(u64::MAX);
+        }
         let rate = u64::try_from(1_000_000 + self.drift_ppm).expect("a clock runs forward");
         let mut guess = u64::try_from(u128::from(ahead) * 1_000_000 / u128::from(rate)).unwrap_or(u64::MAX);
         while guess > 0 && self.monotonic(Micros(guess - 1)) >= shown {
@@ -54,6 +60,8 @@ mod tests {
 
     #[test]
     fn the_world_is_the_inverse_of_the_monotonic_clock() {
+        let clock = Clock { origin: 5, drift_ppm: -5_000, skew_ms: 0 };
+        assert_eq!(clock.world(Micros(u64::MAX)), Micros(u64::MAX));
         for drift_ppm in [-5_000, -1, 0, 1, 5_000] {
             let clock = Clock { origin: 3_600_000_000, drift_ppm, skew_ms: 0 };
             for world in [0, 1, 999, 1_000_000, 30_000_001] {

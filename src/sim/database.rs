@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::database::errors::{Class, ProjectionError};
 use crate::database::feed::LedgerFeed;
-use crate::database::ports::{Limits, News, OPERATION_TIMEOUT};
+use crate::database::ports::{Limits, News};
 use crate::ledger::apply::Happening;
 use crate::ledger::command::{Command, Request as LedgerRequest};
 use crate::node::io::Input;
@@ -58,7 +58,7 @@ struct Mood {
     stop_ppm: u64,
     /// Are done, and the answer is lost.
     lose_ppm: u64,
-    /// Are done after their sender has given up.
+    /// Are done after their sender has lost the connection or given up, and perhaps sent them again.
     late_ppm: u64,
     /// Are never heard of again.
     hang_ppm: u64,
@@ -90,6 +90,9 @@ struct Flight {
     request: Request,
     reply: Reply,
     end: End,
+    /// Steps to come.
+    pieces: usize,
+    answered: bool,
 }
 
 /// A projector in one life of its host.
@@ -134,6 +137,7 @@ impl Database {
             batch_records: *dice.pick(&[2, 7, 4_000]),
             chunk_documents: *dice.pick(&[1, 3, 1_000]),
             chunks_in_flight: *dice.pick(&[1, 2, 4]),
+            patience: Duration::from_secs(*dice.pick(&[1, 2, 10])),
         };
         Database {
             dice,
@@ -171,15 +175,18 @@ impl Database {
         let (late, hung, slow) = (within(mood.late_ppm), within(mood.hang_ppm), within(mood.slow_ppm));
         let steps = request.steps();
         let most = if slow { Duration::from_secs(4) } else { Duration::from_millis(8) };
-        let begin = match late && request.is_write() {
-            // The sender has given up by then, and may have sent it again.
-            true => OPERATION_TIMEOUT + self.dice.span(Duration::ZERO, Duration::from_secs(4)),
-            false => self.dice.span(Duration::from_micros(100), most),
-        };
+        let begin = self.dice.span(Duration::from_micros(100), most);
         let cut = usize::try_from(self.dice.below(steps as u64 + 1)).expect("at most a usize");
         let gap = self.dice.span(Duration::from_micros(10), Duration::from_millis(4));
         let mut pieces = vec![(begin, 0..cut), (begin + gap, cut..steps)];
         let end = begin + gap + self.dice.span(Duration::from_micros(50), Duration::from_millis(4));
+        if late && request.is_write() {
+            let wait = self.dice.span(Duration::from_millis(10), Duration::from_millis(2_500));
+            let pieces = vec![(begin + wait, 0..cut), (begin + wait + gap, cut..steps)];
+            // The connection broke, or nothing is heard at all and the sender gives up by itself.
+            let end = self.dice.chance(800_000).then_some((end, End::Broken));
+            return Fate { pieces, end };
+        }
         if refused {
             return Fate { pieces: Vec::new(), end: Some((begin, End::Broken)) };
         }
@@ -198,16 +205,21 @@ impl Database {
         Fate { pieces, end: Some((end, End::Answered)) }
     }
 
+    /// One or two kinds of failure, and never so many that nothing goes through: most bugs need progress.
     fn draw_mood(&mut self) -> Mood {
-        let mut some = |most| if self.dice.chance(500_000) { self.dice.below(most) } else { 0 };
-        Mood {
-            refuse_ppm: some(150_000),
-            stop_ppm: some(200_000),
-            lose_ppm: some(200_000),
-            late_ppm: some(80_000),
-            hang_ppm: some(50_000),
-            slow_ppm: some(200_000),
+        let mut mood = Mood::default();
+        for _ in 0..2 {
+            let ppm = 10_000 + self.dice.below(90_000);
+            match self.dice.below(7) {
+                0 => mood.refuse_ppm = ppm,
+                1 => mood.stop_ppm = ppm,
+                2 => mood.lose_ppm = ppm,
+                3 | 4 => mood.late_ppm = 2 * ppm,
+                5 => mood.hang_ppm = ppm / 4,
+                _ => mood.slow_ppm = ppm,
+            }
         }
+        mood
     }
 
     /// Loses power: what was not synced may be gone, and so is every request.
@@ -217,9 +229,10 @@ impl Database {
         self.tables.power_cut(kept);
         self.watch.after_power_cut(&self.tables)?;
         self.watch.synced(&self.tables)?;
-        let away = self.dice.span(Duration::from_millis(50), Duration::from_secs(3));
+        let away = self.dice.span(Duration::from_millis(20), Duration::from_millis(1_500));
         self.down_until = Some(now.after(away));
-        Ok(std::mem::take(&mut self.flights).into_values().collect())
+        let flights = std::mem::take(&mut self.flights).into_values();
+        Ok(flights.filter(|flight| !flight.answered).collect())
     }
 }
 
@@ -231,7 +244,7 @@ impl World {
     /// From now on the nodes project into a simulated MongoDB.
     pub fn found_database(&mut self, seed: u64) {
         let mut database = Database::new(seed);
-        let first = database.dice.span(Duration::from_millis(500), Duration::from_secs(3));
+        let first = database.dice.span(Duration::from_millis(100), Duration::from_secs(2));
         self.schedule(first, Due::Database(DatabaseEvent::Fault));
         self.database = Some(database);
     }
@@ -343,20 +356,25 @@ impl World {
         let id = self.hosts[host].id.clone();
         let Some(database) = &mut self.database else { return };
         if !database.answers(host, now) {
-            let after = database.dice.span(Duration::from_micros(200), Duration::from_secs(3));
+            // Mostly refused at once; now and then a server is looked for until the driver gives up.
+            let most = if database.dice.chance(100_000) { 3_000 } else { 50 };
+            let after = database.dice.span(Duration::from_micros(200), Duration::from_millis(most));
             database.failures += 1;
             let answer = Event::Answered { call, reply: Box::new(Err(broken())) };
             self.schedule(after, Due::Host { host, life, event: answer });
             return;
         }
-        let Fate { pieces, end } = database.fate(&request);
+        let Fate { mut pieces, end } = database.fate(&request);
+        pieces.retain(|(_, steps)| !steps.is_empty());
         database.last_flight += 1;
         let flight = database.last_flight;
         let reply = Reply::default();
         let how = end.map_or(End::Broken, |(_, how)| how);
         database.failures += u64::from(end.is_none() || how != End::Answered);
         let words = request.words();
-        database.flights.insert(flight, Flight { host, life, call, request, reply, end: how });
+        let (how_many, answered) = (pieces.len(), false);
+        let under_way = Flight { host, life, call, request, reply, end: how, pieces: how_many, answered };
+        database.flights.insert(flight, under_way);
         for (after, steps) in pieces {
             self.schedule(after, Due::Database(DatabaseEvent::Step { flight, steps }));
         }
@@ -376,25 +394,32 @@ impl World {
         let Some(database) = &mut self.database else { return Ok(()) };
         match event {
             DatabaseEvent::Step { flight, steps } => {
-                let Some(flight) = database.flights.get_mut(&flight) else { return Ok(()) };
+                let id = flight;
+                let Some(flight) = database.flights.get_mut(&id) else { return Ok(()) };
+                flight.pieces -= 1;
                 let changes =
                     database.tables.execute(&flight.request, steps, &mut flight.reply).map_err(|error| {
                         format!("MongoDB equals the ledger: it refuses {:?}: {error}", flight.request)
                     })?;
+                if flight.answered && flight.pieces == 0 {
+                    database.flights.remove(&id);
+                }
                 for change in &changes {
                     database.watch.changed(&database.tables, change)?;
                 }
                 Ok(())
             }
             DatabaseEvent::Answer { flight } => {
-                let Some(flight) = database.flights.remove(&flight) else { return Ok(()) };
+                let id = flight;
+                let Some(flight) = database.flights.get_mut(&id) else { return Ok(()) };
+                flight.answered = true;
                 let reply = match flight.end {
                     End::Answered => {
                         if flight.request.is_write() {
                             database.tables.sync();
                             database.watch.synced(&database.tables)?;
                         }
-                        Ok(flight.reply)
+                        Ok(flight.reply.clone())
                     }
                     End::Broken => Err(broken()),
                     End::Unconfirmed => Err(ProjectionError::Write {
@@ -404,10 +429,11 @@ impl World {
                     }),
                 };
                 let event = Event::Answered { call: flight.call, reply: Box::new(reply) };
-                self.schedule(
-                    Duration::from_micros(50),
-                    Due::Host { host: flight.host, life: flight.life, event },
-                );
+                let due = Due::Host { host: flight.host, life: flight.life, event };
+                if flight.pieces == 0 {
+                    database.flights.remove(&id);
+                }
+                self.schedule(Duration::from_micros(50), due);
                 Ok(())
             }
             DatabaseEvent::Fault => self.database_fault(now),
@@ -421,22 +447,22 @@ impl World {
         };
         database.faults += 1;
         let mut lost = Vec::new();
-        let pause = database.dice.span(Duration::from_millis(200), Duration::from_millis(2_500));
-        let what = match database.dice.below(8) {
-            0 | 1 => {
+        let pause = database.dice.span(Duration::from_millis(100), Duration::from_millis(1_200));
+        let what = match database.dice.below(10) {
+            0 => {
                 lost = database.power_cut(now)?;
                 format!("MongoDB loses power, with {} requests under way", lost.len())
             }
-            2..=4 => {
+            1..=5 => {
                 database.mood = database.draw_mood();
                 format!("MongoDB: {:?}", database.mood)
             }
-            5 => {
+            6 => {
                 let host = usize::try_from(database.dice.below(hosts)).expect("small");
-                database.unreachable.insert(host);
+                database.unreachable = [host].into();
                 format!("host {host} cannot reach MongoDB")
             }
-            6 => {
+            7 | 8 => {
                 database.unreachable.clear();
                 "every host can reach MongoDB".to_string()
             }
@@ -506,8 +532,16 @@ impl World {
         format!("{}; {}", database.watch.words(), statuses.join(", "))
     }
 
-    /// At the end of a history: MongoDB is the ledger.
+    /// At the end of a history: MongoDB is the ledger, as every host that has come to its end reads it from the beginning.
     pub fn projection_at_end(&self) -> Result<(), String> {
-        self.database.as_ref().map_or(Ok(()), |database| database.watch.at_end(&database.tables))
+        let Some(database) = &self.database else { return Ok(()) };
+        let at_end = self.hosts.iter().filter(|host| {
+            let applied = host.alive.as_ref().map(|alive| alive.node.applied_index());
+            applied.is_some_and(|applied| database.watch.knows(applied))
+        });
+        for host in at_end {
+            database.watch.whole(&LedgerFeed::of(std::sync::Arc::new(host.state.clone())))?;
+        }
+        database.watch.at_end(&database.tables)
     }
 }

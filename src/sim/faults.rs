@@ -10,16 +10,18 @@ use crate::types::MemberId;
 
 use super::host::{Death, Host};
 use super::network::Weather;
+use super::operator::Operator;
 use super::plan::{Act, Fault};
-use super::world::{Due, World};
+use super::world::{Answered, Due, World};
 
 /// The faults of a history so far.
-#[derive(Debug, Default)]
 pub struct Faults {
     /// Whether everything is mended; then acts neither begin nor end any more.
     healed: bool,
     /// The hosts that each act (by its place in the plan) has begun with; those it ends with, too.
     begun: BTreeMap<usize, Vec<usize>>,
+    /// Who does what is not a fault.
+    operator: Operator,
 }
 
 /// The hosts that a fault names. A plan numbers nodes from 1, and may name one that has not joined: then one of the
@@ -61,7 +63,8 @@ impl Faults {
             world.schedule(Duration::from_millis(begin), Due::Begin(place));
             world.schedule(Duration::from_millis(end), Due::End(place));
         }
-        Faults::default()
+        let operator = Operator::new(world);
+        Faults { healed: false, begun: BTreeMap::new(), operator }
     }
 
     /// Whether everything was mended.
@@ -75,6 +78,13 @@ impl Faults {
             return Ok(());
         }
         let act = world.plan.acts[place].clone();
+        if act.fault.is_operator() {
+            world.note(|| format!("#{} {}", act.number, describe(&act)));
+            if self.operator.begin(world, &act)? {
+                world.count(act.fault.kind());
+            }
+            return Ok(());
+        }
         world.count(act.fault.kind());
         world.note(|| format!("#{} {}", act.number, describe(&act)));
         let hosts = hosts(world, &act.fault);
@@ -172,6 +182,21 @@ impl Faults {
             }
         }
         Ok(())
+    }
+
+    /// The operator looks after what is to be done.
+    pub fn operate(&mut self, world: &mut World) {
+        self.operator.look(world, self.healed);
+    }
+
+    /// Takes an answer in, if it is to the operator.
+    pub fn take_answer(&mut self, world: &mut World, answered: &Answered) -> Result<(), String> {
+        self.operator.take_answer(world, answered)
+    }
+
+    /// Whether the operator has done everything.
+    pub fn is_done(&self) -> bool {
+        self.operator.is_idle()
     }
 
     /// Everything that is broken is mended.

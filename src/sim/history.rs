@@ -51,6 +51,10 @@ pub struct Summary {
     pub reads: u64,
     /// Operations whose outcome stayed unknown.
     pub unknown: u64,
+    /// Writes acknowledged to callers of the library.
+    pub called: u64,
+    /// Calls of the library whose outcome stayed unknown.
+    pub calls_unknown: u64,
     /// Entries committed.
     pub committed: Index,
     /// Intervals settled.
@@ -154,25 +158,30 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     let mut faults = Faults::new(world);
     let mut working = Working::default();
     let until = world.now.after(Duration::from_millis(world.plan.faults_ms));
-    play(world, clients, &mut faults, until, &mut |world, clients| {
+    play(world, clients, &mut faults, until, &mut |world, clients, _| {
         working.look(world, clients)?;
         Ok(false)
     })?;
     faults.heal(world)?;
     world.heal_database();
-    let healed = Healed { acknowledged: clients.acknowledged, settled: settled(world)?, at: world.now };
+    let healed = Healed {
+        acknowledged: clients.acknowledged,
+        called: clients.library.acknowledged,
+        settled: settled(world)?,
+        at: world.now,
+    };
     let within = Duration::from_millis(world.plan.live_within_ms);
     let until = world.now.after(within);
-    let live = play(world, clients, &mut faults, until, &mut |world, clients| {
-        Ok(healed.lacks(world, clients)?.is_none())
+    let live = play(world, clients, &mut faults, until, &mut |world, clients, faults| {
+        Ok(healed.lacks(world, clients, faults)?.is_none())
     })?;
     if !live {
-        let lacks = healed.lacks(world, clients)?.unwrap_or_default();
+        let lacks = healed.lacks(world, clients, &faults)?.unwrap_or_default();
         return Err(format!("liveness: {} s after the last fault {lacks}", within.as_secs()).into());
     }
     let recovery = world.now.since(healed.at);
     let until = world.now.after(PROJECTED_WITHIN);
-    let projected = |world: &World, _: &Clients| Ok(world.is_projected());
+    let projected = |world: &World, _: &Clients, _: &Faults| Ok(world.is_projected());
     if !play(world, clients, &mut faults, until, &mut { projected })? {
         return Err(format!("liveness: the projection lags: {}", world.projection_lacks()).into());
     }
@@ -191,6 +200,8 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         acknowledged: clients.acknowledged,
         reads: clients.read,
         unknown: clients.unknown,
+        called: clients.library.acknowledged,
+        calls_unknown: clients.library.unknown,
         committed: world.watch.last_committed(),
         settled: settled(world)?,
         installed: world.installed,
@@ -236,19 +247,26 @@ fn applied(host: &Host) -> Index {
 /// What was there when the faults ended; afterwards there must be more.
 struct Healed {
     acknowledged: u64,
+    called: u64,
     settled: u64,
     at: Micros,
 }
 
 impl Healed {
     /// What the cluster still lacks; `None`: it is live again.
-    fn lacks(&self, world: &World, clients: &Clients) -> Result<Option<String>, String> {
+    fn lacks(&self, world: &World, clients: &Clients, faults: &Faults) -> Result<Option<String>, String> {
         // Cheap questions first.
         if world.now.since(self.at) <= Duration::from_secs(1) {
             return Ok(Some("no time has passed".to_string()));
         }
         if clients.acknowledged < self.acknowledged + 3 {
             return Ok(Some(format!("no three writes were acknowledged; {}", describe(world))));
+        }
+        if clients.library.acknowledged < self.called + 3 {
+            return Ok(Some(format!("no three calls of the library were acknowledged; {}", describe(world))));
+        }
+        if !faults.is_done() {
+            return Ok(Some(format!("the operator is not done; {}", describe(world))));
         }
         if let Some(lack) = unsettled(world) {
             return Ok(Some(format!("{lack}; {}", describe(world))));
@@ -271,6 +289,9 @@ fn unsettled(world: &World) -> Option<String> {
     let configuration = &status.configuration;
     if configuration.outgoing.is_some() || !configuration.joining.is_empty() {
         return Some("a change of the configuration is not done".to_string());
+    }
+    if !configuration.voters.contains(&leader.id) {
+        return Some(format!("{} leads and has no vote", leader.id));
     }
     for id in configuration.all_nodes() {
         let Some((host, follower)) = nodes.iter().find(|(host, _)| host.id == id) else {
@@ -328,7 +349,7 @@ fn enrol_agents(world: &mut World) {
     }
 }
 
-type Look<'l> = &'l mut dyn FnMut(&World, &Clients) -> Result<bool, String>;
+type Look<'l> = &'l mut dyn FnMut(&World, &Clients, &Faults) -> Result<bool, String>;
 
 /// Lets the world run until a time, or until a look at it says that it has come where it should; true if it has.
 fn play(
@@ -344,17 +365,19 @@ fn play(
             Due::Host { host, life, event } => world.happen(host, life, event)?,
             Due::Start(host) => world.start(host)?,
             Due::Client(client) => clients.turn(client, world, faults.healed()),
+            Due::Library(event) => clients.library.happen(event, world, faults.healed())?,
             Due::Begin(place) => faults.begin(world, place)?,
             Due::End(place) => faults.end(world, place)?,
-            Due::Operator => {}
+            Due::Operator => faults.operate(world),
             Due::Database(event) => world.database_event(event)?,
         }
         for answered in std::mem::take(&mut world.answers) {
             clients.take_answer(world, &answered)?;
+            faults.take_answer(world, &answered)?;
         }
         if world.now >= look_at {
             look_at = world.now.after(LOOK_EVERY);
-            if look(world, clients)? {
+            if look(world, clients, faults)? {
                 return Ok(true);
             }
         }

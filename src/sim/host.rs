@@ -9,7 +9,7 @@ use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
-use crate::raft::{Configuration, Persist, Recovered, Seq};
+use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
 use crate::storage::log::{Log, LogOptions};
@@ -86,8 +86,8 @@ pub enum StartError {
 pub enum Wrote {
     /// Nothing was waiting.
     Nothing,
-    /// Durable up to this batch.
-    Durable(Seq),
+    /// Durable up to this batch, with these terms and votes on the way.
+    Durable(Seq, Vec<HardState>),
     /// It failed, as was planned: the process must stop.
     Failed(String),
 }
@@ -133,6 +133,8 @@ pub struct Host {
     pub incarnation: u64,
     /// Frozen (as by SIGSTOP) since and until then.
     pub paused: Option<(Micros, Micros)>,
+    /// Since when its steps are counted, and how many there were.
+    pub busy: (Micros, u64),
     /// The next wake-up that is scheduled, in the world's time.
     pub wake_at: Option<Micros>,
     /// What its disk has acknowledged, as a plain value.
@@ -162,6 +164,7 @@ impl Host {
             retired: false,
             incarnation: 0,
             paused: None,
+            busy: (Micros(0), 0),
             wake_at: None,
             acknowledged: Recovered::default(),
             issued: Recovered::default(),
@@ -312,7 +315,7 @@ impl Host {
         match alive.log.append(&batches) {
             Ok(()) => {
                 batches.iter().for_each(|batch| self.acknowledged.record(batch));
-                Ok(Wrote::Durable(last))
+                Ok(Wrote::Durable(last, batches.into_iter().filter_map(|batch| batch.hard_state).collect()))
             }
             Err(error) if self.trouble.explains_failure() => {
                 self.interrupted.extend(batches);

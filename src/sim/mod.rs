@@ -18,7 +18,9 @@
 //! | `world` | the queue, the nodes, what their effects come to |
 //! | `host`, `network` | one node with its disk, state and clocks, alive or dead; the links and the weather |
 //! | `faults` | carries out the acts of a plan |
+//! | `operator` | adds, removes, replaces, hands over |
 //! | `clients` | who reads and writes |
+//! | `library` | who does so through the client library |
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
 //! | `database` | the server around them, and what goes wrong with it |
@@ -39,8 +41,10 @@ pub mod generate;
 pub mod history;
 pub mod host;
 pub mod invariants;
+pub mod library;
 pub mod mongodb;
 pub mod network;
+pub mod operator;
 pub mod plan;
 pub mod projection;
 pub mod scenario;

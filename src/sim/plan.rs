@@ -318,6 +318,13 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the operator does it.
+    pub fn is_operator(&self) -> bool {
+        KINDS.iter().any(|kind| kind.name == self.kind() && kind.operator)
+    }
+}
+
 /// A plan cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

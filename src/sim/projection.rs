@@ -1,7 +1,7 @@
 //! The projector of a simulated node: the real one, polled by hand, on ports that only write down what is wanted.
 //!
 //! The projector is a future. It runs until it waits for something (time, an answer of MongoDB, news of the node); what it
-//! asked for meanwhile lies in its [`Cell`], from which the world takes it. When something has come, the world puts it into
+//! asked for meanwhile lies in its `Cell`, from which the world takes it. When something has come, the world puts it into
 //! the cell and polls again. There is no waker, no thread and no clock, so one seed gives one history.
 
 use std::collections::{BTreeMap, BTreeSet};

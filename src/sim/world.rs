@@ -12,7 +12,7 @@ use crate::node::frame::Frame;
 use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
-use crate::raft::{Entry, Persist};
+use crate::raft::{Configuration, Entry, Persist};
 use crate::types::{MemberId, Micros, NodeId, UnixMillis, Version};
 use crate::{health, raft};
 
@@ -21,6 +21,7 @@ use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
+use super::library;
 use super::mongodb::Reply;
 use super::network::Network;
 use super::plan::Plan;
@@ -30,8 +31,12 @@ use super::trace::{Trace, Weight};
 
 /// From so long a pause on, a process notices that it stood still (as the driver does).
 const STALL: Duration = Duration::from_millis(250);
+/// Within which time after a pause what waited at different sockets is taken, in any order.
+const UNORDERED_AFTER_PAUSE: Duration = Duration::from_millis(3);
 /// How often an input is taken together with those that follow it, in parts per million.
 const BATCHED_PPM: u64 = 300_000;
+/// Most steps of a node within a second of virtual time; one that takes more wakes itself without end.
+const STEPS_MAX: u64 = 30_000;
 /// The stream of a seed for whatever belongs to no host and no link.
 const WORLD_STREAM: u64 = 2;
 /// How long a supervisor waits before it starts a process again that stopped by itself.
@@ -75,6 +80,8 @@ pub enum Event {
         ask: AskId,
         /// What is wanted.
         want: Want,
+        /// Whether to pass it on when another node leads.
+        forward: bool,
     },
     /// A batch of steps ends.
     Turn,
@@ -141,6 +148,8 @@ pub enum Due {
     Start(usize),
     /// A client's turn.
     Client(usize),
+    /// Something between the hosts and a client that uses the library.
+    Library(library::Event),
     /// An act of the plan (by its place there) begins.
     Begin(usize),
     /// An act of the plan ends.
@@ -285,6 +294,7 @@ impl World {
             keep_entries: self.plan.keep_entries,
             address: address(host),
             url: format!("http://{id}"),
+            incarnation: String::new(),
             id,
         }
     }
@@ -332,6 +342,7 @@ impl World {
         let id = machine.id.clone();
         match machine.start(moment, now) {
             Ok(()) => {
+                self.watch.durable(&id, &self.hosts[host].acknowledged.hard_state)?;
                 let last = self.hosts[host].issued.last();
                 self.note(|| format!("{id} starts, its log ends at {last}"));
                 self.turn(host)
@@ -383,8 +394,13 @@ impl World {
 
     /// Asks a host for something, as a client does; the answer comes to `answers`.
     pub fn ask(&mut self, host: usize, want: Want) -> AskId {
+        self.ask_with(host, want, true)
+    }
+
+    /// As [`World::ask`]. Without `forward` the host says who leads instead of asking it.
+    pub fn ask_with(&mut self, host: usize, want: Want, forward: bool) -> AskId {
         let ask = self.new_ask();
-        self.at_host(Duration::ZERO, host, Event::Ask { ask, want });
+        self.at_host(Duration::ZERO, host, Event::Ask { ask, want, forward });
         ask
     }
 
@@ -403,6 +419,14 @@ impl World {
         (0..self.hosts.len()).filter(|host| self.hosts[*host].alive.is_some()).collect()
     }
 
+    /// What the cluster is made of: the configuration that was committed last, or the one that it was founded with.
+    pub fn members(&self) -> Configuration {
+        self.watch.configuration().cloned().unwrap_or_else(|| Configuration {
+            voters: self.common.founders.keys().cloned().collect(),
+            ..Configuration::default()
+        })
+    }
+
     pub(super) fn at_host(&mut self, after: Duration, host: usize, event: Event) {
         let life = self.hosts[host].life;
         self.schedule(after, Due::Host { host, life, event });
@@ -416,7 +440,12 @@ impl World {
         self.trace.mark(&[self.now.0, host as u64, event.number()]);
         if let Some((since, until)) = self.hosts[host].paused {
             if self.now < until {
-                self.schedule(until.since(self.now), Due::Host { host, life, event });
+                let mut after = until.since(self.now);
+                // What waited at different sockets is then taken in any order.
+                if matches!(event, Event::Deliver { .. } | Event::Ask { .. }) {
+                    after += self.hosts[host].dice.span(Duration::ZERO, UNORDERED_AFTER_PAUSE);
+                }
+                self.schedule(after, Due::Host { host, life, event });
                 return Ok(());
             }
             self.hosts[host].paused = None;
@@ -436,8 +465,8 @@ impl World {
             }
             Event::Deliver { from, incarnation, bytes } => self.deliver(host, from, incarnation, &bytes),
             Event::DiskDone => self.disk_done(host, life),
-            Event::Ask { ask, want } => {
-                self.step(host, Input::Ask { ask, want, forward: true, patience: PARKED_FOR })
+            Event::Ask { ask, want, forward } => {
+                self.step(host, Input::Ask { ask, want, forward, patience: PARKED_FOR })
             }
             Event::Turn => self.turn(host),
             Event::Work => self.work(host),
@@ -478,8 +507,9 @@ impl World {
         }
         match self.hosts[host].write()? {
             Wrote::Nothing => Ok(()),
-            Wrote::Durable(seq) => {
+            Wrote::Durable(seq, hard_states) => {
                 let id = self.hosts[host].id.clone();
+                hard_states.iter().try_for_each(|stored| self.watch.durable(&id, stored))?;
                 self.detail(|| format!("{id}: its disk has batch {seq}"));
                 self.step(host, Input::Persisted { seq })
             }
@@ -516,6 +546,14 @@ impl World {
     fn turn(&mut self, host: usize) -> Result<(), String> {
         self.steps += 1;
         let now = self.now;
+        let (since, steps) = &mut self.hosts[host].busy;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *steps) = (now, 0);
+        }
+        *steps += 1;
+        if *steps > STEPS_MAX {
+            return Err(format!("no rest: {} takes {STEPS_MAX} steps within a second", name(host)));
+        }
         let moment = self.hosts[host].moment(now);
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.turn_scheduled = false;
@@ -532,7 +570,7 @@ impl World {
         let Some(alive) = machine.alive.as_ref() else { return Ok(()) };
         let status = alive.node.raft_status();
         self.trace.mark(&[status.term.0, status.commit.0, status.last.0]);
-        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration)?;
+        self.watch.after_step(&self.hosts, machine, &status, &alive.configuration, self.now)?;
         let wake = alive.node.deadline(moment.now);
         let wake = machine.clock.world(wake).max(Micros(self.now.0 + 1));
         if wrote && let Some(alive) = self.hosts[host].alive.as_mut() {
@@ -554,7 +592,7 @@ impl World {
             Effect::Persist(batch) => {
                 let head = Persist { entries: Vec::new(), hard_state: batch.hard_state.clone(), ..batch };
                 self.hosts[host].issued.record(&head);
-                self.watch.issued(&self.hosts[host], &batch)?;
+                self.watch.issued(&self.hosts, &self.hosts[host], &batch)?;
                 let machine = &mut self.hosts[host];
                 machine.issued.record(&batch);
                 let local = machine.clock.monotonic(self.now);
@@ -676,7 +714,7 @@ impl World {
                 .apply(std::slice::from_ref(entry))
                 .map_err(|error| format!("storage: apply at {}: {error}", entry.index))?;
             let Some(batch) = batch else { continue };
-            self.watch.applied(&self.hosts[host], entry, &batch.happenings)?;
+            self.watch.applied(&self.hosts[host], entry, &batch)?;
             self.projection_applied(host, entry.index, &batch.happenings)?;
             self.result(host, Input::Applied(Box::new(batch)));
         }

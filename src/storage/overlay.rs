@@ -78,21 +78,22 @@ impl Layer {
         seen: impl Fn(Version) -> bool,
     ) {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let Rows { map, bytes } = &mut *rows;
+        let weight = |value: &Value| value.as_ref().map_or(0, Bytes::len);
         for (key, value) in changes {
-            let size = value.as_ref().map_or(0, Bytes::len);
-            match rows.map.get_mut(&key) {
+            *bytes += weight(&value);
+            match map.get_mut(&key) {
                 None => {
-                    rows.bytes += key.len() + size + ROW_OVERHEAD;
-                    rows.map.insert(key, History { version, value, older: Vec::new() });
+                    *bytes += key.len() + ROW_OVERHEAD;
+                    map.insert(key, History { version, value, older: Vec::new() });
                 }
                 Some(history) => {
                     let before = (history.version, std::mem::replace(&mut history.value, value));
                     history.version = version;
-                    if seen(before.0) {
-                        history.older.push(before);
-                        rows.bytes += size;
-                    } else {
-                        history.older.clear();
+                    history.older.push(before);
+                    // A value that no view of its version or later is open for goes; those before it may still be seen.
+                    while let Some((_, gone)) = history.older.pop_if(|(written, _)| !seen(*written)) {
+                        *bytes -= weight(&gone);
                     }
                 }
             }

@@ -4,7 +4,7 @@
 //! durable transaction, while updates and reads go on. After a crash the file holds what the last flush left, whole, and
 //! the log replays the rest. So a key that is written a thousand times between two flushes reaches the disk once.
 //!
-//! A view is the file as of some flush with one or two generations of new rows above it (see [`super::overlay`]): the
+//! A view is the file as of some flush with one or two generations of new rows above it (see `overlay`): the
 //! one that gathers, and the one that is being flushed.
 
 use std::collections::BTreeMap;

@@ -96,6 +96,13 @@ impl MemoryState {
         self.lock().digest
     }
 
+    /// As [`MemoryState::digest`], without the row of one key.
+    pub fn digest_without(&self, key: &[u8]) -> u64 {
+        let inner = self.lock();
+        let row = inner.rows.rows.get(key);
+        inner.digest.wrapping_sub(row.map_or(0, |value| row_hash(key, value)))
+    }
+
     /// Makes every call fail until the next [`MemoryState::crash`].
     pub fn fail(&self) {
         self.lock().failing = true;

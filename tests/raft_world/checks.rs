@@ -56,8 +56,12 @@ impl World {
     pub(super) fn check_commit(&mut self, node: usize) {
         let machine = &self.machines[node];
         let Some(raft) = &machine.raft else { return };
-        let (commit, term, in_force) = (raft.status().commit, raft.term(), raft.configuration().clone());
+        let (commit, term) = (raft.commit(), raft.term());
         assert!(commit >= machine.commit, "the commit index went back");
+        if commit == machine.commit {
+            return;
+        }
+        let in_force = raft.configuration().clone();
         let mut news = Vec::new();
         for index in (machine.commit.0 + 1..=commit.0).map(Index) {
             let Some(entry) = machine.log.entry(index).cloned() else {

@@ -149,6 +149,10 @@ fn a_failed_sync_is_an_error_and_the_bytes_may_go_either_way() {
         (0..calls).for_each(|_| log.append(&[vote(1, "n1")]).unwrap());
         disk.fail_after(1);
         let error = log.append(&[vote(2, "n2")]).unwrap_err();
+        if matches!(error, StorageError::Io { action: "write", .. }) {
+            // This append would have made room for the next ones: it failed before its sync.
+            continue;
+        }
         assert!(matches!(error, StorageError::Io { action: "sync", .. }), "{error}");
         disk.crash(calls);
         let term = open(&disk).recovered.hard_state.term.0;

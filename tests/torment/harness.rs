@@ -16,6 +16,8 @@ use crate::oracle::{Action, Content, Micros, Operation, Seen, judge, judge_conte
 const SECONDS: &str = "TORMENT_SECONDS";
 /// The seed of its faults, if not a new one.
 const SEED: &str = "TORMENT_SEED";
+const ELECTION: &str = "SUPER_NODE_RAFT__ELECTION";
+const LATE_ABDICATION: &str = "300ms..2s";
 /// With fewer answers than this, of writes and of reads, a run shows nothing.
 const ANSWERS_MIN: usize = 30;
 /// Writes that must be acknowledged to call it progress.
@@ -79,6 +81,13 @@ impl Plan {
         Plan { name, seconds, setup: Setup::nodes(nodes), field: None, leases: None }
     }
 
+    /// Elections begin early, but a leader gives up late: a leader that is cut off or frozen has a rival for long, and
+    /// only what it must do for each read keeps it from serving what is stale.
+    pub fn with_late_abdication(mut self) -> Plan {
+        self.setup.set(ELECTION, LATE_ABDICATION);
+        self
+    }
+
     pub fn with_leases(mut self, leases: bool) -> Plan {
         self.leases = Some(leases);
         self
@@ -103,6 +112,9 @@ impl Torment {
         let Plan { name, seconds, mut setup, field, leases } = plan;
         // Few entries are kept in some runs, so that whoever is away for a while needs the whole state.
         setup.set("SUPER_NODE_RAFT__SNAPSHOT_ENTRIES", dice.one(&["100", "1000", "100000"]));
+        if dice.percent(50) && !setup.environment.iter().any(|(name, _)| name == ELECTION) {
+            setup.set(ELECTION, LATE_ABDICATION);
+        }
         let by_dice = dice.percent(50);
         let leases = leases.unwrap_or(by_dice);
         setup.set("SUPER_NODE_RAFT__LEASE", &leases.to_string());
@@ -157,19 +169,31 @@ impl Torment {
     pub async fn leader(&self) -> usize {
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
-            let mut best: Option<(u64, usize)> = None;
-            for at in self.awake() {
-                let Some(status) = self.status(at).await else { continue };
-                if status["role"] == json!("leader") {
-                    best = best.max(status["term"].as_u64().map(|term| (term, at)));
-                }
-            }
-            if let Some((_, at)) = best {
-                return at;
+            if let Some(leader) = self.leader_now().await {
+                return leader;
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
         panic!("nobody led within {PATIENCE:?}");
+    }
+
+    /// The same, if there is one just now.
+    pub async fn leader_now(&self) -> Option<usize> {
+        let mut best: Option<(u64, usize)> = None;
+        for at in self.awake() {
+            let Some(status) = self.status(at).await else { continue };
+            if status["role"] == json!("leader") {
+                best = best.max(status["term"].as_u64().map(|term| (term, at)));
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    /// Somebody, who leads as often as not.
+    pub async fn somebody(&mut self) -> usize {
+        let members = self.members();
+        let anybody = self.dice.one(&members);
+        if self.dice.percent(50) { self.leader_now().await.unwrap_or(anybody) } else { anybody }
     }
 
     async fn status(&self, at: usize) -> Option<Value> {
@@ -285,6 +309,7 @@ impl Torment {
     pub async fn end(mut self) {
         let until = self.load.now();
         self.mend().await;
+        let served = self.load.now();
         let operations = self.load.end().await;
         if let Err(why) = judge(&operations) {
             panic!("{why}");
@@ -296,7 +321,7 @@ impl Torment {
             }
         }
         self.books().await;
-        self.report(&operations, until);
+        self.report(&operations, until, served - until);
     }
 
     /// What every node holds, once that is the same: writes that nobody waits for any more may still arrive.
@@ -356,7 +381,7 @@ impl Torment {
         }
     }
 
-    fn report(&self, operations: &[Operation], until: Micros) {
+    fn report(&self, operations: &[Operation], until: Micros, mending: Micros) {
         let mut ends: Vec<Micros> =
             operations.iter().filter(|o| is_acknowledged(o)).map(|o| o.returned).collect();
         ends.sort_unstable();
@@ -365,7 +390,8 @@ impl Torment {
         let gap = ends.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
         println!(
             "{}: {} things done in {:.1} s (seed {}, leases {}); {} of {} writes acknowledged, {} reads answered, {} requests \
-             failed; longest time without an acknowledged write {} ms; nothing lost, nothing stale",
+             failed; longest time without an acknowledged write {} ms; all served {} ms after the mending, judged in {} ms; \
+             nothing lost, nothing stale",
             self.name,
             self.deeds.len(),
             seconds(until),
@@ -376,6 +402,8 @@ impl Torment {
             reads.len(),
             self.load.failed(),
             gap / 1000,
+            mending / 1000,
+            (self.load.now() - until - mending) / 1000,
         );
         assert!(ends.len() >= ANSWERS_MIN, "{} writes were acknowledged: the run shows nothing", ends.len());
         assert!(reads.len() >= ANSWERS_MIN, "{} reads were answered: the run shows nothing", reads.len());

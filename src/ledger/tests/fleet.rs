@@ -71,6 +71,33 @@ fn joining_is_idempotent_and_names_have_one_kind() {
 }
 
 #[test]
+fn a_super_node_is_bound_to_one_directory_until_it_leaves() {
+    let mut world = World::standard();
+    let seen = |node_name: &str, incarnation: &str| Command::NodeSeen {
+        node: node(node_name),
+        incarnation: incarnation.to_string(),
+    };
+    assert_eq!(world.run(seen("n1", "first")), Answer::Done);
+    assert_eq!(world.run(seen("n1", "first")), Answer::Done, "the same again changes nothing");
+    assert_eq!(rejection(&world.run(seen("n1", "second"))), "conflict");
+    for nobody in ["a", "n9"] {
+        assert_eq!(rejection(&world.run(seen(nobody, "first"))), "conflict", "{nobody}");
+    }
+    for unusable in ["", "a b", &"x".repeat(65)] {
+        assert_eq!(rejection(&world.run(seen("n2", unusable))), "bad request", "{unusable}");
+    }
+    let bound = |world: &World| query::incarnations(&world.space).expect("readable");
+    assert_eq!(bound(&world), [(node("n1"), "first".to_string())].into());
+    assert_eq!(world.leave("n1"), Answer::Done);
+    assert_eq!(bound(&world), [].into());
+    let back =
+        Command::MemberJoin { member: member("n1"), kind: MemberKind::Node, address: "h:1".to_string() };
+    assert_eq!(world.run(back), Answer::Done);
+    assert_eq!(world.run(seen("n1", "second")), Answer::Done, "whoever comes back may have another");
+    world.assert_sound();
+}
+
+#[test]
 fn who_leaves_finds_account_and_standing_again() {
     let mut world = World::standard();
     for _ in 0..10 {

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::raft::{Persist, Role, Status, VoteResult};
+use crate::raft::{HardState, Role, Status};
 use crate::types::{NodeId, Term};
 
 use crate::sim::host::Host;
+
+use super::configuration::is_quorum;
 
 /// Watches elections.
 #[derive(Debug, Default)]
@@ -18,18 +20,22 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A node hands something to its disk: a vote among it, perhaps.
-    pub fn issued(&mut self, node: &NodeId, batch: &Persist) -> Result<(), String> {
-        let Some(hard_state) = &batch.hard_state else { return Ok(()) };
-        let Some(vote) = &hard_state.vote else { return Ok(()) };
-        let known = self.votes.entry((hard_state.term, node.clone())).or_insert_with(|| vote.clone());
+    /// A node's disk holds a term, and a vote among it, perhaps. What never became durable was never told either.
+    pub fn durable(&mut self, node: &NodeId, hard_state: &HardState) -> Result<(), String> {
+        let place = (hard_state.term, node.clone());
+        let Some(vote) = &hard_state.vote else {
+            return match self.votes.get(&place) {
+                Some(known) => {
+                    Err(format!("one vote a term: {node} forgets that it voted for {known} in {}", place.0))
+                }
+                None => Ok(()),
+            };
+        };
+        let known = self.votes.entry(place).or_insert_with(|| vote.clone());
         if known == vote {
             return Ok(());
         }
-        Err(format!(
-            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
-            hard_state.term
-        ))
+        Err(format!("one vote a term: {node} votes for {vote} in {}, and voted for {known}", hard_state.term))
     }
 
     /// After every step of a host.
@@ -58,9 +64,8 @@ impl Watch {
     pub fn won(&mut self, host: &Host, term: Term, votes: &BTreeSet<NodeId>) -> Result<(), String> {
         self.won += 1;
         let Some(alive) = &host.alive else { return Ok(()) };
-        let granted = votes.iter().map(|voter| (voter.clone(), true)).collect();
         // The configuration of a candidate does not change between the last vote and the victory.
-        if alive.node.raft_status().configuration.vote_result(&granted) == VoteResult::Won {
+        if is_quorum(&alive.node.raft_status().configuration, &|voter| votes.contains(voter)) {
             return Ok(());
         }
         Err(format!("elected by a quorum: {} leads term {term} with the votes of {votes:?}", host.id))

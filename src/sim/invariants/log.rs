@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::raft::{Configuration, Entry, Payload, Persist, Recovered, Status};
+use crate::raft::{Configuration, Entry, Payload, Persist, Recovered, Role, Status};
 use crate::types::{Index, NodeId, Term};
 
 use crate::sim::host::Host;
+
+use super::configuration::is_quorum;
 
 /// What is known of an entry wherever it is seen: its predecessor's term, and what it says.
 #[derive(Debug)]
@@ -32,20 +34,18 @@ pub struct Watch {
     /// each place's entry leads to one predecessor.
     entries: BTreeMap<(Index, Term), Known>,
     committed: BTreeMap<Index, Entry>,
-    configuration: Option<Configuration>,
+    /// The configurations among them.
+    configurations: BTreeMap<Index, Configuration>,
     seen: BTreeMap<NodeId, Seen>,
-    /// The largest term that each node has stored.
-    terms: BTreeMap<NodeId, Term>,
 }
 
 impl Watch {
     /// A node hands something to its disk.
     pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
-        if let Some(hard_state) = &batch.hard_state {
-            let before = self.terms.insert(host.id.clone(), hard_state.term);
-            if before.is_some_and(|before| before > hard_state.term) {
-                return Err(format!("terms never go back: {} stores term {}", host.id, hard_state.term));
-            }
+        let before = host.acknowledged.hard_state.term;
+        if let Some(hard_state) = batch.hard_state.as_ref().filter(|after| after.term < before) {
+            let (id, after) = (&host.id, hard_state.term);
+            return Err(format!("terms never go back: {id} stores term {after} after {before}"));
         }
         let log = &host.issued;
         let leads = host.alive.as_ref().and_then(|alive| {
@@ -160,8 +160,9 @@ impl Watch {
             self.seen.insert(host.id.clone(), now);
             return Ok(());
         };
-        let back = seen.term > now.term
-            || (seen.life == now.life && (seen.commit > now.commit || seen.applied > now.applied));
+        // What was not durable yet may be gone after a crash (`durability` looks at what was).
+        let back = seen.life == now.life
+            && (seen.term > now.term || seen.commit > now.commit || seen.applied > now.applied);
         if back {
             return Err(format!("counters never go back: {} was {seen:?}, is {now:?}", host.id));
         }
@@ -185,22 +186,28 @@ impl Watch {
                     host.id
                 ));
             };
-            let holds = |node: &NodeId| {
-                let held = hosts.iter().filter(|other| &other.id == node);
-                held.map(|other| u64::from(holds(&other.acknowledged, entry))).max().unwrap_or(0)
+            let has_it = |node: &NodeId| {
+                hosts.iter().any(|other| other.id == *node && holds(&other.acknowledged, entry))
             };
             // The step may have ended a configuration by committing it, and begun the next.
-            if status.configuration.quorum_value(holds) == 0 && before.quorum_value(holds) == 0 {
+            if !is_quorum(&status.configuration, &has_it) && !is_quorum(before, &has_it) {
                 let holders: Vec<&NodeId> =
-                    hosts.iter().filter(|other| holds(&other.id) == 1).map(|other| &other.id).collect();
+                    hosts.iter().map(|other| &other.id).filter(|node| has_it(node)).collect();
                 return Err(format!(
                     "committed on a quorum: {} calls {index} of term {} committed, which is on the disks of {holders:?} \
                      only, in the configuration {:?} (outgoing {:?})",
                     host.id, entry.term, status.configuration.voters, status.configuration.outgoing
                 ));
             }
+            // Entries of earlier terms are committed along with one of its own, or not at all (section 5.4.2, figure 8).
+            if status.role == Role::Leader && index == status.commit.0 && entry.term != status.term {
+                return Err(format!(
+                    "committed in its own term: {} leads term {} and commits {index} of term {}",
+                    host.id, status.term, entry.term
+                ));
+            }
             if let Payload::Configuration(configuration) = &entry.payload {
-                self.configuration = Some(configuration.clone());
+                self.configurations.insert(Index(index), configuration.clone());
             }
             self.committed.insert(Index(index), entry.clone());
         }
@@ -231,13 +238,22 @@ impl Watch {
 
     /// The configuration that was committed last.
     pub fn configuration(&self) -> Option<&Configuration> {
-        self.configuration.as_ref()
+        self.configurations.last_key_value().map(|(_, configuration)| configuration)
+    }
+
+    /// The committed configuration as of an index, and its place.
+    pub fn configuration_at(&self, index: Index) -> Option<(Index, &Configuration)> {
+        self.configurations.range(..=index).next_back().map(|(place, configuration)| (*place, configuration))
+    }
+
+    /// The term of what is committed at an index.
+    pub fn committed_term(&self, index: Index) -> Option<Term> {
+        self.committed.get(&index).map(|entry| entry.term)
     }
 
     /// A node has lost everything and knows nothing of its former self.
     pub fn forget(&mut self, node: &NodeId) {
         self.seen.remove(node);
-        self.terms.remove(node);
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Every breach is told as `name: what happened`; [`NAMES`] lists the names.
 
+pub mod acknowledged;
+pub mod configuration;
 pub mod election;
+pub mod lease;
 pub mod ledger;
 pub mod linearizable;
 pub mod log;
@@ -10,12 +13,14 @@ pub mod once;
 pub mod projection;
 pub mod promise;
 pub mod state;
+pub mod stuck;
 
 use crate::ledger::apply::Happening;
+use crate::node::applier::AppliedBatch;
 use crate::node::frame::Frame;
 use crate::node::io::Notice;
-use crate::raft::{Base, Configuration, Entry, Event, Persist, Status};
-use crate::types::{Index, NodeId};
+use crate::raft::{Base, Configuration, Entry, Event, HardState, Persist, Status};
+use crate::types::{Index, Micros, NodeId};
 
 use super::host::Host;
 
@@ -28,6 +33,14 @@ pub const NAMES: &[&str] = &[
     "leader append-only",
     "committed entries never change",
     "committed on a quorum",
+    "committed in its own term",
+    "acknowledged and gone",
+    "counted and not there",
+    "configuration in force",
+    "joint consensus",
+    "one change at a time",
+    "no change before the first commit",
+    "lease outlived",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -36,6 +49,7 @@ pub const NAMES: &[&str] = &[
     "applied twice",
     "refused and applied",
     "acknowledged and not committed",
+    "unknown without reason",
     "replicas agree",
     "settled in order",
     "settled once",
@@ -48,6 +62,7 @@ pub const NAMES: &[&str] = &[
     "storage",
     "a stuck leader gives way",
     "liveness",
+    "no rest",
     "works under the fault",
     "assertion",
     "unexpected error",
@@ -57,29 +72,45 @@ pub const NAMES: &[&str] = &[
 /// Watches a whole history.
 #[derive(Debug, Default)]
 pub struct Watch {
+    acknowledged: acknowledged::Watch,
     election: election::Watch,
     log: log::Watch,
     state: state::Watch,
     ledger: ledger::Watch,
     once: once::Watch,
+    stuck: stuck::Watch,
 }
 
 impl Watch {
     /// A node hands something to its disk.
-    pub fn issued(&mut self, host: &Host, batch: &Persist) -> Result<(), String> {
-        self.election.issued(&host.id, batch)?;
+    pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
+        configuration::issued(hosts, host, batch, &self.log)?;
         self.log.issued(host, batch)
     }
 
-    /// After every step of a host. `before`: the configuration that was in force when the step began.
+    /// A node's disk holds what it was given, or is found to hold it at a start.
+    pub fn durable(&mut self, node: &NodeId, hard_state: &HardState) -> Result<(), String> {
+        self.election.durable(node, hard_state)
+    }
+
+    /// After every step of a host. `before`: the configuration that was in force when the step began. `now`: by the
+    /// host's own clock.
     pub fn after_step(
         &mut self,
         hosts: &[Host],
         host: &Host,
         status: &Status,
         before: &Configuration,
+        now: Micros,
     ) -> Result<(), String> {
+        configuration::is_in_force(hosts, host, status, &self.log)?;
+        self.acknowledged.after_step(hosts, host, status)?;
+        let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
+        self.stuck.after_step(host, status, host.clock.monotonic(now))?;
+        if self.log.last_committed() > committed {
+            lease::is_over(hosts, host, status, now)?;
+        }
         self.election.after_step(host, status, &self.log)
     }
 
@@ -90,18 +121,20 @@ impl Watch {
 
     /// A node says something to another.
     pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+        self.acknowledged.said(host, frame);
         promise::kept(host, to, frame)
     }
 
     /// A node has applied one entry.
-    pub fn applied(&mut self, host: &Host, entry: &Entry, happenings: &[Happening]) -> Result<(), String> {
-        self.once.applied(entry, happenings)?;
+    pub fn applied(&mut self, host: &Host, entry: &Entry, batch: &AppliedBatch) -> Result<(), String> {
+        let AppliedBatch { answers, happenings, .. } = batch;
+        self.once.applied(entry, answers.get(&entry.index).and_then(|(_, answer)| answer.as_ref()))?;
         for happening in happenings {
             if let Happening::IntervalSettled { interval, .. } = happening {
                 self.ledger.settled_at(host, *interval, entry.index)?;
             }
         }
-        self.state.at(&host.id, entry.index, host.state.digest())
+        self.state.at(host, entry.index)
     }
 
     /// A client heard that its write was done.
@@ -117,7 +150,7 @@ impl Watch {
     /// A node's state was replaced by a snapshot.
     pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
         self.ledger.forget(&host.id);
-        self.state.at(&host.id, base.index, host.state.digest())
+        self.state.at(host, base.index)
     }
 
     /// A node told something.
@@ -130,6 +163,7 @@ impl Watch {
 
     /// A machine lost everything it had and will be somebody new under its old name.
     pub fn wiped(&mut self, node: &NodeId) {
+        self.acknowledged.forget(node);
         self.log.forget(node);
         self.ledger.forget(node);
     }

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec;
-use crate::ledger::apply::Happening;
-use crate::ledger::command::{Command, Envelope};
+use crate::ledger::command::{Answer, Applied, Command, Envelope};
 use crate::raft::{Entry, Payload};
 use crate::types::Index;
 
@@ -20,16 +19,18 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// A node has applied an entry.
-    pub fn applied(&mut self, entry: &Entry, happenings: &[Happening]) -> Result<(), String> {
+    /// A node has applied an entry, with this answer.
+    pub fn applied(&mut self, entry: &Entry, answer: Option<&Applied>) -> Result<(), String> {
         if entry.index <= self.looked_at {
             return Ok(());
         }
         self.looked_at = entry.index;
-        let changed =
-            |happening: &Happening| matches!(happening, Happening::KvChanged { deleted: false, .. });
+        // An entry that repeats an earlier one is answered with the place of the first, and changes nothing.
+        let written = answer.is_some_and(|applied| {
+            matches!(applied.answer, Answer::Kv { .. }) && applied.index == entry.index
+        });
         let Payload::Command(bytes) = &entry.payload else { return Ok(()) };
-        if !happenings.iter().any(changed) {
+        if !written {
             return Ok(());
         }
         let envelope: Envelope = codec::decode(bytes).map_err(|error| format!("codec: {error}"))?;

@@ -15,7 +15,7 @@ use crate::database::documents::{
     self, ELECTIONS, INTERVALS, MEMBERS, OBSERVATIONS, PROJECTION, REWARDS, id_key, id_text, read_member,
     read_projection,
 };
-use crate::database::feed::Feed;
+use crate::database::feed::{Batch, Feed};
 use crate::ledger::records::{Checkpoint, Interval, Member};
 use crate::types::{Index, MemberId, Term};
 
@@ -63,19 +63,13 @@ impl Watch {
         }
         self.known = index;
         let batch = feed.next(&self.head, PAGE).map_err(|error| error.to_string())?;
-        let documents = [
-            (REWARDS, batch.rewards.iter().map(documents::movement).collect::<Vec<_>>()),
-            (INTERVALS, batch.intervals.iter().map(documents::interval).collect()),
-            (OBSERVATIONS, batch.observations.iter().map(documents::observation).collect()),
-            (ELECTIONS, batch.elections.iter().map(documents::election).collect()),
-        ];
         for interval in &batch.intervals {
             let Interval { id, last_seq, .. } = interval;
             let of = batch.observations.iter().filter(|one| one.interval == *id);
             let observations = of.map(|one| id_key(&documents::observation(one))).collect();
             self.intervals.insert(id.0, Facts { last_seq: *last_seq, observations });
         }
-        for (collection, documents) in documents {
+        for (collection, documents) in immutable(&batch) {
             let truth = self.truth.entry(collection).or_default();
             truth.extend(documents.into_iter().map(|document| (id_key(&document), document)));
         }
@@ -242,6 +236,44 @@ impl Watch {
         format!("MongoDB has {:?}, the ledger ends at {:?}", self.durable, self.head)
     }
 
+    /// Whether the ledger is known up to here, and no farther.
+    pub fn knows(&self, index: Index) -> bool {
+        self.known == index
+    }
+
+    /// A ledger that is read from the beginning is what was read entry by entry.
+    pub fn whole(&self, feed: &dyn Feed) -> Result<(), String> {
+        let mut after = Checkpoint::default();
+        let mut counts = BTreeMap::new();
+        loop {
+            let batch = feed.next(&after, PAGE).map_err(|error| error.to_string())?;
+            if batch.is_empty() {
+                break;
+            }
+            for (collection, documents) in immutable(&batch) {
+                *counts.entry(collection).or_insert(0) += documents.len();
+                for document in documents {
+                    let known = self.truth.get(collection).and_then(|truth| truth.get(&id_key(&document)));
+                    if known != Some(&document) {
+                        return failed(format!("{collection} {} was not recorded so", id_text(&document)));
+                    }
+                }
+            }
+            for member in &batch.members {
+                let last = self.members.get(&member.id).and_then(|values| values.last_key_value());
+                if last.map(|(_, member)| member) != Some(member) {
+                    return failed(format!("member {} was not recorded so", member.id));
+                }
+            }
+            after = batch.upto;
+        }
+        let missing = self.truth.iter().find(|(name, truth)| counts.get(*name) != Some(&truth.len()));
+        match missing.filter(|(_, truth)| !truth.is_empty()) {
+            Some((collection, _)) => failed(format!("the ledger has lost records of {collection}")),
+            None => Ok(()),
+        }
+    }
+
     /// At the end of a history: nothing is missing, and nothing is there that should not be.
     pub fn at_end(&self, tables: &Tables) -> Result<(), String> {
         for collection in [REWARDS, INTERVALS, OBSERVATIONS, ELECTIONS] {
@@ -261,6 +293,16 @@ impl Watch {
             false => failed("members are not those of the ledger"),
         }
     }
+}
+
+/// The documents of a batch that never change.
+fn immutable(batch: &Batch) -> [(&'static str, Vec<RawDocumentBuf>); 4] {
+    [
+        (REWARDS, batch.rewards.iter().map(documents::movement).collect()),
+        (INTERVALS, batch.intervals.iter().map(documents::interval).collect()),
+        (OBSERVATIONS, batch.observations.iter().map(documents::observation).collect()),
+        (ELECTIONS, batch.elections.iter().map(documents::election).collect()),
+    ]
 }
 
 /// Whether a checkpoint is nowhere behind another.

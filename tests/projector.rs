@@ -1,0 +1,234 @@
+//! The projector in virtual time: what it tells, to whom, and when. Nothing here waits for a real clock or a real MongoDB.
+
+#[path = "support/history.rs"]
+mod history;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use history::append_interval;
+use super_node::database::documents::{self, PROJECTION, REWARDS};
+use super_node::database::errors::{Class, ProjectionError};
+use super_node::database::feed::{Feed as _, MemoryFeed};
+use super_node::database::ports::{Limits, News};
+use super_node::ledger::records::Checkpoint;
+use super_node::sim::mongodb::{Reply, Request, Tables};
+use super_node::sim::projection::{Projecting, Sight, Wish};
+use super_node::types::{Amount, Index, Micros, Term, UnixMillis};
+
+/// One projector that leads term 1, its ledger, and a MongoDB that answers at once.
+struct Bench {
+    feed: Arc<MemoryFeed>,
+    projecting: Projecting,
+    tables: Tables,
+    sight: Sight,
+    wakes: BTreeSet<Micros>,
+    /// What became of each request, in order.
+    requests: Vec<(Request, bool)>,
+    proposed: Vec<(Micros, Checkpoint)>,
+    news: Vec<News>,
+}
+
+impl Bench {
+    fn new(intervals: usize) -> Bench {
+        let feed = history::feed("test", "00112233445566778899aabbccddeeff");
+        (0..intervals).for_each(|_| append_interval(&feed, 4));
+        let feed = Arc::new(feed);
+        let id = "n1".parse().expect("a name");
+        let leading = Some(Term(1));
+        Bench {
+            projecting: Projecting::new(id, feed.clone(), Limits::default()),
+            feed,
+            tables: Tables::default(),
+            sight: Sight { now: Micros(0), wall: UnixMillis(0), leading, applied: Index(1) },
+            wakes: BTreeSet::new(),
+            requests: Vec::new(),
+            proposed: Vec::new(),
+            news: Vec::new(),
+        }
+    }
+
+    /// Lets virtual time pass. `refuses`: which requests meet a broken connection.
+    fn run(&mut self, span: Duration, refuses: impl Fn(&Request) -> bool) {
+        let end = self.sight.now.after(span);
+        loop {
+            let mut answered = false;
+            for wish in self.projecting.poll(self.sight) {
+                match wish {
+                    Wish::Wake(at) => {
+                        self.wakes.insert(at);
+                    }
+                    Wish::Call(call, request) => {
+                        let reply = self.execute(&request, &refuses);
+                        self.requests.push((request, reply.is_ok()));
+                        self.projecting.answered(call, reply);
+                        answered = true;
+                    }
+                    Wish::Propose(checkpoint) => self.proposed.push((self.sight.now, checkpoint)),
+                    Wish::Tell(news) => self.news.push(news),
+                    Wish::Report(_) | Wish::Written(_) => {}
+                }
+            }
+            if answered {
+                continue;
+            }
+            match self.wakes.pop_first() {
+                Some(at) if at <= end => self.sight.now = self.sight.now.max(at),
+                Some(at) => {
+                    self.wakes.insert(at);
+                    break;
+                }
+                None => break,
+            }
+        }
+        self.sight.now = end;
+    }
+
+    fn execute(
+        &mut self,
+        request: &Request,
+        refuses: &impl Fn(&Request) -> bool,
+    ) -> Result<Reply, ProjectionError> {
+        if refuses(request) {
+            return Err(ProjectionError::Timeout { action: "test", seconds: 0 });
+        }
+        let mut reply = Reply::default();
+        self.tables.execute(request, 0..request.steps(), &mut reply)?;
+        Ok(reply)
+    }
+
+    fn head(&self) -> Checkpoint {
+        self.feed.next(&Checkpoint::default(), 10_000).expect("memory").upto
+    }
+}
+
+fn moves_the_checkpoint(request: &Request) -> bool {
+    matches!(request, Request::Update { collection: PROJECTION, change, .. } if change.contains_key("$max"))
+}
+
+fn never(_: &Request) -> bool {
+    false
+}
+
+/// Claim: records go first, an interval after everything it refers to, the checkpoint last.
+#[test]
+fn the_checkpoint_follows_what_it_covers() {
+    let mut bench = Bench::new(2);
+    bench.run(Duration::from_secs(3), never);
+    let told: Vec<String> = bench.requests.iter().map(|(request, _)| word(request)).collect();
+    assert_eq!(
+        told.join("\n"),
+        "prepare\n\
+         find in projection\n\
+         update projection\n\
+         find in projection\n\
+         find in projection\n\
+         checkpoint 0\n\
+         insert 8 into rewards\n\
+         insert 8 into observations\n\
+         insert 2 into elections\n\
+         insert 2 into intervals\n\
+         replace 4 in members\n\
+         checkpoint 8"
+    );
+    assert_eq!(bench.tables.collection(REWARDS).len(), 8);
+}
+
+fn word(request: &Request) -> String {
+    match request {
+        Request::Update { change, .. } if change.contains_key("$max") => {
+            let fields = change.get_document("$max").expect("fields");
+            format!("checkpoint {}", fields.get_i64("checkpoint").expect("a number"))
+        }
+        Request::Update { collection, .. } => format!("update {collection}"),
+        Request::Find { collection, .. } => format!("find in {collection}"),
+        other => other.words(),
+    }
+}
+
+/// Claim: a checkpoint that was only read is not told to the cluster. An older leader may have moved it a moment ago, and
+/// a power cut of MongoDB may take that back; the ledger would have let go of records by then.
+#[test]
+fn a_checkpoint_is_confirmed_before_the_cluster_is_told() {
+    let mut bench = Bench::new(1);
+    bench.run(Duration::from_secs(3), never);
+    let head = bench.head();
+    assert_eq!(bench.proposed.last().map(|(_, checkpoint)| *checkpoint), Some(head));
+
+    // A new leader finds the checkpoint where it is, and cannot write.
+    let tables = std::mem::take(&mut bench.tables);
+    let mut next = Bench { tables, feed: bench.feed.clone(), ..Bench::new(0) };
+    next.projecting = Projecting::new("n2".parse().expect("a name"), bench.feed.clone(), Limits::default());
+    next.run(Duration::from_secs(20), moves_the_checkpoint);
+    assert!(next.requests.iter().filter(|(request, _)| moves_the_checkpoint(request)).count() > 3);
+    assert_eq!(next.proposed, []);
+    next.run(Duration::from_secs(20), never);
+    assert_eq!(next.proposed.first().map(|(_, checkpoint)| *checkpoint), Some(head));
+}
+
+/// Claim: the cluster is told until it knows, at most once a second; then no more.
+#[test]
+fn a_lost_proposal_is_made_again() {
+    let mut bench = Bench::new(1);
+    bench.run(Duration::from_secs(10), never);
+    let head = bench.head();
+    assert!(bench.proposed.len() > 5, "{:?}", bench.proposed);
+    assert!(bench.proposed.windows(2).all(|pair| pair[1].0.since(pair[0].0) >= Duration::from_secs(1)));
+    assert!(bench.proposed.iter().all(|(_, checkpoint)| *checkpoint == head));
+    bench.feed.records.write().expect("not poisoned").projected = head;
+    bench.run(Duration::from_secs(2), never);
+    let told = bench.proposed.len();
+    bench.run(Duration::from_secs(60), never);
+    assert_eq!(bench.proposed.len(), told);
+}
+
+/// Claim: what MongoDB refuses is told once, however often it is tried, and its end is told once.
+#[test]
+fn a_failure_that_stays_is_told_once() {
+    let mut bench = Bench::new(1);
+    let mut forged = bench.feed.records.read().expect("not poisoned").rewards[2].clone();
+    forged.amount = Amount(77);
+    let insert = Request::Insert { collection: REWARDS, documents: vec![documents::movement(&forged)] };
+    bench.tables.execute(&insert, 0..1, &mut Reply::default()).expect("inserted");
+    bench.run(Duration::from_secs(60), never);
+    let [News::Failing { class: Class::Operator, error, first: true }] = &bench.news[..] else {
+        panic!("{:?}", bench.news);
+    };
+    assert!(error.contains("document 3 in collection 'rewards' differs"), "{error}");
+    let tries = bench.requests.iter().filter(|(request, _)| *request == Request::Prepare).count();
+    assert!((10..15).contains(&tries), "every five seconds: {tries}");
+
+    let repair = Request::Delete { collection: REWARDS, filter: bson::doc! { "_id": 3_i64 } };
+    bench.tables.execute(&repair, 0..1, &mut Reply::default()).expect("deleted");
+    bench.run(Duration::from_secs(10), never);
+    assert_eq!(bench.news[1..], [News::Recovered]);
+}
+
+/// Claim: an operation that is never answered is given up after ten seconds, and all of it is tried again.
+#[test]
+fn an_operation_without_an_answer_is_given_up() {
+    let mut bench = Bench::new(1);
+    bench.run(Duration::from_secs(3), never);
+    let (mut calls, mut given_up) = (0, None);
+    append_interval(&bench.feed, 4);
+    bench.sight.applied = Index(2);
+    let begun = bench.sight.now;
+    while given_up.is_none() {
+        for wish in bench.projecting.poll(bench.sight) {
+            match wish {
+                Wish::Wake(at) => {
+                    bench.wakes.insert(at);
+                }
+                Wish::Call(..) => calls += 1,
+                Wish::Tell(News::Failing { error, .. }) => given_up = Some(error),
+                _ => {}
+            }
+        }
+        let next = bench.wakes.pop_first().expect("it sleeps until something");
+        bench.sight.now = bench.sight.now.max(next);
+    }
+    assert_eq!(calls, 3, "rewards, observations, elections");
+    assert_eq!(given_up.as_deref(), Some("MongoDB: no answer to insert within 10 s"));
+    assert!(bench.sight.now.since(begun) < Duration::from_secs(12));
+}
