@@ -30,6 +30,11 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Entries fetched at a time while a page is filled, so that large values do not pile up beyond the page's bound.
 const PAGE_STEP: usize = 16;
 
+/// What stands before a key in a path.
+pub(super) const PREFIX: &str = "/v1/kv/";
+/// The route of one key.
+pub(super) const ROUTE: &str = "/v1/kv/{*key}";
+
 /// A path parameter holding a key.
 type KeyPath = Result<Path<String>, PathRejection>;
 
@@ -110,8 +115,7 @@ pub async fn get_key(
     let mut applied = state.handle.applied.clone();
     loop {
         applied.borrow_and_update();
-        let wanted = key.clone();
-        let entry = state.look(move |reader| Ok(query::kv_get(reader, &wanted)?)).await?;
+        let entry = state.glance(|reader| query::kv_get(reader, &key))?;
         match &entry {
             Some(entry) if after.is_none_or(|after| entry.revision > after) => {
                 return Ok(found(entry, &headers));
@@ -149,13 +153,26 @@ pub async fn put_key(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
-    let key = key_of(path)?;
+    put(&state, key_of(path), &uri, &headers, body).await
+}
+
+/// The same, however the request came here.
+pub(super) async fn put(
+    state: &ApiState,
+    key: Result<String, Problem>,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    // First the body, whatever is wrong with the rest: see `read_body`.
+    let bytes = read_body(headers, body, state.http.body_bytes_max).await?;
+    let key = key?;
+    check_key(&key)?;
     let value = compact_json(bytes)?;
     check_value(&key, &value)?;
-    let if_revision = precondition(&headers)?;
+    let if_revision = precondition(headers)?;
     let command = Command::KvPut { key: key.clone(), value, if_revision };
-    let applied = state.submit(command, &headers, &uri, if_revision.is_some()).await?;
+    let applied = state.submit(command, headers, uri, if_revision.is_some()).await?;
     written(Some(&key), &applied)
 }
 

@@ -9,13 +9,13 @@ pub mod exposition;
 pub mod extract;
 pub mod history;
 pub mod kv;
+mod listen;
 pub mod members;
 mod native;
 pub mod nodes;
 pub mod operations;
 pub mod problem;
 pub mod sessions;
-mod sort;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -38,11 +39,13 @@ use crate::config::HttpSettings;
 use crate::database::errors::ProjectionError;
 use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
-use crate::ledger::keyspace::Reader;
+use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::metrics::{Metrics, RouteLabels};
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
+
+pub use listen::serve_clients;
 
 use extract::{Params, once, patience};
 use problem::{Code, Problem};
@@ -63,19 +66,31 @@ pub type Compare = Arc<
 
 /// What every handler needs. Cheap to clone: every request does so several times.
 #[derive(Clone)]
-pub struct ApiState(Arc<ApiParts>);
+pub struct ApiState(Arc<Shared>);
+
+struct Shared {
+    parts: ApiParts,
+    /// Counts what is asked most; looked up once.
+    key_answered: Counter,
+}
 
 impl From<ApiParts> for ApiState {
     fn from(parts: ApiParts) -> ApiState {
-        ApiState(Arc::new(parts))
+        let labels = labels(kv::ROUTE, StatusCode::OK);
+        let key_answered = parts.metrics.http_requests.get_or_create(&labels).clone();
+        ApiState(Arc::new(Shared { parts, key_answered }))
     }
+}
+
+fn labels(route: &str, status: StatusCode) -> RouteLabels {
+    RouteLabels { route: route.to_string(), code: status.as_str().to_string() }
 }
 
 impl std::ops::Deref for ApiState {
     type Target = ApiParts;
 
     fn deref(&self) -> &ApiParts {
-        &self.0
+        &self.0.parts
     }
 }
 
@@ -107,8 +122,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/status", get(operations::status))
         .route("/v1/events", get(events::stream))
         .route("/v1/kv", get(kv::list))
-        .route("/v1/kv/", get(kv::no_key).put(kv::no_key).delete(kv::no_key))
-        .route("/v1/kv/{*key}", get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
+        .route(kv::PREFIX, get(kv::no_key).put(kv::no_key).delete(kv::no_key))
+        .route(kv::ROUTE, get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
         .route("/v1/kv:batch", post(kv::batch))
         .route("/v1/add", post(kv::add))
         .route("/v1/sessions", post(sessions::open))
@@ -131,13 +146,6 @@ pub fn router(state: ApiState) -> Router {
         .with_state(state)
 }
 
-/// Serves HTTP and the framed protocol on one listener until the node stops; see [`serve`].
-pub async fn serve_clients(listener: TcpListener, state: ApiState) -> std::io::Result<()> {
-    let stopping = state.stopping.clone();
-    let connections = sort::HttpConnections::of(listener, state.clone())?;
-    serve_connections(connections, router(state), stopping).await
-}
-
 /// Serves a router until `stopping` is cancelled, then lets open requests end for a few seconds.
 pub async fn serve(
     listener: TcpListener,
@@ -150,14 +158,6 @@ pub async fn serve(
             tracing::debug!(%error, "TCP_NODELAY refused");
         }
     });
-    serve_connections(listener, router, stopping).await
-}
-
-async fn serve_connections<L>(listener: L, router: Router, stopping: CancellationToken) -> std::io::Result<()>
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
     let patience = {
         let stopping = stopping.clone();
         async move {
@@ -232,6 +232,15 @@ impl ApiState {
             work(&*view)
         });
         task.await.map_err(|error| Problem::new(Code::Damaged, format!("the read failed: {error}")))?
+    }
+
+    /// Runs `work`, which must be one look at one key, on the spot: that is nearly always a look into memory, and handing
+    /// it to another thread would cost more.
+    pub(crate) fn glance<T>(
+        &self,
+        work: impl FnOnce(&dyn Reader) -> Result<T, KeyspaceError>,
+    ) -> Result<T, Problem> {
+        Ok(self.handle.view().and_then(|view| work(&*view))?)
     }
 
     /// Freshness first, then [`ApiState::look`].
@@ -373,7 +382,12 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
     let started = Instant::now();
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_string();
-    let mut response = next.run(request).await;
+    let response = next.run(request).await;
+    finished(&state, &route, started, response)
+}
+
+/// What [`finish`] does with an answer to a request of this route.
+fn finished(state: &ApiState, route: &str, started: Instant, mut response: Response) -> Response {
     let (id, leader, term) = {
         let status = state.handle.status.borrow();
         (status.id.clone(), status.leader.clone(), status.term)
@@ -396,8 +410,11 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
     headers.insert(LEADER, name(leader.as_ref().map_or("", NodeId::as_str)));
     headers.insert(TERM, HeaderValue::from(term.0));
     headers.insert(INDEX, HeaderValue::from(applied));
-    let labels = RouteLabels { route, code: response.status().as_u16().to_string() };
-    state.metrics.http_requests.get_or_create(&labels).inc();
+    if route == kv::ROUTE && response.status() == StatusCode::OK {
+        state.0.key_answered.inc();
+    } else {
+        state.metrics.http_requests.get_or_create(&labels(route, response.status())).inc();
+    }
     state.metrics.http_request_seconds.observe(started.elapsed().as_secs_f64());
     response
 }

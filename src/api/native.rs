@@ -213,9 +213,10 @@ impl Conversation {
             kv::check_key(&key)?;
             match level {
                 Level::Stale => self.look_up(id, &key),
-                Level::Linearizable => {
+                Level::Linearizable | Level::Lease => {
                     let reply = Reply::Numbered { id, to: self.reads.clone() };
-                    self.begun(self.state.handle.begin_read_barrier(false, forward, patience, reply))?;
+                    let lease = level == Level::Lease;
+                    self.begun(self.state.handle.begin_read_barrier(lease, forward, patience, reply))?;
                     self.under_way.insert(id, UnderWay { deadline, get: Some(key), conditional: false });
                 }
             }
@@ -274,8 +275,7 @@ impl Conversation {
     }
 
     fn look_up(&mut self, id: u64, key: &str) {
-        let found = self.state.handle.view().and_then(|view| query::kv_get(&*view, key));
-        match found {
+        match self.state.glance(|reader| query::kv_get(reader, key)) {
             Ok(found) => {
                 let done = match found {
                     Some(entry) => Done::Found { value: entry.value, revision: entry.revision },
@@ -283,7 +283,7 @@ impl Conversation {
                 };
                 self.answer(id, done);
             }
-            Err(error) => self.refuse(id, error.into()),
+            Err(problem) => self.refuse(id, problem),
         }
     }
 

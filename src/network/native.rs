@@ -105,6 +105,8 @@ pub enum Level {
     Linearizable,
     /// What the node has applied.
     Stale,
+    /// The same as linearizable as long as clocks run at about the same rate: the leader may answer from its lease.
+    Lease,
 }
 
 /// What a client asks for. Variants may only be appended.

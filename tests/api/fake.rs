@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use super_node::api::{ApiParts, ApiState, router, serve};
+use super_node::api::{ApiParts, ApiState, serve_clients};
 use super_node::config::HttpSettings;
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
@@ -209,7 +209,7 @@ impl Fake {
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
-        tokio::spawn(serve(listener, router(state), stopping.clone()));
+        tokio::spawn(serve_clients(listener, state));
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

@@ -2,7 +2,9 @@
 
 use std::ops::{Bound, ControlFlow};
 
-use super_node::ledger::keyspace::{Direction, KeyspaceError, Reader};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use super_node::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
 use super_node::node::ports::{StateStore, StorageError};
 use super_node::storage::{MemoryState, State, StateOptions};
 
@@ -214,4 +216,160 @@ fn changed_bytes_of_a_state_file_are_noticed_when_it_is_verified() {
         }
     }
     assert!(noticed > 0);
+}
+
+/// What may happen to a store. Keys are few, so that they meet.
+#[derive(Debug, Clone)]
+enum Step {
+    Update(Vec<(u8, Option<u8>)>),
+    FailingUpdate(Vec<(u8, Option<u8>)>),
+    Flush,
+    Replace(Vec<u8>),
+    Look,
+    Forget(usize),
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let changes =
+        || proptest::collection::vec((0_u8..12, proptest::option::weighted(0.7, any::<u8>())), 0..6);
+    let step = prop_oneof![
+        6 => changes().prop_map(Step::Update),
+        1 => changes().prop_map(Step::FailingUpdate),
+        2 => Just(Step::Flush),
+        1 => proptest::collection::vec(0_u8..12, 0..6).prop_map(Step::Replace),
+        3 => Just(Step::Look),
+        2 => any::<usize>().prop_map(Step::Forget),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 0..40)
+}
+
+type Model = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn apply(rows: &mut dyn Keyspace, changes: &[(u8, Option<u8>)]) -> Result<(), KeyspaceError> {
+    for (key, value) in changes {
+        match value {
+            Some(value) => rows.put(&[*key], &[*value])?,
+            None => rows.delete(&[*key])?,
+        }
+    }
+    Ok(())
+}
+
+fn check(reader: &dyn Reader, model: &Model, bounds: (u8, u8)) -> Result<(), TestCaseError> {
+    for key in 0..12 {
+        prop_assert_eq!(reader.get(&[key]).unwrap(), model.get(&vec![key]).cloned());
+    }
+    let (low, high) = ([bounds.0], [bounds.1]);
+    for direction in [Direction::Forward, Direction::Backward] {
+        let (from, to) = (Bound::Excluded(&low[..]), Bound::Included(&high[..]));
+        let mut found = Vec::new();
+        let mut visit = |key: &[u8], value: &[u8]| {
+            found.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        };
+        reader.scan(from, to, direction, &mut visit).unwrap();
+        let within = model.iter().filter(|(key, _)| key[0] > bounds.0 && key[0] <= bounds.1);
+        let mut expected: Rows = within.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if direction == Direction::Backward {
+            expected.reverse();
+        }
+        prop_assert_eq!(found, expected);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Rows in memory, rows on their way into the file and rows in it read as one map, from every view.
+    #[test]
+    fn the_store_agrees_with_a_plain_map(steps in steps(), low in 0_u8..12, high in 0_u8..12) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        let mut store = State::open(&path, &StateOptions::default()).unwrap();
+        let (mut model, mut flushed) = (Model::new(), Model::new());
+        let mut views: Vec<(Box<dyn Reader + Send>, Model)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Update(changes) => {
+                    store.update(&mut |rows| {
+                        apply(rows, &changes)?;
+                        let mut seen = model.clone();
+                        for (key, value) in &changes {
+                            match value {
+                                Some(value) => drop(seen.insert(vec![*key], vec![*value])),
+                                None => drop(seen.remove(&vec![*key])),
+                            }
+                        }
+                        check(rows, &seen, (low, high)).map_err(|error| KeyspaceError::Store(error.to_string()))
+                    }).map_err(|error| TestCaseError::fail(error.to_string()))?;
+                    for (key, value) in changes {
+                        match value {
+                            Some(value) => drop(model.insert(vec![key], vec![value])),
+                            None => drop(model.remove(&vec![key])),
+                        }
+                    }
+                }
+                Step::FailingUpdate(changes) => {
+                    let stop = KeyspaceError::Store("stop".to_string());
+                    let result = store.update(&mut |rows| apply(rows, &changes).and(Err(stop.clone())));
+                    prop_assert_eq!(result, Err(KeyspaceError::Store("stop".to_string())));
+                }
+                Step::Flush => {
+                    store.flush().unwrap();
+                    flushed = model.clone();
+                }
+                Step::Replace(keys) => {
+                    model = keys.into_iter().map(|key| (vec![key], vec![key])).collect();
+                    store.replace(&mut model.clone().into_iter()).unwrap();
+                    flushed = model.clone();
+                }
+                Step::Look => views.push((store.view().unwrap(), model.clone())),
+                Step::Forget(which) if !views.is_empty() => drop(views.remove(which % views.len())),
+                Step::Forget(_) => {}
+                Step::Reopen => {
+                    views.clear();
+                    drop(store);
+                    store = State::open(&path, &StateOptions::default()).unwrap();
+                    model = flushed.clone();
+                }
+            }
+            check(&*store.view().unwrap(), &model, (low, high))?;
+            for (view, model) in &views {
+                check(&**view, model, (low, high))?;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flush_while_others_write_and_read_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store =
+        std::sync::Arc::new(State::open(&directory.path().join("state"), &StateOptions::default()).unwrap());
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flusher = {
+        let (store, done) = (store.clone(), done.clone());
+        std::thread::spawn(move || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                store.flush().unwrap();
+            }
+        })
+    };
+    for number in 0_u32..400 {
+        store
+            .update(&mut |rows| {
+                rows.put(b"count", &number.to_be_bytes())?;
+                rows.put(&[b"n", &number.to_be_bytes()[..]].concat(), b"")
+            })
+            .unwrap();
+        let view = store.view().unwrap();
+        assert_eq!(view.get(b"count").unwrap(), Some(number.to_be_bytes().to_vec()));
+        let counted = rows(&*view, Bound::Included(b"n"), Bound::Excluded(b"o"), Direction::Forward).len();
+        assert_eq!(counted, number as usize + 1, "each write left its key");
+    }
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    flusher.join().unwrap();
 }
