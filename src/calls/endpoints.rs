@@ -30,13 +30,16 @@ pub struct Endpoints {
 impl Endpoints {
     /// In the order in which they are asked while nothing is known of them.
     pub fn new(names: impl IntoIterator<Item = String>) -> Endpoints {
-        let mut known: Vec<Endpoint> = Vec::new();
-        for name in names {
-            if known.iter().all(|endpoint| endpoint.name != name) {
-                known.push(Endpoint { name, silences: 0, sick_until: None });
-            }
+        let mut endpoints = Endpoints { known: Vec::new(), preferred: None };
+        names.into_iter().for_each(|name| endpoints.add(name));
+        endpoints
+    }
+
+    /// Learns of one more, which is asked after those that are known.
+    pub fn add(&mut self, name: String) {
+        if self.known.iter().all(|endpoint| endpoint.name != name) {
+            self.known.push(Endpoint { name, silences: 0, sick_until: None });
         }
-        Endpoints { known, preferred: None }
     }
 
     /// How many were given.

@@ -301,6 +301,8 @@ impl Library {
             Some(Placed::Sequence(..)) => Kind::Write(Guard::Sequence),
         };
         let timeout = me.dice.span(TIMEOUT.0, TIMEOUT.1);
+        // Whoever replaces all nodes that a client was given must give it the new ones.
+        world.hosts.iter().for_each(|host| me.endpoints.add(host.id.to_string()));
         me.last_call += 1;
         let call = me.last_call;
         let live = Live {

@@ -16,29 +16,34 @@ pub struct Watch {
     leaders: BTreeMap<Term, NodeId>,
     /// For whom each node voted.
     votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// The last vote on each node's present disk.
+    stored: BTreeMap<NodeId, (Term, NodeId)>,
     won: u64,
 }
 
 impl Watch {
     /// A node's disk holds a term, and a vote among it, perhaps. What never became durable was never told either.
     pub fn durable(&mut self, node: &NodeId, hard_state: &HardState) -> Result<(), String> {
-        let place = (hard_state.term, node.clone());
+        let term = hard_state.term;
         let Some(vote) = &hard_state.vote else {
-            return match self.votes.get(&place) {
-                Some(known) => {
-                    Err(format!("one vote a term: {node} forgets that it voted for {known} in {}", place.0))
+            return match self.stored.get(node) {
+                Some((of, known)) if *of == term => {
+                    Err(format!("one vote a term: {node} forgets that it voted for {known} in term {term}"))
                 }
-                None => Ok(()),
+                _ => Ok(()),
             };
         };
-        let known = self.votes.entry(place).or_insert_with(|| vote.clone());
+        self.stored.insert(node.clone(), (term, vote.clone()));
+        let known = self.votes.entry((term, node.clone())).or_insert_with(|| vote.clone());
         if known == vote {
             return Ok(());
         }
-        Err(format!(
-            "one vote a term: {node} votes for {vote} in term {}, and voted for {known}",
-            hard_state.term
-        ))
+        Err(format!("one vote a term: {node} votes for {vote} in term {term}, and voted for {known}"))
+    }
+
+    /// A node has lost everything. What it said stays said: it must not vote otherwise in a term in which it voted.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.stored.remove(node);
     }
 
     /// After every step of a host.

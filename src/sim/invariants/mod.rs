@@ -165,6 +165,7 @@ impl Watch {
     pub fn wiped(&mut self, node: &NodeId) {
         self.acknowledged.forget(node);
         self.log.forget(node);
+        self.election.forget(node);
         self.ledger.forget(node);
     }
 
