@@ -371,6 +371,7 @@ fn refusal(problem: Problem) -> Refusal {
             super::problem::Outcome::Unknown => Outcome::Unknown,
         },
         detail: if problem.detail.is_empty() { problem.code.title().to_string() } else { problem.detail },
+        index: problem.index,
         hint: problem.hint,
         leader_url: problem.leader_url,
     }

@@ -2,10 +2,11 @@
 //!
 //! A [`Connection`] belongs to one node and says of each request what came of it. A [`Cluster`] holds one connection to
 //! each of several nodes and tries again where that is safe, as [`super::Client`] does over HTTP: a write carries one
-//! idempotency key through all its tries.
+//! idempotency key through all its tries. What to do next, and what may be said of a write in the end, is decided by
+//! [`crate::calls`], as over HTTP.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -15,14 +16,15 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict, Word};
 use crate::network::native::{
     self, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL, Reader, Refusal, Request, Response,
     Welcome, greet, seal,
 };
+use crate::types::Micros;
 
 use super::error::{ClientError, Outcome, Tried};
 use super::{CONNECT_TIMEOUT, random_key};
-use crate::calls::{PAUSE_MAX, PAUSE_MIN};
 
 /// Requests that wait to be written; more callers wait.
 const QUEUE_MAX: usize = 1_024;
@@ -189,73 +191,50 @@ impl Line {
 /// Several nodes of a cluster, whichever answers.
 #[derive(Debug)]
 pub struct Cluster {
-    addresses: Vec<String>,
     name: String,
     timeout: Duration,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    connections: BTreeMap<String, Connection>,
-    /// The address that answered last: asked first next time.
-    preferred: Option<String>,
+    origin: Instant,
+    endpoints: Mutex<Endpoints>,
+    connections: Mutex<BTreeMap<String, Connection>>,
 }
 
 impl Cluster {
     /// `addresses` are client addresses (`host:port`) of nodes of the cluster `name`; `timeout` is for one call, all
     /// tries together. Connects when it is used.
     pub fn new(addresses: Vec<String>, name: &str, timeout: Duration) -> Arc<Cluster> {
-        Arc::new(Cluster { addresses, name: name.to_string(), timeout, state: Mutex::default() })
+        Arc::new(Cluster {
+            name: name.to_string(),
+            timeout,
+            origin: Instant::now(),
+            endpoints: Mutex::new(Endpoints::new(addresses)),
+            connections: Mutex::default(),
+        })
     }
 
     /// Does one operation, on whichever node answers. Where it ends with an error, that says whether a write happened.
     pub async fn call(&self, operation: Operation) -> Result<Done, ClientError> {
-        let key = operation.is_write().then(random_key);
-        let deadline = Instant::now() + self.timeout;
-        let (mut tried, mut in_doubt, mut refusal) = (Vec::new(), None, None);
-        let mut pause = PAUSE_MIN;
+        let (kind, key) = match operation.is_write() {
+            true => (Kind::Write(Guard::Key), Some(random_key())),
+            false => (Kind::Read, None),
+        };
+        let mut plan = Plan::new(kind, self.now(), self.timeout, Duration::ZERO);
+        let mut progress = Progress::default();
         loop {
-            for address in self.order(refusal.as_ref()) {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
+            let next = plan.next(&lock(&self.endpoints), self.now(), rand::rng().random());
+            let (address, limit) = match next {
+                Next::Try { endpoint, limit } => (endpoint, limit),
+                Next::Pause(span) => {
+                    tokio::time::sleep(span).await;
+                    continue;
                 }
-                // A node that hangs must not eat the time of those that would answer.
-                let share = if self.addresses.len() > 1 { self.timeout.mul_f64(0.4) } else { left };
-                let result = self.attempt(&address, &operation, key.clone(), left.min(share)).await;
-                let what = match result {
-                    Ok(done) => {
-                        self.state().preferred = Some(address);
-                        return Ok(done);
-                    }
-                    Err(CallError::Refused(no)) if !no.retryable => return Err(refused(no, tried)),
-                    Err(CallError::Refused(no)) => {
-                        if no.outcome == native::Outcome::Unknown && operation.is_write() {
-                            in_doubt = Some(no.detail.clone());
-                        }
-                        let code = no.code.clone();
-                        refusal = Some(no);
-                        code
-                    }
-                    Err(CallError::NotSent(why)) => why,
-                    Err(CallError::Lost(why)) => {
-                        if operation.is_write() {
-                            in_doubt = Some(format!("{address} {why}"));
-                        }
-                        why
-                    }
-                };
-                note(&mut tried, &address, what);
+                Next::Over(verdict) => return Err(self.conclude(verdict, kind != Kind::Read, progress)),
+            };
+            let result = self.attempt(&address, &operation, key.clone(), limit).await;
+            plan.heard(&mut lock(&self.endpoints), &address, self.now(), &heard(&result));
+            match result {
+                Ok(done) => return Ok(done),
+                Err(error) => progress.note(&address, error),
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
-                return Err(self.give_up(operation.is_write(), in_doubt, refusal, tried));
-            }
-            // Spread, so that many clients of a cluster that lost its leader do not come back at once.
-            let spread = rand::rng().random_range(0.5..1.0);
-            tokio::time::sleep(pause.mul_f64(spread)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
@@ -267,58 +246,97 @@ impl Cluster {
         limit: Duration,
     ) -> Result<Done, CallError> {
         let begun = Instant::now();
-        let known = self.state().connections.get(address).filter(|known| !known.is_closed()).cloned();
+        let known = lock(&self.connections).get(address).filter(|known| !known.is_closed()).cloned();
         let connection = match known {
             Some(connection) => connection,
             None => {
                 let opening = tokio::time::timeout(limit, Connection::open(address, &self.name)).await;
                 let opened =
                     opening.map_err(|_elapsed| CallError::NotSent(format!("timeout {limit:?}")))??;
-                self.state().connections.insert(address.to_string(), opened.clone());
+                lock(&self.connections).insert(address.to_string(), opened.clone());
                 opened
             }
         };
         connection.call(operation.clone(), key, limit.saturating_sub(begun.elapsed())).await
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn now(&self) -> Micros {
+        Micros::default().after(self.origin.elapsed())
     }
 
-    /// Whom to ask in which order: where the leader is said to be, who answered last, then as given.
-    fn order(&self, refusal: Option<&Refusal>) -> Vec<String> {
-        let hinted = refusal.and_then(|refusal| refusal.leader_url.as_deref());
-        let hinted = hinted.map(|url| url.trim_start_matches("http://").trim_end_matches('/').to_string());
-        let preferred = self.state().preferred.clone();
-        let mut order: Vec<String> = Vec::new();
-        for address in hinted.into_iter().chain(preferred).chain(self.addresses.iter().cloned()) {
-            if !order.contains(&address) {
-                order.push(address);
-            }
-        }
-        order
-    }
-
-    fn give_up(
-        &self,
-        write: bool,
-        in_doubt: Option<String>,
-        refusal: Option<Refusal>,
-        tried: Vec<Tried>,
-    ) -> ClientError {
-        match (in_doubt, refusal) {
-            (Some(why), _) => ClientError::unknown(why, tried, None),
-            (None, Some(no)) => refused(no, tried),
-            (None, None) => ClientError::unreachable(self.timeout, tried, write),
+    /// What to tell of a call that was not answered.
+    fn conclude(&self, verdict: Verdict, write: bool, progress: Progress) -> ClientError {
+        let Progress { tried, refusal, in_doubt } = progress;
+        match (verdict, refusal) {
+            (Verdict::Unknown, _) => ClientError::unknown(in_doubt.unwrap_or_default(), tried, None),
+            (_, Some(refusal)) => refused(refusal, tried),
+            (_, None) => ClientError::unreachable(self.timeout, tried, write),
         }
     }
 }
 
-fn note(tried: &mut Vec<Tried>, address: &str, what: String) {
-    match tried.iter_mut().find(|tried| tried.endpoint == address) {
-        Some(tried) => tried.what = what,
-        None => tried.push(Tried { endpoint: address.to_string(), name: address.to_string(), what }),
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the tries of one call have shown so far.
+#[derive(Default)]
+struct Progress {
+    tried: Vec<Tried>,
+    refusal: Option<Refusal>,
+    /// Why a write may have happened.
+    in_doubt: Option<String>,
+}
+
+impl Progress {
+    /// Remembers what came of a try, for the report.
+    fn note(&mut self, address: &str, error: CallError) {
+        let what = match error {
+            CallError::Refused(refusal) => {
+                if refusal.outcome == native::Outcome::Unknown {
+                    self.in_doubt = Some(refusal.detail.clone());
+                }
+                let code = refusal.code.clone();
+                self.refusal = Some(refusal);
+                code
+            }
+            CallError::NotSent(why) => why,
+            CallError::Lost(why) => {
+                self.in_doubt = Some(format!("{address}: {why}"));
+                why
+            }
+        };
+        match self.tried.iter_mut().find(|tried| tried.endpoint == address) {
+            Some(tried) => tried.what = what,
+            None => {
+                self.tried.push(Tried { endpoint: address.to_string(), name: address.to_string(), what });
+            }
+        }
     }
+}
+
+/// What a try means to the plan.
+fn heard(result: &Result<Done, CallError>) -> Heard {
+    match result {
+        Ok(_) => Heard::Answer,
+        Err(CallError::Refused(refusal)) => Heard::No {
+            retryable: refusal.retryable,
+            word: match (refusal.outcome, refusal.index) {
+                (native::Outcome::NotApplied, Some(_)) => Word::RefusedForGood,
+                (native::Outcome::NotApplied, None) => Word::ThisTryDidNothing,
+                _ => Word::Unknown,
+            },
+            leader: refusal.leader_url.as_deref().map(address_of),
+        },
+        Err(CallError::NotSent(_)) => Heard::Silence { sent: false },
+        Err(CallError::Lost(_)) => Heard::Silence { sent: true },
+    }
+}
+
+/// The address in a client URL.
+fn address_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest).to_string()
 }
 
 fn refused(refusal: Refusal, tried: Vec<Tried>) -> ClientError {

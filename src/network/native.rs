@@ -234,6 +234,9 @@ pub struct Refusal {
     pub outcome: Outcome,
     /// Whether trying again later may help.
     pub retryable: bool,
+    /// The position at which the replicated state refused it, for good: every other try of the same request gets the
+    /// same answer.
+    pub index: Option<Index>,
     /// What to do, if there is something.
     pub hint: Option<String>,
     /// Where the leader takes requests, if another node leads.
