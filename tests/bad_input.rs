@@ -95,7 +95,7 @@ async fn a_second_process_with_the_id_of_a_running_node_is_not_heard() {
     let said = cluster
         .wait_for("the twin is told", async || {
             let text = std::fs::read_to_string(directory.path().join("log")).ok()?;
-            text.contains("another process with the id").then_some(text)
+            text.contains("by another data directory").then_some(text)
         })
         .await;
     for number in 0..20 {
@@ -103,7 +103,7 @@ async fn a_second_process_with_the_id_of_a_running_node_is_not_heard() {
     }
     child.kill().expect("it still runs");
     child.wait().expect("it can be reaped");
-    mentions(&said, &[&cluster.nodes[twin].id, "--id"]);
+    mentions(&said, &[&cluster.nodes[twin].id, "member remove"]);
     assert_eq!(cluster.leader().await, (leader, term), "no election");
 }
 
@@ -212,7 +212,10 @@ async fn a_cut_off_log_tail_is_cut_and_said() {
 async fn a_damaged_log_stops_the_node_with_code_9_and_the_others_go_on() {
     let Wounded { mut cluster, leader, victim, segment, end } = wounded().await;
     let mut bytes = std::fs::read(&segment).expect("readable");
-    bytes[end / 2] ^= 0x10;
+    // In the first record, which others follow: damage in the last one cannot be told from a write that was cut off.
+    const FIRST_RECORD: usize = 512;
+    assert!(end > FIRST_RECORD + 200, "several records");
+    bytes[FIRST_RECORD + 20] ^= 0x10;
     std::fs::write(segment, bytes).expect("written");
     cluster.start_node(victim);
     assert_eq!(cluster.wait_exit(victim), Some(9), "{}", cluster.log_of(victim));

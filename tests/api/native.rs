@@ -236,7 +236,7 @@ async fn http_and_frames_share_the_listener_however_slowly_they_begin() {
     assert!(matches!(Reader::new(slow).hello().await, Ok(Welcome::Ready { .. })));
     // A beginning that is almost the preface is HTTP's to refuse.
     let mut almost = TcpStream::connect(address(&fake)).await.expect("connected");
-    almost.write_all(b"SNATIVE9 / HTTP/1.1\r\n\r\n").await.expect("sent");
+    almost.write_all(b"SNATIVE9 / HTTP/1.1\r\nConnection: close\r\n\r\n").await.expect("sent");
     let mut answer = Vec::new();
     tokio::io::AsyncReadExt::read_to_end(&mut almost, &mut answer).await.expect("an answer");
     assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
