@@ -80,7 +80,7 @@ async fn refusals_say_what_http_says() {
         (put("a", "{"), "bad_request"),
         (put("", "1"), "bad_request"),
         (put(&long, "1"), "bad_request"),
-        (put("a", &"1".repeat((1 << 20) + 1)), "too_large"),
+        (put("a", &format!("\"{}\"", "1".repeat(1 << 20))), "too_large"),
         (Operation::Batch { operations: Vec::new() }, "bad_request"),
         (Operation::Batch { operations: vec![KvOperation::Delete { key: "x".into() }; 1_001] }, "too_large"),
         (Operation::Delete { key: "nobody".to_string(), if_revision: None }, "not_found"),
