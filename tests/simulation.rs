@@ -85,7 +85,7 @@ fn one_seed_is_one_history() {
             (summary, lines.join("\n"))
         };
         let (first, second) = (told(), told());
-        assert!(first.1.lines().count() > 5_000, "the trace tells everything");
+        assert!(first.1.lines().count() > 1_000, "the trace tells everything");
         assert_eq!(first.0, second.0);
         assert!(first.1.as_bytes() == second.1.as_bytes(), "seed {seed} gives two traces");
     }
