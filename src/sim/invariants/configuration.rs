@@ -39,8 +39,15 @@ fn newest_before(hosts: &[Host], host: &Host, log: &log::Watch, end: Index) -> (
         return (index, configuration.clone());
     }
     // A host that joined has nothing to begin with before it holds something of the cluster's.
-    let founder = if base == Index(0) { Some(host) } else { hosts.first() };
-    (Index(0), founder.map(|founder| founder.settings.bootstrap()).unwrap_or_default())
+    if base == Index(0) {
+        return (Index(0), host.settings.bootstrap());
+    }
+    // A machine that lost everything joins again, and begins with nothing either.
+    let founders = hosts.iter().map(|host| host.settings.bootstrap());
+    (
+        Index(0),
+        founders.filter(|founders| !founders.is_empty()).max_by_key(|f| f.voters.len()).unwrap_or_default(),
+    )
 }
 
 /// After every step of a host: it acts on the newest configuration of its log.
