@@ -97,6 +97,20 @@ impl Configuration {
                     return Err(ChangeError::SameAddress);
                 }
             }
+            Change::Replace { voter, learner } => {
+                if !self.contains(voter) || !self.contains(learner) {
+                    return Err(ChangeError::NotMember);
+                }
+                if !next.voters.remove(voter) {
+                    return Err(ChangeError::NotVoter);
+                }
+                if !next.learners.remove(learner) {
+                    return Err(ChangeError::NotLearner);
+                }
+                // What was planned for the learner has come true in another way.
+                next.joining.remove(learner);
+                next.voters.insert(learner.clone());
+            }
         }
         if next.voters != self.voters {
             next.outgoing = Some(self.voters.clone());
@@ -198,7 +212,7 @@ impl Node<Leader> {
             return Err(Refusal::ChangePending);
         }
         let next = present.changed(change).map_err(Refusal::InvalidChange)?;
-        if let Change::Promote { node } = change
+        if let Change::Promote { node } | Change::Replace { learner: node, .. } = change
             && !self.has_caught_up(node)
         {
             return Err(Refusal::InvalidChange(ChangeError::NotCaughtUp));
