@@ -294,3 +294,40 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
     };
     Some((kind, words, serde_json::to_value(happening).unwrap_or(Value::Null)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(role: &str, leader: Option<&str>) -> NodeStatus {
+        let node = |id: &str, contact: Value| {
+            json!({"id": id, "address": "", "role": "follower", "match": null, "lag": null,
+                "contact_ms": contact, "up": true, "url": null})
+        };
+        let status = json!({
+            "cluster": "c", "id": "n1", "role": role, "term": 3, "leader": leader, "commit": 7, "applied": 6,
+            "voters": ["n1", "n2", "n3"],
+            "nodes": [node("n1", json!(0)), node("n2", json!(12)), node("n3", Value::Null)],
+            "members": {"total": 0, "up": 0, "suspect": 0, "down": 0, "suspended": 0},
+            "interval": {"open": 0, "next_settle": 0}, "ledger": {"records": 0, "head_hash": ""},
+            "projection": {"enabled": false, "checkpoint": 0, "lag_records": 0, "error": null},
+            "version": "", "url": "",
+        });
+        serde_json::from_value(status).expect("a status")
+    }
+
+    #[test]
+    fn the_standing_tells_role_and_age_of_the_last_heartbeat() {
+        for (role, leader, words) in [
+            ("leader", Some("n1"), "leads term 3, commit 7; heartbeats answered: n2 12 ms ago, n3 never"),
+            ("follower", Some("n2"), "follows n2 in term 3, applied 6; last heartbeat 12 ms ago"),
+            ("learner", Some("n3"), "follows n3 in term 3, applied 6; last heartbeat never"),
+            ("follower", None, "knows no leader, term 3"),
+            ("candidate", None, "stands for election, term 3"),
+        ] {
+            assert_eq!(standing(&status(role, leader)), words);
+        }
+    }
+}

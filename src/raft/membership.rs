@@ -361,6 +361,7 @@ mod tests {
             1 => one().prop_map(|node| Change::Demote { node }),
             2 => one().prop_map(|node| Change::Remove { node }),
             1 => (one(), "[a-c]{0,2}").prop_map(|(node, address)| Change::Readdress { node, address }),
+            1 => (one(), one()).prop_map(|(voter, learner)| Change::Replace { voter, learner }),
         ]
     }
 
@@ -416,6 +417,16 @@ mod tests {
                     return false;
                 }
                 row.address = Some(address.clone());
+            }
+            Change::Replace { voter, learner } => {
+                let waits = table.get(learner).is_some_and(|row| !row.votes);
+                if !votes(table, voter) || !waits {
+                    return false;
+                }
+                table.remove(voter);
+                table.entry(learner.clone()).and_modify(|row| {
+                    (row.votes, row.joins, row.replaces) = (true, false, None);
+                });
             }
         }
         // Who has left or votes no more is replaced by nobody.
