@@ -71,3 +71,42 @@ async fn s2_a_dead_voter_is_replaced_by_a_learner_in_one_change_and_never_below_
     assert!(!counts.is_empty() && counts.iter().all(|count| *count == 3), "{counts:?}");
     assert_eq!(cluster.get(spare, "/v1/kv/before").await["value"], json!(1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s2_a_node_that_joins_tells_how_far_it_is_and_is_refused_by_another_version() {
+    let mut cluster = Cluster::start(&Setup::nodes(1));
+    cluster.leader().await;
+    cluster.put(0, "before", &json!("joining")).await;
+    let at = cluster.join_node("n2", 0);
+    cluster
+        .wait_for("it votes", async || {
+            let status = cluster.try_get(at, "/v1/status").await?;
+            (names(&status["voters"]) == ["n1", "n2"] && status["role"] == "follower").then_some(())
+        })
+        .await;
+    cluster.wait_for("it says so", async || cluster.log_of(at).contains("this node votes now").then_some(())).await;
+    let log = cluster.log_of(at);
+    let steps = ["n2 asks cluster super-node to be added at", "this node has caught up and is about to vote"];
+    for step in steps {
+        assert!(log.contains(step), "{step}: {log}");
+    }
+    assert_eq!(cluster.get(at, "/v1/kv/before").await["value"], json!("joining"));
+    // A cluster whose nodes speak otherwise to each other: the same status, of a later version.
+    let mut later = cluster.get(0, "/v1/status").await;
+    let protocol = later["peer_protocol"].as_u64().expect("a number") + 1;
+    later["peer_protocol"] = json!(protocol);
+    later["leader"] = later["id"].clone();
+    let router = axum::Router::new().route("/v1/status", axum::routing::get(async || axum::Json(later)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let stranger = cluster.add_node("n3", 0);
+    cluster.nodes[stranger].join = Some(url);
+    let mut command = cluster.command(stranger);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(&format!("peer protocol {protocol}")), "{said}");
+    assert!(said.contains("run the same version on both"), "{said}");
+    assert!(!cluster.nodes[stranger].directory.exists(), "nothing was made");
+}
