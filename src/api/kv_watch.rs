@@ -108,8 +108,10 @@ impl News {
             let entries = query::kv_list(reader, &known.prefix, after.as_deref(), STEP)?;
             keys += entries.len();
             if keys > WATCHED_KEYS_MAX {
-                let detail =
-                    format!("more than {WATCHED_KEYS_MAX} keys begin with '{}', too many to watch", known.prefix);
+                let detail = format!(
+                    "more than {WATCHED_KEYS_MAX} keys begin with '{}', too many to watch",
+                    known.prefix
+                );
                 return Err(Problem::new(Code::TooLarge, detail).hint("watch a longer prefix"));
             }
             let whole = entries.len() < STEP;

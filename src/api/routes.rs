@@ -37,8 +37,10 @@ fn local() -> Vec<Route> {
                 .query("verbose", json!({ "type": "string" }), "Every check, not only those that fail.")
                 .gives_as(503, "text/plain", None),
         ),
-        Route::at("/metrics")
-            .get(operations::metrics, words(About::new("metrics", "Metrics in the text format of Prometheus."))),
+        Route::at("/metrics").get(
+            operations::metrics,
+            words(About::new("metrics", "Metrics in the text format of Prometheus.")),
+        ),
         Route::at("/openapi.json").get(
             openapi::serve,
             About::new("openapi", "This document.").gives(object([
@@ -150,9 +152,12 @@ fn client_sessions() -> Vec<Route> {
             )
             .delete(
                 sessions::close,
-                id(About::new("close_session", "Closes a session; what of it is still on its way is refused."))
-                    .write()
-                    .gives(named("Session")),
+                id(About::new(
+                    "close_session",
+                    "Closes a session; what of it is still on its way is refused.",
+                ))
+                .write()
+                .gives(named("Session")),
             ),
     ]
 }
@@ -241,7 +246,11 @@ fn ledger() -> Vec<Route> {
             history::rewards,
             span(About::new("list_rewards", "Rewards, penalties and all other movements."))
                 .query("member", text(), "Only of this member.")
-                .query("kind", text(), "Only of this kind: reward, penalty, claim, claim_penalty, adjustment.")
+                .query(
+                    "kind",
+                    text(),
+                    "Only of this kind: reward, penalty, claim, claim_penalty, adjustment.",
+                )
                 .page(count())
                 .read()
                 .gives(page(named("Movement"), count())),
@@ -291,7 +300,11 @@ fn ledger() -> Vec<Route> {
         Route::at("/v1/ledger/verify").get(
             history::verify,
             About::new("verify_ledger", "Recomputes hashes and sums of what this node holds.")
-                .query("mongodb", json!({ "type": "boolean", "default": false }), "Compares with MongoDB, too.")
+                .query(
+                    "mongodb",
+                    json!({ "type": "boolean", "default": false }),
+                    "Compares with MongoDB, too.",
+                )
                 .gives(named("Verification"))
                 .fails(&[Code::Timeout, Code::Damaged]),
         ),

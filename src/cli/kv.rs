@@ -240,7 +240,8 @@ async fn watch_prefix(prefix: &str, client: &Client, output: &mut Output) -> Res
 
 /// Operations in any of the ways that a file may hold them.
 fn operations_of(text: &str, source: &str) -> Result<Vec<Value>, CliError> {
-    const HINT: &str = r#"write {"op":"put","key":"a","value":1} or {"op":"delete","key":"b"}, one after another"#;
+    const HINT: &str =
+        r#"write {"op":"put","key":"a","value":1} or {"op":"delete","key":"b"}, one after another"#;
     let mut operations = Vec::new();
     for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
         let value = value.map_err(|error| CliError::usage(format!("{source} is not JSON: {error}"), HINT))?;
@@ -275,8 +276,7 @@ async fn batch(file: &str, client: &Client, output: &mut Output) -> Result<(), C
     match output.format() {
         Format::Table => {
             let (revision, index) = (field(&answer, "revision"), field(&answer, "index"));
-            let words =
-                format!("{} operations: revision {revision}, log index {index}", operations.len());
+            let words = format!("{} operations: revision {revision}, log index {index}", operations.len());
             Ok(output.line(&words)?)
         }
         _ => print_written(&answer, output),

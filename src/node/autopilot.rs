@@ -72,7 +72,8 @@ impl Node {
         let Replacement { voter, learner, .. } = replacement.clone();
         let told = self.autopilot.under_way.as_ref();
         if told.is_none_or(|told| told.voter != voter || told.learner != learner) {
-            self.effects.push(Effect::Tell(Notice::Replaced { replacement: replacement.clone(), done: false }));
+            self.effects
+                .push(Effect::Tell(Notice::Replaced { replacement: replacement.clone(), done: false }));
             self.autopilot.under_way = Some(replacement);
         }
         let want = Want::Change(Change::Replace { voter, learner });

@@ -125,11 +125,8 @@ fn describe(notice: &Notice) -> Option<Description> {
         )),
         Notice::Replaced { replacement, done } => {
             let Replacement { voter, learner, silent, limit } = replacement;
-            let why = format!(
-                "{voter} was silent for {} s, longer than {} s",
-                silent.as_secs(),
-                limit.as_secs()
-            );
+            let why =
+                format!("{voter} was silent for {} s, longer than {} s", silent.as_secs(), limit.as_secs());
             let data = json!({"voter": voter, "learner": learner, "silent_ms": silent.as_millis(),
                 "limit_ms": limit.as_millis(), "reason": why});
             Some(if *done {
@@ -146,7 +143,9 @@ fn describe(notice: &Notice) -> Option<Description> {
 pub fn standing(status: &NodeStatus) -> String {
     let heard = |id: &NodeId| {
         let found = status.nodes.iter().find(|node| node.id == *id);
-        found.and_then(|node| node.contact_ms).map_or("never".to_string(), |millis| format!("{millis} ms ago"))
+        found
+            .and_then(|node| node.contact_ms)
+            .map_or("never".to_string(), |millis| format!("{millis} ms ago"))
     };
     let term = status.term;
     match (status.role, &status.leader) {

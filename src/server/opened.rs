@@ -39,11 +39,8 @@ pub(super) async fn open(
     stop: &CancellationToken,
 ) -> Result<Option<Opened>, ServerError> {
     let join = settings.cluster.join.clone();
-    let found = if settings.node.in_memory {
-        None
-    } else {
-        DataDirectory::identity_at(&settings.node.data_dir)?
-    };
+    let found =
+        if settings.node.in_memory { None } else { DataDirectory::identity_at(&settings.node.data_dir)? };
     let mut invitation = None;
     if let Some(url) = &join {
         let name = match &found {

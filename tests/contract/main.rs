@@ -144,7 +144,12 @@ async fn requests_of_old_clients_are_answered_as_ever_and_as_the_document_says()
         // As the document says.
         problems.extend(
             document
-                .check_request(&request.operation, &request.method, &filled(&request.path, &known), request.body.as_ref())
+                .check_request(
+                    &request.operation,
+                    &request.method,
+                    &filled(&request.path, &known),
+                    request.body.as_ref(),
+                )
                 .into_iter()
                 .chain(document.check_answer(&request.operation, answer.status, &answer.media, &answer.json))
                 .map(|problem| format!("{name}: {problem}")),
@@ -187,7 +192,9 @@ async fn the_document_has_the_parameters_that_the_node_reads_and_paths_that_exis
     }
     assert!(compared >= 15, "only {compared} operations told which parameters they read");
     // Beside the document there is nothing: neither a path nor a method.
-    for (method, path) in [("GET", "/v1"), ("GET", "/v1/nothing"), ("PATCH", "/v1/kv/k"), ("PUT", "/v1/status")] {
+    for (method, path) in
+        [("GET", "/v1"), ("GET", "/v1/nothing"), ("PATCH", "/v1/kv/k"), ("PUT", "/v1/status")]
+    {
         let url = format!("{}{path}", cluster.nodes[0].url());
         let answer = cluster.http.request(method.parse().expect("a method"), &url).send().await;
         let status = answer.expect("an answer").status().as_u16();

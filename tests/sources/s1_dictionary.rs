@@ -118,10 +118,7 @@ async fn s1_a_watch_tells_every_change_below_a_prefix_whoever_leads() {
     assert_eq!(values.next().expect("what is there")["value"], json!(1));
     cluster.put(leader, "other", &json!(1)).await;
     cluster.put(leader, "cfg%2Fb", &json!([true])).await;
-    assert_eq!(
-        changes.next().expect("a new key"),
-        json!({"key": "cfg/b", "value": [true], "revision": 4})
-    );
+    assert_eq!(changes.next().expect("a new key"), json!({"key": "cfg/b", "value": [true], "revision": 4}));
     assert!(cluster.cli(&["kv", "delete", "cfg/b"]).status.success());
     assert_eq!(changes.next().expect("a deletion"), json!({"key": "cfg/b", "deleted": true}));
     cluster.kill(leader);

@@ -109,9 +109,7 @@ fn log_lines(cluster: &Cluster, at: usize) -> Vec<(String, String, String)> {
 }
 
 fn said(cluster: &Cluster, at: usize, level: &str, event: &str, words: &str) -> bool {
-    log_lines(cluster, at)
-        .iter()
-        .any(|(l, e, message)| l == level && e == event && message.contains(words))
+    log_lines(cluster, at).iter().any(|(l, e, message)| l == level && e == event && message.contains(words))
 }
 
 #[tokio::test]
@@ -151,7 +149,8 @@ async fn s2_the_log_tells_start_election_timeout_victory_and_the_age_of_the_last
         .wait_for("both tell how things stand", async || {
             let leads = said(&cluster, next, "DEBUG", "standing", "heartbeats answered: ");
             let follows = said(&cluster, follower, "DEBUG", "standing", &format!("follows {name} in term"));
-            (leads && follows && said(&cluster, follower, "DEBUG", "standing", "last heartbeat ")).then_some(())
+            (leads && follows && said(&cluster, follower, "DEBUG", "standing", "last heartbeat "))
+                .then_some(())
         })
         .await;
 }

@@ -84,7 +84,9 @@ async fn s2_a_node_that_joins_tells_how_far_it_is_and_is_refused_by_another_vers
             (names(&status["voters"]) == ["n1", "n2"] && status["role"] == "follower").then_some(())
         })
         .await;
-    cluster.wait_for("it says so", async || cluster.log_of(at).contains("this node votes now").then_some(())).await;
+    cluster
+        .wait_for("it says so", async || cluster.log_of(at).contains("this node votes now").then_some(()))
+        .await;
     let log = cluster.log_of(at);
     let steps = ["n2 asks cluster super-node to be added at", "this node has caught up and is about to vote"];
     for step in steps {
@@ -103,7 +105,8 @@ async fn s2_a_node_that_joins_tells_how_far_it_is_and_is_refused_by_another_vers
     let stranger = cluster.add_node("n3", 0);
     cluster.nodes[stranger].join = Some(url);
     let mut command = cluster.command(stranger);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    let output =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains(&format!("peer protocol {protocol}")), "{said}");
