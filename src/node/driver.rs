@@ -47,6 +47,8 @@ const FLUSH_NICENESS: i32 = 10;
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
+/// How often a log of level debug hears how things stand.
+const STANDING_EVERY: Duration = Duration::from_secs(1);
 
 /// A node stopped because it could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         last_ask: 0,
         status,
         status_at: None,
+        told_at: None,
         membership_changes: 0,
         applied,
         leading,
@@ -225,6 +228,8 @@ struct Driver {
     last_ask: AskId,
     status: watch::Sender<NodeStatus>,
     status_at: Option<Instant>,
+    /// When the log heard last how things stand.
+    told_at: Option<Instant>,
     /// As of the last status; see [`Node::membership_changes`].
     membership_changes: u64,
     applied: watch::Sender<Index>,
@@ -418,8 +423,17 @@ impl Driver {
                 self.status_at = None;
                 let status = self.node.status(moment.now);
                 self.measure(&status);
+                self.tell_standing(&status, now);
                 self.status.send_replace(status);
             }
+        }
+    }
+
+    fn tell_standing(&mut self, status: &NodeStatus, now: Instant) {
+        let due = self.told_at.is_none_or(|told| now.duration_since(told) >= STANDING_EVERY);
+        if due && tracing::enabled!(tracing::Level::DEBUG) {
+            self.told_at = Some(now);
+            tracing::debug!(event = "standing", "{}", notices::standing(status));
         }
     }
 
