@@ -47,6 +47,9 @@ pub(super) struct Core {
     pub last_word: Micros,
     /// The last leadership that was reported as followed.
     pub announced: Option<(Term, NodeId)>,
+    /// The newest round heard from this term's leader, whatever this node was meanwhile: an older word of the leader is
+    /// known by it.
+    pub round: u64,
     /// Pre-votes asked for, to name them.
     pub attempts: u64,
     /// Messages that were ignored as malformed, out of place or from strangers.
@@ -113,6 +116,7 @@ impl Core {
         assert!(term > self.hard.term, "term {term} after {}", self.hard.term);
         self.hard = HardState { term, vote: None };
         self.leader_contact = None;
+        self.round = 0;
         self.outbox.term_changed();
     }
 

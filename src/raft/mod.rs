@@ -303,13 +303,16 @@ impl Raft {
             last_leader: None,
             last_word: now,
             announced: None,
+            round: 0,
             attempts: 0,
             dropped: 0,
         });
         let role = Follower::new(&core);
         let node = Node { core, role };
         let alone = node.core.log.configuration().is_sole_voter(node.core.id());
-        let state = if alone { node.start_election(ElectionReason::Startup) } else { State::Follower(node) };
+        // Who decides alone has nobody to wait for; but it may be the last of several, and have promised one of them that it
+        // starts nothing before that one's lease is over.
+        let state = if alone && !promised { node.start_election(ElectionReason::Startup) } else { State::Follower(node) };
         Ok(Raft { state: Some(state) })
     }
 
