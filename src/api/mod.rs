@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod operations;
 pub mod problem;
 pub mod sessions;
+pub mod snapshot;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpSettings;
@@ -72,13 +74,16 @@ struct Shared {
     parts: ApiParts,
     /// Counts what is asked most; looked up once.
     key_answered: Counter,
+    /// One for each snapshot that may be under way.
+    snapshots: Arc<Semaphore>,
 }
 
 impl From<ApiParts> for ApiState {
     fn from(parts: ApiParts) -> ApiState {
         let labels = labels(kv::ROUTE, StatusCode::OK);
         let key_answered = parts.metrics.http_requests.get_or_create(&labels).clone();
-        ApiState(Arc::new(Shared { parts, key_answered }))
+        let snapshots = Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX));
+        ApiState(Arc::new(Shared { parts, key_answered, snapshots }))
     }
 }
 
@@ -140,6 +145,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/elections", get(history::elections))
         .route("/v1/elections/{term}", get(history::election))
         .route("/v1/ledger/verify", get(history::verify))
+        .route("/v1/recoveries", get(snapshot::recoveries))
+        .route("/v1/snapshot", get(snapshot::save))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), finish))

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::node::frame::PROTOCOL;
 use crate::ledger::policy::Policy;
 use crate::types::NodeId;
 
@@ -59,6 +60,8 @@ pub struct NodeSettings {
     pub data_dir: PathBuf,
     /// The configured name of the cluster; nodes with different names refuse each other.
     pub cluster: String,
+    /// The newest version of the peer protocol that it speaks.
+    pub peer_protocol_max: u16,
 }
 
 /// `[listen]`
@@ -197,6 +200,7 @@ impl Default for Settings {
                 id: "n1".parse().expect("a valid name"),
                 data_dir: PathBuf::from("data/n1"),
                 cluster: "super-node".to_string(),
+                peer_protocol_max: PROTOCOL,
             },
             listen: ListenSettings {
                 client: local(7400),

@@ -51,6 +51,8 @@ pub struct Settings {
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
     pub incarnation: String,
+    /// The newest version of the peer protocol that its network speaks, for the status.
+    pub protocol_max: u16,
 }
 
 impl Settings {

@@ -132,6 +132,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         address: address.clone(),
         url: settings.client_url(),
         incarnation: directory.identity().incarnation.clone(),
+        protocol_max: settings.node.peer_protocol_max,
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
@@ -355,6 +356,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         url: settings.client_url(),
         address,
         incarnation,
+        protocol_max: settings.node.peer_protocol_max,
         id,
     }
 }

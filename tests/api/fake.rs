@@ -82,6 +82,8 @@ fn status() -> NodeStatus {
         learners: Vec::new(),
         identity: None,
         peer_protocol: 0,
+        peer_protocol_max: 0,
+        log: Default::default(),
         changing: false,
         removed: false,
         transfer: None,
