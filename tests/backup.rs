@@ -118,7 +118,10 @@ async fn a_cluster_comes_back_from_a_snapshot_when_everything_is_destroyed() {
     let saved = cluster.cli_json(&["snapshot", "save", file.to_str().expect("printable")]);
     let writes = writers.end().await;
     let upto = saved["kv_revision"].as_u64().expect("a revision");
-    assert!(upto > 0 && writes.last().is_some_and(|(_, _, last)| *last > upto), "it was under writes: {saved}");
+    assert!(
+        upto > 0 && writes.last().is_some_and(|(_, _, last)| *last > upto),
+        "it was under writes: {saved}"
+    );
     // What is in it can be looked at, and is what was said.
     let inspected = json_of(&offline(&["snapshot", "inspect"], &[&file]));
     for field in ["index", "term", "sha256", "rows", "kv_revision", "ledger_head", "identity"] {
@@ -137,7 +140,8 @@ async fn a_cluster_comes_back_from_a_snapshot_when_everything_is_destroyed() {
         assert_eq!(restored["sha256"], saved["sha256"]);
         assert_ne!(restored["new_identity"], saved["identity"]);
     }
-    let occupied = offline(&["snapshot", "restore", "--id", "n1", "--data-dir"], &[&cluster.nodes[0].directory, &file]);
+    let occupied =
+        offline(&["snapshot", "restore", "--id", "n1", "--data-dir"], &[&cluster.nodes[0].directory, &file]);
     assert_eq!(occupied.status.code(), Some(2), "{}", String::from_utf8_lossy(&occupied.stderr));
     for at in 0..3 {
         cluster.start_node(at);
@@ -245,7 +249,10 @@ async fn nodes_are_upgraded_one_after_the_other_under_load_and_nothing_is_lost()
     let spoken = |cluster: &Cluster, at: usize| -> Vec<String> {
         let log = cluster.log_of(at);
         let connected = log.lines().filter(|line| line.contains("connected") && line.contains("protocol="));
-        connected.filter_map(|line| line.split("protocol=").nth(1)).map(|rest| rest[..1].to_string()).collect()
+        connected
+            .filter_map(|line| line.split("protocol=").nth(1))
+            .map(|rest| rest[..1].to_string())
+            .collect()
     };
     for at in 0..3 {
         cluster.signal(at, "TERM");
@@ -254,7 +261,8 @@ async fn nodes_are_upgraded_one_after_the_other_under_load_and_nothing_is_lost()
         cluster.start_node(at);
         cluster
             .wait_for("it has caught up", async || {
-                let (own, leader) = (cluster.try_get(at, "/v1/status").await?, cluster.leader_status().await?);
+                let (own, leader) =
+                    (cluster.try_get(at, "/v1/status").await?, cluster.leader_status().await?);
                 let behind = leader["commit"].as_u64()?.saturating_sub(own["applied"].as_u64()?);
                 (own["peer_protocol_max"] == json!(3) && behind < 200).then_some(())
             })

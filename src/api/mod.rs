@@ -4,6 +4,7 @@
 //! goes wrong becomes a [`Problem`]. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
+pub mod doctor;
 pub mod events;
 pub mod exposition;
 pub mod extract;
@@ -18,6 +19,7 @@ pub mod problem;
 pub mod sessions;
 pub mod snapshot;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +45,7 @@ use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::metrics::{Metrics, RouteLabels};
+use crate::network::peers::Link;
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
@@ -115,6 +118,19 @@ pub struct ApiParts {
     pub newest: AtomicU64,
     /// Ends event streams and long polls.
     pub stopping: CancellationToken,
+    /// What a node tells of its surroundings.
+    pub about: About,
+}
+
+/// What a node tells of its surroundings.
+#[derive(Clone)]
+pub struct About {
+    /// How it is connected with the others.
+    pub links: Arc<dyn Fn() -> Vec<Link> + Send + Sync>,
+    /// Where its data lies; `None` if it keeps none.
+    pub data_dir: Option<PathBuf>,
+    /// Its shortest election timeout, in milliseconds.
+    pub election_min_ms: u64,
 }
 
 /// Everything under one roof.
@@ -125,6 +141,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/readyz", get(operations::readyz))
         .route("/metrics", get(operations::metrics))
         .route("/v1/status", get(operations::status))
+        .route("/v1/doctor", get(doctor::report))
         .route("/v1/events", get(events::stream))
         .route("/v1/kv", get(kv::list))
         .route(kv::PREFIX, get(kv::no_key).put(kv::no_key).delete(kv::no_key))

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bench;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod election;
 pub mod error;
 pub mod events;
@@ -146,6 +147,8 @@ pub enum Command {
     },
     /// Make a cluster of its last survivor, when a majority is gone for good
     Recover(recover::RecoverArgs),
+    /// Find what is wrong with this machine's set-up and with the running nodes, and say what to do
+    Doctor(Box<doctor::DoctorArgs>),
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -299,6 +302,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
             return snapshot::run(command, &cli.global, environment, output).await;
         }
         Command::Log { command } => return log::run(command, &cli.global, environment, output).await,
+        Command::Doctor(args) => return doctor::run(*args, &cli.global, environment, output).await,
         Command::Recover(args) => return recover::run(args, &cli.global, environment, output).await,
         _ => {}
     }
@@ -319,6 +323,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         | Command::Snapshot { .. }
         | Command::Log { .. }
         | Command::Recover(_)
+        | Command::Doctor(_)
         | Command::Sim(_)
         | Command::Start(_)
         | Command::Agent(_)

@@ -97,8 +97,7 @@ pub async fn run(
             Ok(output.record(&described(&examined))?)
         }
         SnapshotCommand::Restore { file, data_dir, id, peers } => {
-            let restored =
-                tokio::task::block_in_place(|| restore(&file, &data_dir, &id, peers.as_deref()))?;
+            let restored = tokio::task::block_in_place(|| restore(&file, &data_dir, &id, peers.as_deref()))?;
             Ok(output.record(&restored)?)
         }
     }

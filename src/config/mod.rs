@@ -22,8 +22,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::node::frame::PROTOCOL;
 use crate::ledger::policy::Policy;
+use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
 
 pub use load::{Inputs, Loaded, resolve};

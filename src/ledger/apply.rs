@@ -9,8 +9,8 @@ use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError};
 use super::once::{self, Admission};
 use super::policy::Policy;
-use super::recoveries::{self, Recovery};
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
+use super::recoveries::{self, Recovery};
 use super::{elections, genesis, intervals, kv, members, projection, sessions, settle, table};
 
 /// What came of a log entry.

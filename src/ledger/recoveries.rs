@@ -92,11 +92,7 @@ pub fn assume_identity(space: &mut dyn Keyspace, identity: &str) -> Result<(), K
 }
 
 /// All acts, oldest first, after the log entry `after`.
-pub(super) fn list(
-    reader: &dyn Reader,
-    after: Index,
-    limit: usize,
-) -> Result<Vec<Recovery>, KeyspaceError> {
+pub(super) fn list(reader: &dyn Reader, after: Index, limit: usize) -> Result<Vec<Recovery>, KeyspaceError> {
     let mut found = Vec::new();
     let from = keys::numbered(keys::RECOVERY_TABLE, after.0.saturating_add(1));
     let end = keys::prefix_end(&[keys::RECOVERY_TABLE]);

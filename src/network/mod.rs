@@ -62,4 +62,6 @@ pub mod udp;
 mod wire;
 
 #[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod tests;

@@ -495,9 +495,14 @@ async fn two_nodes_speak_the_newest_protocol_that_both_know() {
 #[tokio::test]
 async fn an_offer_is_answered_by_the_newest_common_protocol_or_refused_in_words() {
     let n1 = Node::start("n1", "c", listener().await, &[]);
-    for (oldest, newest, answered) in
-        [(2, 2, Ok(2)), (2, 3, Ok(3)), (3, 3, Ok(3)), (1, 9, Ok(3)), (4, 9, Err("not 4 to 9")), (1, 1, Err("not 1"))]
-    {
+    for (oldest, newest, answered) in [
+        (2, 2, Ok(2)),
+        (2, 3, Ok(3)),
+        (3, 3, Ok(3)),
+        (1, 9, Ok(3)),
+        (4, 9, Err("not 4 to 9")),
+        (1, 1, Err("not 1")),
+    ] {
         let mut stream = dial(&n1).await;
         let hello = Hello { protocol: newest, ..hello("c", "n2", "n1") };
         wire::write_greeting(&mut stream, &Greeting::Offer { oldest, hello }).await.expect("it reads");

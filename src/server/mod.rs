@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiParts, ApiState};
+use crate::api::{self, About, ApiParts, ApiState};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -21,7 +21,7 @@ use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::ledger::query;
 use crate::metrics::Metrics;
-use crate::network::peers::{self, PeerEvent, PeerSettings};
+use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::applier;
 use crate::node::core;
@@ -171,7 +171,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.peer,
         settings.listen.agents
     );
-    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let about = about(&settings, &network);
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about);
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
@@ -377,6 +378,7 @@ fn api_state(
     mongo: Option<MongoSettings>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
+    about: About,
 ) -> ApiState {
     let status = handle.status.clone();
     let cluster = settings.node.cluster.clone();
@@ -398,7 +400,17 @@ fn api_state(
         http: settings.http.clone(),
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
+        about,
     })
+}
+
+fn about(settings: &Settings, network: &PeerNetwork) -> About {
+    let network = network.clone();
+    About {
+        links: Arc::new(move || network.links()),
+        data_dir: Some(settings.node.data_dir.clone()),
+        election_min_ms: u64::try_from(settings.raft.election_min.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {

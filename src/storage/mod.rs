@@ -6,6 +6,7 @@
 //! | `log`, `recovery`, `record`, `segment`, `positions` | the segmented log behind [`LogStore`](crate::node::ports::LogStore) |
 //! | `disk`, `disk_memory` | the port below the log: real files, or memory that forgets what was not synced |
 //! | `snapshot`, `recover` | the file that holds a whole state; what operators make of it, and of a last survivor |
+//! | `probe` | how long a disk takes for a small synced write |
 //! | `state`, `overlay`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): new rows over a redb file, or memory |
 //!
 //! The formats and the recovery rules are written down in `docs/storage.md`.
@@ -16,6 +17,7 @@ pub mod disk_memory;
 pub mod log;
 mod overlay;
 mod positions;
+pub mod probe;
 mod record;
 pub mod recover;
 mod recovery;

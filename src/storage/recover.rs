@@ -343,8 +343,7 @@ impl Survivor {
             leader: node.clone(),
             request: Request::new(Command::Recovered(act.clone())),
         };
-        let payloads =
-            [Payload::Configuration(alone), Payload::Command(codec::encode(&envelope).into())];
+        let payloads = [Payload::Configuration(alone), Payload::Command(codec::encode(&envelope).into())];
         let entries = payloads.into_iter().zip(last.0 + 1..);
         let entries = entries.map(|(payload, index)| Entry { term, index: Index(index), payload }).collect();
         let batch = Persist {

@@ -239,9 +239,8 @@ impl<R: Read> SnapshotReader<R> {
     pub fn open(path: &str, mut input: R) -> Result<SnapshotReader<R>, StorageError> {
         let damaged = |offset, why: &str| damaged(path, offset, why);
         let mut bytes = read_exactly(path, &mut input, 0, PREFIX_BYTES)?;
-        let word = |bytes: &[u8], at: usize| {
-            u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-        };
+        let word =
+            |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         if &bytes[..8] != MAGIC {
             return Err(damaged(0, "not a snapshot of super-node"));
         }
