@@ -108,7 +108,10 @@ async fn running_nodes_are_compared_with_each_other() {
         .wait_for("its end is noticed", async || {
             let report = cluster.try_get(0, "/v1/doctor").await?;
             let links = report["links"].as_array()?;
-            links.iter().any(|link| link["node"] == "n3" && link["outgoing"] == false).then_some(())
+            links
+                .iter()
+                .any(|link| link["node"] == "n3" && link["outgoing"] == false && link["incoming"] == false)
+                .then_some(())
         })
         .await;
     let (all, code) = doctor(&cluster.nodes[0].url());

@@ -58,7 +58,7 @@ fn entries() -> Vec<Entry> {
         Command::Add { a: 5, b: 3 },
         put("list", "[1,2,{\"x\":null}]"),
     ];
-    let command = |(number, command)| {
+    let command = |(number, command): (i64, Command)| {
         let envelope = Envelope {
             at: UnixMillis(1_700_000_000_000 + number),
             term: Term(3),

@@ -67,6 +67,7 @@ async fn list(global: &Global, environment: &Environment, output: &mut Output) -
 fn force(data_dir: &std::path::Path, yes: bool, output: &mut Output) -> Result<(), CliError> {
     let storage = |error| CliError::Server(ServerError::Storage(error));
     let survivor = Survivor::open(data_dir).map_err(storage)?;
+    survivor.check().map_err(storage)?;
     let outlook = survivor.outlook();
     eprintln!("{}", explanation(&outlook));
     if !yes {

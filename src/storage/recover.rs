@@ -303,29 +303,37 @@ impl Survivor {
         }
     }
 
-    /// Makes it the only voter of a new cluster, which holds all that its log holds.
+    /// Whether there is anything to recover.
     ///
     /// # Errors
-    /// [`StorageError::Refused`] when it is the only voter already, or knows of no cluster; [`StorageError::Io`] when the
-    /// directory cannot be written.
-    pub fn found_anew(mut self) -> Result<RecoveryAct, StorageError> {
-        let configuration = self.configuration();
-        let node = self.directory.identity().node.clone();
-        let voters = configuration.all_voters();
-        if voters.is_empty() || self.identity.is_empty() {
+    /// [`StorageError::Refused`] when it is the only voter already, or knows of no cluster.
+    pub fn check(&self) -> Result<(), StorageError> {
+        let (configuration, node) = (self.configuration(), &self.directory.identity().node);
+        if configuration.all_voters().is_empty() || self.identity.is_empty() {
             let text = format!("{node} knows of no cluster: there is nothing to recover");
             return Err(StorageError::Refused(text));
         }
-        if configuration.is_sole_voter(&node) {
+        if configuration.is_sole_voter(node) {
             let text = format!("{node} is the only voter already: start it as usual");
             return Err(StorageError::Refused(text));
         }
+        Ok(())
+    }
+
+    /// Makes it the only voter of a new cluster, which holds all that its log holds.
+    ///
+    /// # Errors
+    /// As [`Survivor::check`]; [`StorageError::Io`] when the directory cannot be written.
+    pub fn found_anew(mut self) -> Result<RecoveryAct, StorageError> {
+        self.check()?;
+        let configuration = self.configuration();
+        let node = self.directory.identity().node.clone();
         let act = RecoveryAct {
             kind: RecoveryKind::ForcedNewCluster,
             node: node.clone(),
             previous_identity: self.identity.clone(),
             identity: format!("{:032x}", rand::random::<u128>()),
-            previous_voters: voters,
+            previous_voters: configuration.all_voters(),
             voters: [node.clone()].into(),
             version: Version::current(),
         };
