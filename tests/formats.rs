@@ -161,23 +161,13 @@ fn check(at: &Path) {
     restore(&file, &restored, &node("n2"), &voters(), &mut |_, _| {}).expect("it is restored");
     let mut directory = DataDirectory::open(&restored, &node("n2"), "blue").expect("it is opened");
     let recovered = directory.open_log().expect("its log is opened").recovered;
-    assert_eq!((recovered.base, recovered.entries.len()), (examined.head_base(), 0));
+    let covered = Base { index: examined.head.index, term: examined.head.term };
+    assert_eq!((recovered.base, recovered.entries.len()), (covered, 0));
     let state = directory.open_state().expect("its state is opened");
     let view = state.view().expect("a view");
     assert_eq!(standing(&*view).expect("readable").applied, recovered.base);
     let greeting = query::kv_get(&*view, "greeting").expect("readable").expect("restored");
     assert_eq!(greeting.value, "\"hello\"");
-}
-
-/// The position that a snapshot covers.
-trait HeadBase {
-    fn head_base(&self) -> Base;
-}
-
-impl HeadBase for super_node::storage::recover::Examined {
-    fn head_base(&self) -> Base {
-        Base { index: self.head.index, term: self.head.term }
-    }
 }
 
 #[test]

@@ -78,6 +78,9 @@ pub struct NodeStatus {
     /// What its log holds.
     #[serde(default)]
     pub log: LogWindow,
+    /// Whether this node keeps log and state in memory, and loses them when it ends.
+    #[serde(default)]
+    pub in_memory: bool,
 }
 
 /// What a node's log holds.

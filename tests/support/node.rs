@@ -54,6 +54,7 @@ fn status(id: &NodeId) -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        in_memory: false,
     }
 }
 
