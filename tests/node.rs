@@ -52,6 +52,7 @@ fn settings(name: &str) -> Settings {
         address: format!("test:{name}"),
         url: String::new(),
         incarnation: String::new(),
+        protocol_max: super_node::node::frame::PROTOCOL,
     }
 }
 

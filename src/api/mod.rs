@@ -4,6 +4,7 @@
 //! goes wrong becomes a [`Problem`]. Which requests there are stands in [`routes`], with what they take and give. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
+pub mod doctor;
 pub mod events;
 pub mod exposition;
 pub mod extract;
@@ -19,7 +20,9 @@ pub mod operations;
 pub mod problem;
 pub mod routes;
 pub mod sessions;
+pub mod snapshot;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +38,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HttpSettings;
@@ -43,6 +47,7 @@ use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::metrics::{Metrics, RouteLabels};
+use crate::network::peers::Link;
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
@@ -74,13 +79,16 @@ struct Shared {
     parts: ApiParts,
     /// Counts what is asked most; looked up once.
     key_answered: Counter,
+    /// One for each snapshot that may be under way.
+    snapshots: Arc<Semaphore>,
 }
 
 impl From<ApiParts> for ApiState {
     fn from(parts: ApiParts) -> ApiState {
         let labels = labels(kv::ROUTE, StatusCode::OK);
         let key_answered = parts.metrics.http_requests.get_or_create(&labels).clone();
-        ApiState(Arc::new(Shared { parts, key_answered }))
+        let snapshots = Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX));
+        ApiState(Arc::new(Shared { parts, key_answered, snapshots }))
     }
 }
 
@@ -112,6 +120,19 @@ pub struct ApiParts {
     pub newest: AtomicU64,
     /// Ends event streams and long polls.
     pub stopping: CancellationToken,
+    /// What a node tells of its surroundings.
+    pub about: Surroundings,
+}
+
+/// What a node tells of its surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// How it is connected with the others.
+    pub links: Arc<dyn Fn() -> Vec<Link> + Send + Sync>,
+    /// Where its data lies; `None` if it keeps none.
+    pub data_dir: Option<PathBuf>,
+    /// Its shortest election timeout, in milliseconds.
+    pub election_min_ms: u64,
 }
 
 /// Everything under one roof.

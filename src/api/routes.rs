@@ -7,7 +7,7 @@ use serde_json::json;
 use super::openapi::schemas::{count, duration, integer, named, object, page, text, time};
 use super::openapi::{self, About, Route};
 use super::problem::Code;
-use super::{events, history, kv, kv_watch, members, nodes, operations, sessions};
+use super::{doctor, events, history, kv, kv_watch, members, nodes, operations, sessions, snapshot};
 
 /// All routes.
 pub fn table() -> Vec<Route> {
@@ -53,6 +53,11 @@ fn local() -> Vec<Route> {
         Route::at("/v1/status").get(
             operations::status,
             About::new("status", "What this node knows of itself and of the cluster.").gives(named("Status")),
+        ),
+        Route::at("/v1/doctor").get(
+            doctor::report,
+            About::new("doctor", "What this node can tell of its own health and of its connections.")
+                .gives(named("SelfReport")),
         ),
         Route::at("/v1/events").get(
             events::stream,
@@ -307,6 +312,20 @@ fn ledger() -> Vec<Route> {
                 )
                 .gives(named("Verification"))
                 .fails(&[Code::Timeout, Code::Damaged]),
+        ),
+        Route::at("/v1/recoveries").get(
+            snapshot::recoveries,
+            About::new("list_recoveries", "Forced new clusters and restored snapshots, oldest first.")
+                .page(count())
+                .read()
+                .gives(page(named("Recovery"), count())),
+        ),
+        Route::at("/v1/snapshot").get(
+            snapshot::save,
+            About::new("snapshot", "The whole state as a file that can be restored; see docs/storage.md.")
+                .read()
+                .gives_as(200, "application/vnd.super-node.snapshot", None)
+                .fails(&[Code::Overloaded, Code::Damaged]),
         ),
     ]
 }

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bench;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod election;
 pub mod error;
 pub mod events;
@@ -15,11 +16,15 @@ pub mod interval;
 pub mod kv;
 pub mod leader;
 pub mod ledger;
+pub mod log;
 pub mod logging;
 pub mod member;
 pub mod output;
+mod progress;
+pub mod recover;
 pub mod signals;
 pub mod sim;
+pub mod snapshot;
 pub mod start;
 pub mod status;
 
@@ -128,6 +133,22 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Run the deterministic simulator
     Sim(sim::SimArgs),
+    /// Save the whole state as a file, check such a file, make data directories from it
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: snapshot::SnapshotCommand,
+    },
+    /// Look into the Raft log
+    Log {
+        /// What to do.
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
+    /// Make a cluster of its last survivor, when a majority is gone for good
+    Recover(recover::RecoverArgs),
+    /// Find what is wrong with this machine's set-up and with the running nodes, and say what to do
+    Doctor(Box<doctor::DoctorArgs>),
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -277,6 +298,12 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Config { command } => return config::run(command, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
+        Command::Snapshot { command } => {
+            return snapshot::run(command, &cli.global, environment, output).await;
+        }
+        Command::Log { command } => return log::run(command, &cli.global, environment, output).await,
+        Command::Doctor(args) => return doctor::run(*args, &cli.global, environment, output).await,
+        Command::Recover(args) => return recover::run(args, &cli.global, environment, output).await,
         _ => {}
     }
     let client = cli.global.client(environment)?;
@@ -293,6 +320,10 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         // Taken care of before.
         Command::Config { .. }
         | Command::Bench(_)
+        | Command::Snapshot { .. }
+        | Command::Log { .. }
+        | Command::Recover(_)
+        | Command::Doctor(_)
         | Command::Sim(_)
         | Command::Start(_)
         | Command::Agent(_)

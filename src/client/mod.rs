@@ -14,6 +14,7 @@ pub mod events;
 pub mod membership;
 pub mod native;
 pub mod session;
+pub mod snapshot;
 pub mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ledger::policy::PolicyKind;
+use crate::node::frame::{PROTOCOL, PROTOCOL_MIN};
 
 use super::value::{self, Problem, Raw};
 use super::{Lease, LogFormat, Settings, WriteConcern};
@@ -68,6 +69,7 @@ pub const KEYS: &[Key] = &[
         .node
         .cluster
         .clone()),
+    key!("node.peer_protocol_max", set_protocol_max, |s| s.node.peer_protocol_max.to_string()),
     key!("listen.client", |s, raw| value::listener(raw).map(|v| s.listen.client = v), |s| s
         .listen
         .client
@@ -207,6 +209,12 @@ fn set_node_id(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
 
 fn set_data_dir(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     settings.node.data_dir = PathBuf::from(value::plain_text(raw, 4_096)?);
+    Ok(())
+}
+
+fn set_protocol_max(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let version = value::count(raw, PROTOCOL_MIN.into(), PROTOCOL.into())?;
+    settings.node.peer_protocol_max = u16::try_from(version).unwrap_or(PROTOCOL);
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ledger::policy::Policy;
+use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
 
 pub use load::{Inputs, Loaded, resolve};
@@ -61,6 +62,8 @@ pub struct NodeSettings {
     pub in_memory: bool,
     /// The configured name of the cluster; nodes with different names refuse each other.
     pub cluster: String,
+    /// The newest version of the peer protocol that it speaks.
+    pub peer_protocol_max: u16,
 }
 
 /// `[listen]`
@@ -202,6 +205,7 @@ impl Default for Settings {
                 data_dir: PathBuf::from("data/n1"),
                 in_memory: false,
                 cluster: "super-node".to_string(),
+                peer_protocol_max: PROTOCOL,
             },
             listen: ListenSettings {
                 client: local(7400),

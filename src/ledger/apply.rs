@@ -10,6 +10,7 @@ use super::keyspace::{Keyspace, KeyspaceError};
 use super::once::{self, Admission};
 use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
+use super::recoveries::{self, Recovery};
 use super::{elections, genesis, intervals, kv, members, projection, sessions, settle, table};
 
 /// What came of a log entry.
@@ -145,6 +146,8 @@ pub enum Happening {
         /// The incarnation of its directory.
         incarnation: String,
     },
+    /// An operator made a cluster of what was left of one.
+    ClusterRecovered(Recovery),
 }
 
 impl Happening {
@@ -278,5 +281,6 @@ fn dispatch(
         Command::SessionKeepAlive { session } => sessions::keep_alive(space, entry, *session),
         Command::SessionClose { session } => sessions::close(space, entry, *session),
         Command::NodeSeen { node, incarnation } => members::seen(space, node, incarnation, happenings),
+        Command::Recovered(act) => recoveries::recovered(space, entry, act, happenings),
     }
 }

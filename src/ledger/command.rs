@@ -8,6 +8,7 @@ use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMil
 
 use super::policy::Policy;
 use super::records::{Checkpoint, MemberKind};
+use super::recoveries::RecoveryAct;
 
 /// Longest key of the shared dictionary, in bytes.
 pub const KV_KEY_BYTES_MAX: usize = 512;
@@ -191,6 +192,8 @@ pub enum Command {
         /// The incarnation of its directory, 1 to [`INCARNATION_BYTES_MAX`] printable bytes.
         incarnation: String,
     },
+    /// An operator made a cluster of what was left of one. Written into a log from outside, never proposed.
+    Recovered(RecoveryAct),
 }
 
 /// One operation of a batch.

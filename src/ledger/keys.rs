@@ -31,6 +31,7 @@
 //! | `p` revision | [`super::policy::Policy`] |
 //! | `q` interval, observer, 0, part | the rows of a report (list of [`super::command::Row`]) |
 //! | `r` sequence | [`super::records::Movement`] |
+//! | `R` log index | what an operator did from outside ([`super::recoveries::RecoveryAct`]) |
 //! | `s` member, 0, sequence | empty: the movements of one member |
 //! | `v` session | a client session: its last use and its lowest unanswered sequence |
 //! | `V` log index | the session that was last used there, for expiry and eviction |
@@ -84,6 +85,8 @@ pub const JUDGEMENT_TABLE: u8 = b'o';
 pub const ROWS_TABLE: u8 = b'q';
 /// Table of movements.
 pub const MOVEMENT_TABLE: u8 = b'r';
+/// Table of what operators did from outside.
+pub const RECOVERY_TABLE: u8 = b'R';
 /// Table of the movements of each member.
 pub const STATEMENT_TABLE: u8 = b's';
 /// Table of client sessions.

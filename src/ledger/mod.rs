@@ -32,6 +32,7 @@ pub mod policy;
 mod projection;
 pub mod query;
 pub mod records;
+pub mod recoveries;
 pub mod score;
 pub mod sessions;
 pub mod settle;

@@ -15,6 +15,7 @@ use super::records::{
     Checkpoint, Election, Genesis, Interval, IntervalState, KvEntry, Member, Movement, MovementKind,
     Observation, Totals, Verdict,
 };
+use super::recoveries::{self, Recovery};
 use super::settle;
 use super::table;
 
@@ -412,4 +413,9 @@ pub fn observers(reader: &dyn Reader, id: IntervalId) -> Result<Vec<NodeId>, Key
         Some(cut) => Ok(cut.observers),
         None => Ok(super::members::nodes(reader)?.into_iter().collect()),
     }
+}
+
+/// What operators did to the cluster from outside, after the log entry `after`, oldest first.
+pub fn recoveries(reader: &dyn Reader, after: Index, limit: usize) -> Result<Vec<Recovery>, KeyspaceError> {
+    recoveries::list(reader, after, limit)
 }

@@ -88,6 +88,18 @@ impl Node {
         peers: &[(&str, SocketAddr)],
         inbox: usize,
     ) -> Node {
+        Node::speaking(PROTOCOL, said, (name, cluster), listener, peers, inbox)
+    }
+
+    /// One that speaks no newer protocol than this.
+    fn speaking(
+        protocol_max: u16,
+        said: SocketAddr,
+        (name, cluster): (&str, &str),
+        listener: TcpListener,
+        peers: &[(&str, SocketAddr)],
+        inbox: usize,
+    ) -> Node {
         let settings = PeerSettings {
             id: id(name),
             cluster: cluster.to_string(),
@@ -95,6 +107,7 @@ impl Node {
             address: said.to_string(),
             url: format!("http://{name}"),
             incarnation: format!("disk of {name}"),
+            protocol_max,
         };
         let (sender, inbox) = mpsc::channel(inbox);
         let (metrics, token) = (Arc::new(Metrics::new()), CancellationToken::new());
@@ -448,9 +461,60 @@ async fn the_hello_of_an_older_version_is_refused_in_words() {
     stream.write_all(&frame).await.unwrap();
     let answer = wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.expect("it answers");
     assert!(
-        matches!(&answer, Greeting::Refused { reason } if reason.contains("speaks peer protocol 2, not 1")),
+        matches!(&answer, Greeting::Refused { reason } if reason.contains("speaks peer protocol 2 to 3, not 1")),
         "{answer:?}"
     );
+}
+
+#[tokio::test]
+async fn two_nodes_speak_the_newest_protocol_that_both_know() {
+    let (one, two) = (listener().await, listener().await);
+    let (at_one, at_two) = (one.local_addr().unwrap(), two.local_addr().unwrap());
+    let mut n1 = Node::start("n1", "c", one, &[("n2", at_two)]);
+    // An older one: it cannot read an offer, and closes the connection without a word.
+    let mut n2 = Node::speaking(2, at_two, ("n2", "c"), two, &[("n1", at_one)], 1_000);
+    n1.until_connected(&["n2"]).await;
+    n2.until_connected(&["n1"]).await;
+    assert_eq!((n1.network.links()[0].protocol, n2.network.links()[0].protocol), (Some(2), Some(2)));
+    assert!(n2.connections("malformed") >= 1, "the offer came first");
+    n1.ping("n2", 1);
+    n2.until(ping_from("n1", 1)).await;
+    n2.ping("n1", 2);
+    n1.until(ping_from("n2", 2)).await;
+    // It is upgraded.
+    n2.stop().await;
+    n1.until(PeerEvent::Gone { node: id("n2") }).await;
+    let mut n2 = Node::start("n2", "c", listen_again(at_two).await, &[("n1", at_one)]);
+    n1.until_connected(&["n2"]).await;
+    n2.until_connected(&["n1"]).await;
+    assert_eq!(n2.network.links()[0].protocol, Some(3));
+    n1.ping("n2", 3);
+    n2.until(ping_from("n1", 3)).await;
+}
+
+#[tokio::test]
+async fn an_offer_is_answered_by_the_newest_common_protocol_or_refused_in_words() {
+    let n1 = Node::start("n1", "c", listener().await, &[]);
+    for (oldest, newest, answered) in [
+        (2, 2, Ok(2)),
+        (2, 3, Ok(3)),
+        (3, 3, Ok(3)),
+        (1, 9, Ok(3)),
+        (4, 9, Err("not 4 to 9")),
+        (1, 1, Err("not 1")),
+    ] {
+        let mut stream = dial(&n1).await;
+        let hello = Hello { protocol: newest, ..hello("c", "n2", "n1") };
+        wire::write_greeting(&mut stream, &Greeting::Offer { oldest, hello }).await.expect("it reads");
+        let answer = wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.expect("it answers");
+        match (answered, answer) {
+            (Ok(protocol), Greeting::Hello(hello)) => assert_eq!(hello.protocol, protocol),
+            (Err(words), Greeting::Refused { reason }) => {
+                assert!(reason.contains(words) && reason.contains("peer protocol 2 to 3"), "{reason}");
+            }
+            (_, other) => panic!("{oldest} to {newest}: {other:?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -263,6 +263,7 @@ fn changes_membership(happening: &Happening) -> bool {
     matches!(
         happening,
         Happening::GenesisDone { .. }
+            | Happening::ClusterRecovered(_)
             | Happening::MemberJoined { .. }
             | Happening::MemberMoved { .. }
             | Happening::MemberLeft { .. }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
     pub incarnation: String,
+    /// The newest version of the peer protocol that its network speaks, for the status.
+    pub protocol_max: u16,
     /// Whether log and state are in memory only; for the status.
     pub in_memory: bool,
     /// While it leads, it replaces a voter that was silent for so long by a learner. `None`: never.

@@ -10,15 +10,23 @@ use crate::types::{Index, NodeId, Version};
 
 use super::handle::{Changed, Failure, Transferred};
 
-/// Version of the peer protocol. Nodes whose versions differ refuse each other in the hello.
-pub const PROTOCOL: u16 = 2;
+/// The newest version of the peer protocol. Two nodes speak the newest that both know; if there is none, they refuse each
+/// other in the hello.
+///
+/// | version | |
+/// |---|---|
+/// | 2 | a hello names one version |
+/// | 3 | a hello offers a range of versions, and the answer says which of them is spoken |
+pub const PROTOCOL: u16 = 3;
+/// The oldest version that is still spoken.
+pub const PROTOCOL_MIN: u16 = 2;
 /// Largest frame, in bytes, on a peer connection.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// The first frame in each direction of a peer connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// The version of the protocol that follows.
     pub protocol: u16,
     /// The configured name of the cluster.
     pub cluster: String,

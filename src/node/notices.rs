@@ -288,6 +288,10 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             format!("the election of {} in term {} is on record", election.leader, election.term),
         ),
         Happening::NodeSeen { node, .. } => ("node_seen", format!("{node} is bound to its data directory")),
+        Happening::ClusterRecovered(recovery) => (
+            "cluster_recovered",
+            format!("an operator made a new cluster of what {} held", recovery.act.node),
+        ),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiParts, ApiState};
+use crate::api::{self, ApiParts, ApiState, Surroundings};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -21,7 +21,7 @@ use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::metrics::Metrics;
-use crate::network::peers::{self, PeerEvent, PeerSettings};
+use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
@@ -134,6 +134,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         address: address.clone(),
         url: settings.client_url(),
         incarnation,
+        protocol_max: settings.node.peer_protocol_max,
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
@@ -172,7 +173,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.peer,
         settings.listen.agents
     );
-    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let about = about(&settings, &network);
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about);
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
@@ -294,6 +296,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         url: settings.client_url(),
         address,
         incarnation,
+        protocol_max: settings.node.peer_protocol_max,
         in_memory: settings.node.in_memory,
         replace_dead_after: settings.cluster.replace_dead_after,
         id,
@@ -316,6 +319,7 @@ fn api_state(
     mongo: Option<MongoSettings>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
+    about: Surroundings,
 ) -> ApiState {
     let status = handle.status.clone();
     let cluster = settings.node.cluster.clone();
@@ -337,7 +341,17 @@ fn api_state(
         http: settings.http.clone(),
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
+        about,
     })
+}
+
+fn about(settings: &Settings, network: &PeerNetwork) -> Surroundings {
+    let network = network.clone();
+    Surroundings {
+        links: Arc::new(move || network.links()),
+        data_dir: (!settings.node.in_memory).then(|| settings.node.data_dir.clone()),
+        election_min_ms: u64::try_from(settings.raft.election_min.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {

@@ -10,6 +10,7 @@ use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::node::core::Settings;
 use crate::node::frame::Frame;
+use crate::node::frame::PROTOCOL;
 use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
@@ -280,6 +281,7 @@ impl World {
         let id = name(host);
         let number = u32::try_from(host).expect("few hosts") + 1;
         Settings {
+            protocol_max: PROTOCOL,
             cluster: "sim".to_string(),
             peers: if founder { founders.clone() } else { BTreeMap::new() },
             raft: raft::Config {

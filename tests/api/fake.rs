@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use super_node::api::{ApiParts, ApiState, serve_clients};
+use super_node::api::{ApiParts, ApiState, Surroundings, serve_clients};
 use super_node::config::HttpSettings;
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
@@ -82,6 +82,8 @@ fn status() -> NodeStatus {
         learners: Vec::new(),
         identity: None,
         peer_protocol: 0,
+        peer_protocol_max: 0,
+        log: Default::default(),
         changing: false,
         removed: false,
         transfer: None,
@@ -207,6 +209,7 @@ impl Fake {
                 keep_alive: Duration::from_secs(1),
             },
             stopping: stopping.clone(),
+            about: Surroundings { links: Arc::new(Vec::new), data_dir: None, election_min_ms: 300 },
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));

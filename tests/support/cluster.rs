@@ -213,6 +213,22 @@ impl Cluster {
         command
     }
 
+    /// Changes a variable for the nodes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.setup.set(name, value);
+    }
+
+    /// What the leader says of itself, if one can be asked.
+    pub async fn leader_status(&self) -> Option<Value> {
+        for at in (0..self.nodes.len()).filter(|at| self.nodes[*at].is_running()) {
+            match self.try_get(at, "/v1/status").await {
+                Some(status) if status["role"] == "leader" => return Some(status),
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// Starts one more node, which joins through another one; returns its position.
     pub fn join_node(&mut self, id: &str, through: usize) -> usize {
         let at = self.add_node(id, through);

@@ -48,6 +48,8 @@ fn status(id: &NodeId) -> NodeStatus {
         learners: Vec::new(),
         identity: None,
         peer_protocol: 0,
+        peer_protocol_max: 0,
+        log: Default::default(),
         changing: false,
         removed: false,
         transfer: None,

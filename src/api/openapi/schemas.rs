@@ -142,7 +142,44 @@ fn status() -> Value {
         ("removed", truth()),
         ("transfer", or_null(text())),
         ("disk_degraded", truth()),
+        ("peer_protocol_max", count()),
+        (
+            "log",
+            object([
+                ("base_index", count()),
+                ("base_term", count()),
+                ("last_index", count()),
+                ("durable_index", count()),
+            ]),
+        ),
         ("in_memory", truth()),
+    ])
+}
+
+fn self_report() -> Value {
+    let latency = object([("median_us", count()), ("worst_us", count())]);
+    let link = object([
+        ("node", text()),
+        ("address", text()),
+        ("outgoing", truth()),
+        ("incoming", truth()),
+        ("protocol", or_null(count())),
+        ("trouble", or_null(text())),
+    ]);
+    object([
+        ("id", text()),
+        ("cluster", text()),
+        ("identity", or_null(text())),
+        ("version", text()),
+        ("peer_protocol", count()),
+        ("peer_protocol_max", count()),
+        ("clock_ms", count()),
+        ("open_files_max", or_null(count())),
+        ("disk", or_null(latency)),
+        ("disk_degraded", truth()),
+        ("election_min_ms", count()),
+        ("links", list(link)),
+        ("projection", anything()),
     ])
 }
 
@@ -309,6 +346,19 @@ pub fn all() -> Value {
             ("index", count()),
             ("term", count()),
         ]),
+        "Recovery": object([
+            ("index", count()),
+            ("term", count()),
+            ("at", time()),
+            ("kind", one_of(&["forced_new_cluster", "restored"])),
+            ("node", text()),
+            ("previous_identity", text()),
+            ("identity", text()),
+            ("previous_voters", list(text())),
+            ("voters", list(text())),
+            ("version", anything()),
+        ]),
+        "SelfReport": self_report(),
         "Status": status(),
         "Sum": object([
             ("result", integer()),
