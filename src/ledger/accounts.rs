@@ -101,7 +101,7 @@ pub fn bearable(balance: Amount, penalty: Amount) -> Amount {
 /// Stores a movement that no interval made, as a block of its own, and its line in the member's statement. (Those that
 /// intervals make are found through the intervals.)
 pub(super) fn store_movement(space: &mut dyn Keyspace, movement: &Movement) -> Result<(), KeyspaceError> {
-    table::write(space, &keys::movement(movement.seq), &[movement])?;
+    table::write(space, &keys::movement(movement.seq), &vec![movement])?;
     space.put(&keys::statement(&movement.member, movement.seq), &[])
 }
 
