@@ -45,7 +45,8 @@ fn the_log_of_then_is_read_and_written_to_the_same_bytes() {
     let entries = entries();
     assert!(entries.len() > 200);
     for (index, entry) in entries.iter().enumerate() {
-        let envelope: Envelope = codec::decode(entry).unwrap_or_else(|error| panic!("entry {index}: {error}"));
+        let envelope: Envelope =
+            codec::decode(entry).unwrap_or_else(|error| panic!("entry {index}: {error}"));
         assert_eq!(codec::encode(&envelope), *entry, "entry {index}");
     }
 }
