@@ -99,6 +99,8 @@ pub const MEMBER_TABLE: u8 = b'm';
 pub const CLAIM_TABLE: u8 = b'n';
 /// Table of the blocks of judgements.
 pub const JUDGEMENT_TABLE: u8 = b'o';
+/// Table of the revisions of the policy.
+pub const POLICY_TABLE: u8 = b'p';
 /// Table of report rows.
 pub const ROWS_TABLE: u8 = b'q';
 /// Table of the blocks of movements.
@@ -201,7 +203,7 @@ pub fn judgement(interval: IntervalId, member: &MemberId) -> Vec<u8> {
 
 /// A revision of the policy.
 pub fn policy(revision: u64) -> Vec<u8> {
-    numbered(b'p', revision)
+    numbered(POLICY_TABLE, revision)
 }
 
 /// Every part of an observer's report begins with this.

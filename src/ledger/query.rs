@@ -50,7 +50,7 @@ pub fn revision(reader: &dyn Reader, number: u64) -> Result<Option<Revision>, Ke
 
 /// Revisions of the policy after one, those included that are not in force yet.
 pub fn revisions(reader: &dyn Reader, after: u64, limit: usize) -> Result<Vec<Revision>, KeyspaceError> {
-    table::page(reader, &[b'p'], Some(&keys::policy(after)), limit, &mut |_| true)
+    table::page(reader, &[keys::POLICY_TABLE], Some(&keys::policy(after)), limit, &mut |_| true)
 }
 
 /// What the versions of members are compared with: the lowest that a super-node has stated.
