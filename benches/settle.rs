@@ -60,7 +60,7 @@ fn agent(number: usize) -> MemberId {
 /// What a super-node saw: one in fifty members missed a few pings.
 fn reports(interval: IntervalId, observer: &str, members: usize) -> Vec<Command> {
     let row = |number: usize| {
-        let missed = if number % 50 == 0 { 3 } else { 0 };
+        let missed = if number.is_multiple_of(50) { 3 } else { 0 };
         Row {
             member: agent(number),
             sent: 12,
