@@ -13,14 +13,17 @@ pub mod kv;
 mod kv_watch;
 mod listen;
 pub mod members;
+pub mod money;
 mod native;
 pub mod nodes;
 pub mod openapi;
 pub mod operations;
+pub mod policy;
 pub mod problem;
 pub mod routes;
 pub mod sessions;
 pub mod snapshot;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::pin::Pin;

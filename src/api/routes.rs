@@ -7,7 +7,9 @@ use serde_json::json;
 use super::openapi::schemas::{count, duration, integer, named, object, page, text, time};
 use super::openapi::{self, About, Route};
 use super::problem::Code;
-use super::{doctor, events, history, kv, kv_watch, members, nodes, operations, sessions, snapshot};
+use super::{
+    doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions, snapshot, verify,
+};
 
 /// All routes.
 pub fn table() -> Vec<Route> {
@@ -214,6 +216,14 @@ fn fleet() -> Vec<Route> {
                         action("promote_member", "A learner that has caught up becomes a voter."),
                     ),
                     ("/v1/members/{id}:demote", action("demote_member", "A voter becomes a learner.")),
+                    (
+                        "/v1/members/{id}:maintain",
+                        id(About::new("maintain_member", "Announces maintenance: excused, and unpaid."))
+                            .write()
+                            .body(named("Maintenance"))
+                            .gives(named("Announced"))
+                            .fails(&[Code::NotFound]),
+                    ),
                 ],
             ),
         Route::at("/v1/leader:transfer").post(
@@ -227,6 +237,7 @@ fn fleet() -> Vec<Route> {
             members::balances,
             About::new("list_balances", "The accounts by name.")
                 .query("member", text(), "Only this one.")
+                .query("top", count(), "Instead: so many with the highest balances, highest first.")
                 .page(text())
                 .read()
                 .gives(page(named("Balance"), text())),
@@ -240,11 +251,57 @@ fn ledger() -> Vec<Route> {
         about.query("from", time(), "Not before this time.").query("to", time(), "Before this time.")
     };
     vec![
-        Route::at("/v1/policy").get(
-            history::policy,
-            About::new("show_policy", "The policy of the open interval.")
+        Route::at("/v1/policy")
+            .get(
+                policy::show,
+                About::new("show_policy", "The policy of the open interval, and the revisions to come.")
+                    .query("revision", count(), "This revision instead.")
+                    .read()
+                    .gives(named("Policy"))
+                    .fails(&[Code::NotFound]),
+            )
+            .put(
+                policy::set,
+                About::new("set_policy", "The next revision; what is left out stays as in the newest.")
+                    .write()
+                    .may_have_body(named("PolicyChange"))
+                    .gives(named("Policy"))
+                    .fails(&[Code::NotFound]),
+            ),
+        Route::at("/v1/policy:simulate").post(
+            policy::simulate,
+            About::new("simulate_policy", "Judges recorded intervals again; changes nothing.")
                 .read()
-                .gives(named("Policy"))
+                .may_have_body(named("PolicyChange"))
+                .gives(named("Rehearsal"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/claims")
+            .get(
+                money::claims,
+                About::new("show_claims", "The number of a member's last claim, and its receipt.")
+                    .query("member", text(), "Whose.")
+                    .read()
+                    .gives(named("Claims"))
+                    .fails(&[Code::NotFound]),
+            )
+            .post(
+                money::claim,
+                About::new(
+                    "claim",
+                    "Pays part of a balance out; the last claim again gets its receipt again.",
+                )
+                .write()
+                .body(named("Claim"))
+                .gives(named("Receipt"))
+                .fails(&[Code::NotFound, Code::InsufficientFunds, Code::Suspended]),
+            ),
+        Route::at("/v1/adjustments").post(
+            money::adjust,
+            About::new("adjust", "An operator moves a balance.")
+                .write()
+                .body(named("Adjustment"))
+                .gives(named("Adjusted"))
                 .fails(&[Code::NotFound]),
         ),
         Route::at("/v1/rewards").get(
@@ -303,8 +360,15 @@ fn ledger() -> Vec<Route> {
                 .fails(&[Code::NotFound]),
         ),
         Route::at("/v1/ledger/verify").get(
-            history::verify,
-            About::new("verify_ledger", "Recomputes hashes and sums of what this node holds.")
+            verify::verify_ledger,
+            About::new("verify_ledger", "Recomputes hashes, sums and settlements of what this node holds.")
+                .query("from", text(), "oldest, or newest: the record to begin with.")
+                .query("intervals", count(), "With from=newest: end after so many.")
+                .query(
+                    "progress",
+                    json!({ "type": "boolean", "default": false }),
+                    "One JSON object per line: how far it has come, and the report last.",
+                )
                 .query(
                     "mongodb",
                     json!({ "type": "boolean", "default": false }),

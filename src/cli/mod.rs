@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod election;
 pub mod error;
 pub mod events;
+pub mod export;
 pub mod interval;
 pub mod kv;
 pub mod leader;
@@ -22,6 +23,7 @@ pub mod member;
 pub mod output;
 mod progress;
 pub mod recover;
+pub mod policy;
 pub mod signals;
 pub mod sim;
 pub mod snapshot;
@@ -120,6 +122,12 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: interval::IntervalCommand,
+    },
+    /// By which rules intervals are judged, and what other rules would have come to
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
     },
     /// Why each election happened, who voted, how long nobody led
     Election {
@@ -315,6 +323,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Leader { command } => leader::run(command, &client, output).await,
         Command::Ledger { command } => ledger::run(command, &client, output).await,
         Command::Interval { command } => interval::run(command, &client, output).await,
+        Command::Policy { command } => policy::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
         // Taken care of before.

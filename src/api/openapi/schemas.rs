@@ -226,6 +226,7 @@ fn interval() -> Value {
         ("index", count()),
         ("policy", count()),
         ("verdict", one_of(&["settled", "void", "correlated"])),
+        ("reason", text()),
         ("observers", list(object([("id", text()), ("used", truth()), ("why", text())]))),
         ("members", count()),
         ("rewarded", amount()),
@@ -240,7 +241,7 @@ fn interval() -> Value {
 fn explanation() -> Value {
     let details = object([
         ("interval", named("Interval")),
-        ("policy", named("Policy")),
+        ("policy", anything()),
         ("evidence", list(anything())),
         ("score", anything()),
         ("agrees", truth()),
@@ -263,7 +264,43 @@ fn explanation() -> Value {
         ("strikes?", count()),
         ("status?", text()),
         ("by?", anything()),
+        ("excused?", truth()),
         ("explanation", details),
+    ])
+}
+
+fn policy() -> Value {
+    object([
+        ("revision", count()),
+        ("kind", one_of(&["standard", "classic"])),
+        ("interval_ms", count()),
+        ("ping_ms", count()),
+        ("ping_timeout_ms", count()),
+        ("reward", amount()),
+        ("penalty", amount()),
+        ("budget", amount()),
+        ("activate_at", count()),
+        ("pending?", list(anything())),
+        ("index?", count()),
+        ("term?", count()),
+    ])
+}
+
+/// Times are milliseconds, or text such as `60s`. `from` and `to` are for a rehearsal only.
+fn policy_change() -> Value {
+    let span = || json!({ "anyOf": [count(), text()] });
+    object([
+        ("revision?", count()),
+        ("kind?", one_of(&["standard", "classic"])),
+        ("interval?", span()),
+        ("ping?", span()),
+        ("ping_timeout?", span()),
+        ("reward?", amount()),
+        ("penalty?", amount()),
+        ("budget?", amount()),
+        ("activate_at?", count()),
+        ("from?", count()),
+        ("to?", count()),
     ])
 }
 
@@ -273,6 +310,28 @@ pub fn all() -> Value {
     let put = object([("op", json!({ "const": "put" })), ("key", text()), ("value", anything())]);
     let delete = object([("op", json!({ "const": "delete" })), ("key", text())]);
     json!({
+        "Adjusted": object([
+            ("member", text()),
+            ("delta", amount()),
+            ("balance", amount()),
+            ("record", count()),
+            ("index", count()),
+            ("term", count()),
+        ]),
+        "Adjustment": object([
+            ("member", text()),
+            ("delta", amount()),
+            ("reason", text()),
+            ("operator", text()),
+        ]),
+        "Announced": object([
+            ("id", text()),
+            ("from", count()),
+            ("to", count()),
+            ("left", count()),
+            ("index", count()),
+            ("term", count()),
+        ]),
         "Balance": object([
             ("member", text()),
             ("balance", amount()),
@@ -282,6 +341,8 @@ pub fn all() -> Value {
         ]),
         "Batch": object([("operations", list(json!({ "anyOf": [put, delete] })))]),
         "Changed": changed(),
+        "Claim": object([("member", text()), ("seq", count()), ("amount", amount())]),
+        "Claims": object([("member", text()), ("last_seq", count()), ("receipt", or_null(named("Receipt")))]),
         "Election": object([
             ("id", count()),
             ("term", count()),
@@ -310,6 +371,7 @@ pub fn all() -> Value {
             ("revision?", count()),
             ("more?", truth()),
         ]),
+        "Maintenance": object([("intervals", count()), ("from?", or_null(count()))]),
         "Member": object([
             ("id", text()),
             ("kind", one_of(&["node", "agent"])),
@@ -338,8 +400,32 @@ pub fn all() -> Value {
             ("hash", hash()),
         ]),
         "PeerStatus": peer_status(),
-        "Policy": anything(),
+        "Policy": policy(),
+        "PolicyChange": policy_change(),
         "Problem": problem(),
+        "Receipt": object([
+            ("member", text()),
+            ("seq", count()),
+            ("amount", amount()),
+            ("balance", amount()),
+            ("record", count()),
+            ("index", count()),
+            ("term", count()),
+            ("at", time()),
+        ]),
+        "Rehearsal": object([
+            ("from", count()),
+            ("to", count()),
+            ("intervals", count()),
+            ("identical", truth()),
+            ("verdicts_changed", list(count())),
+            ("members", list(object([
+                ("member", text()),
+                ("recorded", anything()),
+                ("rehearsed", anything()),
+                ("difference", integer()),
+            ]))),
+        ]),
         "Session": object([
             ("session", count()),
             ("expires_after_ms?", count()),
