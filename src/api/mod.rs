@@ -11,11 +11,14 @@ pub mod history;
 pub mod kv;
 mod listen;
 pub mod members;
+pub mod money;
 mod native;
 pub mod nodes;
 pub mod operations;
+pub mod policy;
 pub mod problem;
 pub mod sessions;
+pub mod verify;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -132,14 +135,17 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/members/{id}", get(members::show).delete(members::leave).post(nodes::act))
         .route("/v1/leader:transfer", post(nodes::transfer))
         .route("/v1/balances", get(members::balances))
-        .route("/v1/policy", get(history::policy))
+        .route("/v1/policy", get(policy::show).put(policy::set))
+        .route("/v1/policy:simulate", post(policy::simulate))
+        .route("/v1/claims", get(money::claims).post(money::claim))
+        .route("/v1/adjustments", post(money::adjust))
         .route("/v1/rewards", get(history::rewards))
         .route("/v1/intervals", get(history::intervals))
         .route("/v1/intervals/{id}", get(history::interval))
         .route("/v1/intervals/{id}/members/{member}", get(history::explain))
         .route("/v1/elections", get(history::elections))
         .route("/v1/elections/{term}", get(history::election))
-        .route("/v1/ledger/verify", get(history::verify))
+        .route("/v1/ledger/verify", get(verify::verify_ledger))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), finish))

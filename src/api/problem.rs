@@ -216,6 +216,10 @@ impl Problem {
             Rejection::Stale(why) => Problem::new(Code::Conflict, why),
             Rejection::NotFound(why) => Problem::not_found(why),
             Rejection::BadRequest(why) => Problem::bad_request(why),
+            Rejection::InsufficientFunds(why) => Problem::new(Code::InsufficientFunds, why)
+                .hint("super-node ledger balances shows what there is; the claim's number is still free"),
+            Rejection::Suspended(why) => Problem::new(Code::Suspended, why)
+                .hint("claim again when the member is active; super-node member show tells"),
             Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
                 .hint("open a new session; read back what earlier tries did before you repeat them there"),
             Rejection::OutsideWindow(why) => {
@@ -341,6 +345,8 @@ mod tests {
             (Rejection::NotFound(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::BadRequest(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::Stale(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::InsufficientFunds(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::Suspended(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::SessionExpired(text()), None, Outcome::NotApplied),
             (Rejection::OutsideWindow(text()), None, Outcome::Unknown),
         ] {

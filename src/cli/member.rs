@@ -1,4 +1,4 @@
-//! `member list|show|add|promote|demote|remove`: the members of the fleet, and which super-nodes vote.
+//! `member list|show|add|promote|demote|maintain|remove`: the members of the fleet, and which super-nodes vote.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -45,6 +45,17 @@ pub enum MemberCommand {
         /// Its name.
         id: String,
     },
+    /// Announce maintenance: for these intervals the member loses nothing, and earns nothing
+    Maintain {
+        /// Its name.
+        id: String,
+        /// How many intervals, up to 60 within 30 days
+        #[arg(long, value_name = "N")]
+        intervals: u64,
+        /// The first of them, which must not have begun [default: the one after the open one]
+        #[arg(long, value_name = "INTERVAL")]
+        from: Option<u64>,
+    },
     /// Let a member leave; its account stays. A super-node votes no more, and goes idle
     Remove {
         /// Its name.
@@ -89,6 +100,12 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
         }
         MemberCommand::Promote { id } => Ok(output.record(&client.promote(&id).await?.body)?),
         MemberCommand::Demote { id } => Ok(output.record(&client.demote(&id).await?.body)?),
+        MemberCommand::Maintain { id, intervals, from } => {
+            let call = Call::new(Method::POST, format!("{}:maintain", path_of(&id)?))
+                .body(&json!({ "intervals": intervals, "from": from }))
+                .find_out(format!("repeat it: what is announced already is refused as a conflict for {id}"));
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
         MemberCommand::Remove { id } => Ok(output.record(&client.remove_member(&id).await?.body)?),
     }
 }

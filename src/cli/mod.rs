@@ -11,6 +11,7 @@ pub mod demo;
 pub mod election;
 pub mod error;
 pub mod events;
+pub mod export;
 pub mod interval;
 pub mod kv;
 pub mod leader;
@@ -18,6 +19,7 @@ pub mod ledger;
 pub mod logging;
 pub mod member;
 pub mod output;
+pub mod policy;
 pub mod signals;
 pub mod sim;
 pub mod start;
@@ -115,6 +117,12 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: interval::IntervalCommand,
+    },
+    /// By which rules intervals are judged, and what other rules would have come to
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
     },
     /// Why each election happened, who voted, how long nobody led
     Election {
@@ -288,6 +296,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Leader { command } => leader::run(command, &client, output).await,
         Command::Ledger { command } => ledger::run(command, &client, output).await,
         Command::Interval { command } => interval::run(command, &client, output).await,
+        Command::Policy { command } => policy::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
         // Taken care of before.

@@ -14,6 +14,7 @@ pub mod events;
 pub mod membership;
 pub mod native;
 pub mod session;
+pub mod verify;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
 pub use membership::NewSuperNode;
 pub use session::Session;
+pub use verify::VerifyWish;
 
 /// Items asked for at once; the nodes' own limit.
 const PAGE_ITEMS: usize = 1_000;
@@ -289,18 +291,35 @@ impl Client {
     /// Fetches a list page by page, up to `limit` items if there is one.
     pub async fn pages(&self, call: Call, limit: Option<usize>) -> Result<Vec<Value>, ClientError> {
         let mut items: Vec<Value> = Vec::new();
+        self.each_page(call, limit, &mut |page| {
+            items.extend(page);
+            Ok::<_, ClientError>(())
+        })
+        .await?;
+        Ok(items)
+    }
+
+    /// The same, one page after the other: a list of any length in little memory.
+    pub async fn each_page<E: From<ClientError>>(
+        &self,
+        call: Call,
+        limit: Option<usize>,
+        visit: &mut (dyn FnMut(Vec<Value>) -> Result<(), E> + Send),
+    ) -> Result<(), E> {
         let mut call = call.query("limit", "");
+        let mut seen = 0;
         loop {
-            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(items.len()));
+            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(seen));
             if left == 0 {
-                return Ok(items);
+                return Ok(());
             }
             call.set_query("limit", left.min(PAGE_ITEMS).to_string());
             let answer = self.send(call.clone()).await?;
             let page: Page = answer.read()?;
-            items.extend(page.items);
+            seen += page.items.len();
+            visit(page.items)?;
             match page.next {
-                Value::Null => return Ok(items),
+                Value::Null => return Ok(()),
                 Value::String(next) => call.set_query("after", next),
                 next => call.set_query("after", next.to_string()),
             }

@@ -102,6 +102,8 @@ pub enum Input {
     },
     /// This process stood still for so long, until now. To be fed before anything else that waited meanwhile.
     Stalled(Duration),
+    /// A ping could not be sent: a fault of the observer, not of the member.
+    SendFailed,
 }
 
 /// What the shell must do, or may want to know.
@@ -197,7 +199,8 @@ pub struct ObserverHealth {
     pub whole_interval: bool,
     /// The longest stall of its own, in milliseconds.
     pub longest_stall_ms: u32,
-    /// Its own score, 0 is well: one more per stall of [`STALL_COUNTED`] or longer, one less per ping period without.
+    /// Its own score, 0 is well: one more per fault of its own, one less per ping period without. Faults are stalls of
+    /// [`STALL_COUNTED`] or longer and pings that could not be sent.
     pub score: u32,
 }
 

@@ -30,6 +30,7 @@
 mod histogram;
 mod member;
 mod message;
+mod own;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,6 +38,8 @@ use std::time::Duration;
 use crate::types::{IntervalId, MemberId, Micros, Version};
 
 pub use message::*;
+
+use own::Own;
 
 use member::{Counters, Member, Ping, PingState, WAITING_MAX};
 
@@ -65,9 +68,7 @@ pub struct Health {
     /// The number of the next ping.
     next_number: u64,
     last_cut: Option<(IntervalId, Micros)>,
-    own: ObserverHealth,
-    round_began: Micros,
-    round_clean: bool,
+    own: Own,
 }
 
 impl Health {
@@ -90,9 +91,7 @@ impl Health {
             counts: LevelCounts::default(),
             next_number: 1,
             last_cut: None,
-            own: ObserverHealth::default(),
-            round_began: now,
-            round_clean: true,
+            own: Own::new(now),
         }
     }
 
@@ -100,7 +99,7 @@ impl Health {
     pub fn step(&mut self, now: Micros, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         if !matches!(input, Input::Stalled(_)) {
-            self.end_round(now);
+            self.own.end_round(now, self.config.ping_every);
         }
         match input {
             Input::Tick => {}
@@ -113,6 +112,7 @@ impl Health {
             Input::Cut { interval } => effects.push(Effect::Report(self.cut(now, interval))),
             Input::Timing { ping_every, ping_timeout } => self.handle_timing(now, ping_every, ping_timeout),
             Input::Stalled(span) => self.handle_stall(now, span, &mut effects),
+            Input::SendFailed => self.own.fault(),
         }
         self.run_due(now, &mut effects);
         effects
@@ -290,9 +290,7 @@ impl Health {
             rows.extend(std::mem::take(&mut member.counters).row(id, member.version));
         }
         rows.sort_by(|a, b| a.member.cmp(&b.member));
-        let health = ObserverHealth { whole_interval, ..self.own };
-        self.own.longest_stall_ms = 0;
-        Frozen { interval, rows, health }
+        Frozen { interval, rows, health: self.own.report(whole_interval) }
     }
 
     fn handle_timing(&mut self, now: Micros, ping_every: Duration, ping_timeout: Duration) {
@@ -307,13 +305,7 @@ impl Health {
     }
 
     fn handle_stall(&mut self, now: Micros, span: Duration, effects: &mut Vec<Effect>) {
-        let millis = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-        self.own.longest_stall_ms = self.own.longest_stall_ms.max(millis);
-        if span >= STALL_COUNTED {
-            self.own.score = self.own.score.saturating_add(1);
-            // The round begins anew and is spoilt: the time that stood still is no clean round.
-            (self.round_began, self.round_clean) = (now, false);
-        }
+        self.own.stalled(now, span);
         if span < STALL_FORGIVEN {
             return;
         }
@@ -332,17 +324,6 @@ impl Health {
                     effects.push(Effect::Ping { member, target, seq: ping.seq() });
                 }
             }
-        }
-    }
-
-    /// One ping period without a stall is a clean round. One step ends at most one: if several have passed, nobody
-    /// was stepping, and that is not known to have been well.
-    fn end_round(&mut self, now: Micros) {
-        if now.since(self.round_began) >= self.config.ping_every {
-            if self.round_clean {
-                self.own.score = self.own.score.saturating_sub(1);
-            }
-            (self.round_began, self.round_clean) = (now, true);
         }
     }
 

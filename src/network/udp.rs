@@ -55,6 +55,17 @@ pub enum AgentEvent {
         /// Who.
         member: MemberId,
     },
+    /// A ping did not leave this machine, for a reason that lies in this machine.
+    Unsent,
+}
+
+/// Whether a datagram did not leave for a reason of this machine's own, whatever its address: no memory or no buffer for
+/// it, no network. What lies in the address must not count against the observer, or one odd address would silence it.
+fn is_own_fault(error: &io::Error) -> bool {
+    /// "No buffer space available" on Linux, for which the standard library has no name.
+    const NO_BUFFERS: i32 = 105;
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::NetworkDown)
+        || error.raw_os_error() == Some(NO_BUFFERS)
 }
 
 /// The way to the agents. Cheap to clone; ends with the token that [`UdpPinger::start`] was given.
@@ -77,6 +88,7 @@ struct Shared {
     shutdown: CancellationToken,
     counts: Counts,
     troubles: Throttle,
+    inbox: mpsc::Sender<AgentEvent>,
 }
 
 /// A `host:port` whose host is a name.
@@ -141,8 +153,9 @@ impl UdpPinger {
             shutdown,
             counts: Counts::new(metrics),
             troubles: Throttle::default(),
+            inbox,
         });
-        shared.tasks.spawn(listen(shared.clone(), socket, inbox));
+        shared.tasks.spawn(listen(shared.clone(), socket));
         Ok(UdpPinger { shared })
     }
 
@@ -221,6 +234,10 @@ impl Shared {
             }
             Err(error) => {
                 self.counts.unsent.inc();
+                if is_own_fault(&error) {
+                    // A full inbox has been told enough.
+                    let _told = self.inbox.try_send(AgentEvent::Unsent);
+                }
                 if let Some(held) = self.troubles.pass() {
                     tracing::warn!(%address, from = %self.local, held,
                         "a ping could not be sent: {error}; check that listen.agents can reach this address");
@@ -297,7 +314,7 @@ async fn resolve(shared: Arc<Shared>, name: String) {
     }
 }
 
-async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc::Sender<AgentEvent>) {
+async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket) {
     // Longer than any pong, so that one that is too long is seen to be.
     let mut buffer = [0; 256];
     loop {
@@ -318,7 +335,7 @@ async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc:
         if let Some(event) = event {
             tokio::select! {
                 () = shared.shutdown.cancelled() => return,
-                sent = inbox.send(event) => if sent.is_err() { return },
+                sent = shared.inbox.send(event) => if sent.is_err() { return },
             }
         }
     }

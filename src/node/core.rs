@@ -172,6 +172,7 @@ impl Node {
             Input::Flushed { index } => self.handle_flushed(moment, index),
             Input::Exported { to, transfer, chunk } => self.handle_exported(moment, to, transfer, chunk),
             Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
+            Input::PingNotSent => self.step_health(moment, health::Input::SendFailed),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));
                 self.step_health(moment, health::Input::Stalled(span));

@@ -7,7 +7,7 @@ use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
 use crate::ledger::records::{Checkpoint, Genesis, IntervalState, Member, MemberStatus, Totals};
-use crate::types::{IntervalId, NodeId, Term};
+use crate::types::{IntervalId, NodeId, Term, Version};
 
 /// How many elections past the checkpoint are counted for the projection's lag.
 const LAG_ELECTIONS_MAX: usize = 1_000;
@@ -53,6 +53,8 @@ pub struct Facts {
     pub last_election: Option<Term>,
     /// The data directories that super-nodes are bound to.
     pub incarnations: BTreeMap<NodeId, String>,
+    /// The versions that super-nodes have stated.
+    pub versions: BTreeMap<NodeId, Version>,
 }
 
 impl Facts {
@@ -99,6 +101,7 @@ impl Facts {
             checkpoint,
             projection_lag,
             incarnations: query::incarnations(reader)?,
+            versions: query::versions(reader)?,
             last_election: query::last_election(reader)?.map(|election| election.term),
         })
     }

@@ -98,6 +98,8 @@ pub enum Input {
     },
     /// This process did not run for so long.
     Stalled(Duration),
+    /// A ping to an agent could not be sent.
+    PingNotSent,
 }
 
 /// What the shell must do, in order of the list; `Persist` may go to another thread, and nothing waits for it.

@@ -221,11 +221,12 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::ReportAccepted { interval, observer } => {
             ("report_accepted", format!("{observer} has reported on interval {interval}"))
         }
-        Happening::IntervalSettled { interval, verdict, members, rewarded, penalised } => (
+        Happening::IntervalSettled { interval, verdict, reason, members, rewarded, penalised } => (
             "interval_settled",
             format!(
-                "interval {interval} {}: {members} members, rewarded {rewarded}, penalised {penalised}",
-                verdict.as_str()
+                "interval {interval} {}: {members} members, rewarded {rewarded}, penalised {penalised}{}{reason}",
+                verdict.as_str(),
+                if reason.is_empty() { "" } else { "; " }
             ),
         ),
         Happening::MemberSuspended { member, intervals } => {
@@ -240,6 +241,33 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "election_recorded",
             format!("the election of {} in term {} is on record", election.leader, election.term),
         ),
+        Happening::VersionStated { node, version } => ("version_stated", format!("{node} runs version {version}")),
+        Happening::ObserverSetAside { interval, observer, why } => (
+            "observer_set_aside",
+            format!("the report of {observer} on interval {interval} does not count: {why}"),
+        ),
+        Happening::MostMembersDark { interval, intervals } => (
+            "most_members_dark",
+            format!(
+                "most members have been dark for {intervals} intervals up to {interval}: strikes are given again from \
+                 the next on"
+            ),
+        ),
+        Happening::MaintenanceAnnounced { member, from, to } => (
+            "maintenance_announced",
+            format!("{member} announces maintenance for intervals {from} to {to}"),
+        ),
+        Happening::OverClaimed { member, amount, balance, penalty } => (
+            "over_claimed",
+            format!("{member} claimed {amount} and holds {balance}: penalised by {penalty}"),
+        ),
+        Happening::PolicySet { revision, activate_at } => (
+            "policy_set",
+            format!("revision {revision} of the policy will judge from interval {activate_at} on"),
+        ),
+        Happening::PolicyActivated { revision, interval } => {
+            ("policy_activated", format!("revision {revision} of the policy judges from interval {interval} on"))
+        }
         Happening::NodeSeen { node, .. } => ("node_seen", format!("{node} is bound to its data directory")),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,

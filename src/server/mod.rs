@@ -413,5 +413,6 @@ fn from_agent(event: AgentEvent) -> Option<Input> {
     Some(match event {
         AgentEvent::Pong { member, seq, version } => Input::AgentPong { member, seq, version },
         AgentEvent::Bad { member } => Input::AgentBad { member },
+        AgentEvent::Unsent => Input::PingNotSent,
     })
 }

@@ -29,7 +29,7 @@ const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefini
 /// What the file says about itself; `format` is the only key.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
 /// The format that this version writes and reads.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// An update that finds so many bytes of new rows in memory flushes them itself, and waits for that: a disk that
 /// is slower than the log is long holds the writers up, and memory stays bounded.
 const LAYER_BYTES_MAX: usize = 128 << 20;
@@ -141,6 +141,13 @@ impl State {
         let database = Arc::new(database);
         match prepare(&database) {
             Ok(FORMAT) => {}
+            Ok(found) if found < FORMAT => {
+                return Err(StorageError::Refused(format!(
+                    "{} has state format {found} of an earlier version, and this one reads {FORMAT}: give the node an \
+                     empty data directory and start it with --join",
+                    path.display()
+                )));
+            }
             Ok(found) => {
                 return Err(StorageError::Refused(format!(
                     "{} has state format {found}, this version reads up to {FORMAT}: upgrade super-node",

@@ -106,7 +106,7 @@ fn a_deposed_leader_decides_nothing() {
         observer: node("n3"),
         part: 0,
         parts: 1,
-        health: ObserverHealth::default(),
+        health: WELL,
         rows: vec![],
     };
     let before = world.space.clone();
