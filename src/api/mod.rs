@@ -4,6 +4,7 @@
 //! goes wrong becomes a [`Problem`]. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
+pub mod agents;
 pub mod events;
 pub mod exposition;
 pub mod extract;
@@ -38,7 +39,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::HttpSettings;
+use crate::config::{AgentsSettings, HttpSettings};
 use crate::database::errors::ProjectionError;
 use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
@@ -109,6 +110,8 @@ pub struct ApiParts {
     pub compare: Option<Compare>,
     /// `[http]`
     pub http: HttpSettings,
+    /// `[agents]`
+    pub agents: AgentsSettings,
     /// The highest position of a write that was answered here.
     pub newest: AtomicU64,
     /// Ends event streams and long polls.
@@ -132,6 +135,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/v1/sessions", post(sessions::open))
         .route("/v1/sessions/{id}", post(sessions::keep_alive).delete(sessions::close))
         .route("/v1/members", get(members::list).post(members::join))
+        .route("/v1/members:enrol", post(agents::enrol))
+        .route("/v1/members:waiting", get(agents::waiting))
         .route("/v1/members/{id}", get(members::show).delete(members::leave).post(nodes::act))
         .route("/v1/leader:transfer", post(nodes::transfer))
         .route("/v1/balances", get(members::balances))

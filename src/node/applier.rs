@@ -269,5 +269,6 @@ fn changes_membership(happening: &Happening) -> bool {
             | Happening::MemberSuspended { .. }
             | Happening::MemberProbation { .. }
             | Happening::MemberReinstated { .. }
+            | Happening::AgentAdmitted { .. }
     )
 }

@@ -337,7 +337,7 @@ impl Driver {
                 }
                 self.network.send(&to, frame);
             }
-            Effect::Ping { member, address, seq } => self.pinger.ping(&member, &address, seq),
+            Effect::Ping { member, address, key, seq } => self.pinger.ping(&member, &address, &key, seq),
             Effect::Apply(entries) => {
                 self.dirty_since.get_or_insert_with(Instant::now);
                 self.apply.send(ApplyJob::Apply(entries));

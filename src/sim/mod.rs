@@ -37,6 +37,7 @@ pub mod cuts;
 pub mod database;
 pub mod dice;
 pub mod faults;
+mod fleet;
 pub mod generate;
 pub mod history;
 pub mod host;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use super_node::api::{ApiParts, ApiState, serve_clients};
-use super_node::config::HttpSettings;
+use super_node::config::{AgentsSettings, HttpSettings};
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
 use super_node::ledger::keyspace::Keyspace;
@@ -205,6 +205,7 @@ impl Fake {
                 body_bytes_max: 4 << 20,
                 keep_alive: Duration::from_secs(1),
             },
+            agents: AgentsSettings { open: false, token: Some("let me in".to_string()) },
             stopping: stopping.clone(),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
