@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ledger::command::{Command, Request};
 use crate::node::requests::Want;
+use crate::raft::Role;
 use crate::types::MemberId;
 
 use super::fleet;
@@ -224,6 +225,8 @@ impl Faults {
 }
 
 fn take_down(world: &mut World, host: usize, death: Death, entropy: u64) {
+    let led = |host: &Host| host.alive.as_ref().is_some_and(|alive| alive.node.raft_status().role == Role::Leader);
+    world.leaders_killed += u64::from(led(&world.hosts[host]));
     world.hosts[host].held += 1;
     world.die(host, death, entropy);
 }

@@ -58,6 +58,10 @@ pub struct Summary {
     pub calls_unknown: u64,
     /// Entries committed.
     pub committed: Index,
+    /// Nodes that were killed, or lost power, while they led.
+    pub leaders_killed: u64,
+    /// Claims paid and adjustments made.
+    pub moved: u64,
     /// Intervals settled.
     pub settled: u64,
     /// Snapshots installed.
@@ -189,6 +193,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     world.projection_at_end()?;
     for host in &world.hosts {
         world.watch.at_end(host)?;
+        clients.treasury.at_end(host)?;
     }
     clients.verdict().map_err(|(key, what)| Broken { what, key: Some(key) })?;
     Ok(Summary {
@@ -204,6 +209,8 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         called: clients.library.acknowledged,
         calls_unknown: clients.library.unknown,
         committed: world.watch.last_committed(),
+        leaders_killed: world.leaders_killed,
+        moved: clients.treasury.moved(),
         settled: settled(world)?,
         installed: world.installed,
         projected: world.database.as_ref().map_or(0, |database| database.written),
@@ -365,6 +372,7 @@ fn play(
             Due::Host { host, life, event } => world.happen(host, life, event)?,
             Due::Start(host) => world.start(host)?,
             Due::Client(client) => clients.turn(client, world, faults.healed()),
+            Due::Treasury => clients.treasury.turn(world),
             Due::Library(event) => clients.library.happen(event, world, faults.healed())?,
             Due::Begin(place) => faults.begin(world, place)?,
             Due::End(place) => faults.end(world, place)?,

@@ -149,6 +149,8 @@ pub enum Due {
     Start(usize),
     /// A client's turn.
     Client(usize),
+    /// The treasury's turn.
+    Treasury,
     /// Something between the hosts and a client that uses the library.
     Library(library::Event),
     /// An act of the plan (by its place there) begins.
@@ -212,6 +214,8 @@ pub struct World {
     pub bound: BTreeMap<NodeId, Index>,
     /// What went wrong so far, by kind.
     pub counts: BTreeMap<&'static str, u64>,
+    /// How many processes were ended while they led.
+    pub leaders_killed: u64,
     /// What is told of all this.
     pub trace: Trace,
     common: Common,
@@ -254,6 +258,7 @@ impl World {
             database: None,
             bound: BTreeMap::new(),
             counts: BTreeMap::new(),
+            leaders_killed: 0,
             trace: Trace::new(recording),
             common,
             queue: BTreeMap::new(),
