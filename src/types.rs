@@ -272,7 +272,8 @@ impl Amount {
     /// # Errors
     /// Anything else, and what does not fit.
     pub fn from_points(text: &str) -> Result<Amount, String> {
-        let bad = || format!("'{text}' is no amount: points with up to six decimals, such as 9.5 or -0.000001");
+        let bad =
+            || format!("'{text}' is no amount: points with up to six decimals, such as 9.5 or -0.000001");
         let (negative, digits) = match text.strip_prefix('-') {
             Some(rest) => (true, rest),
             None => (false, text),
@@ -373,7 +374,9 @@ mod tests {
         for micro in [0, 1, -1, 9_500_000, -5_000_000, i64::MAX, i64::MIN] {
             assert_eq!(Amount::from_points(&Amount(micro).to_string()), Ok(Amount(micro)));
         }
-        for bad in ["", "-", ".5", "5.", "1e3", "+1", "0.0000001", "1 000", "9223372036854.775808", &"9".repeat(60)] {
+        for bad in
+            ["", "-", ".5", "5.", "1e3", "+1", "0.0000001", "1 000", "9223372036854.775808", &"9".repeat(60)]
+        {
             assert!(Amount::from_points(bad).is_err(), "{bad}");
         }
     }

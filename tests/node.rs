@@ -47,6 +47,8 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        in_memory: false,
+        replace_dead_after: None,
         address: format!("test:{name}"),
         url: String::new(),
         incarnation: String::new(),

@@ -242,7 +242,8 @@ impl Play {
         }
         // Three are cut ahead, so that one without a majority of reports can be settled as void.
         self.run(Command::Cut { interval: IntervalId(id + 3) });
-        let cut = super_node::ledger::evidence::cut(&self.space, IntervalId(id)).expect("readable").expect("cut");
+        let cut =
+            super_node::ledger::evidence::cut(&self.space, IntervalId(id)).expect("readable").expect("cut");
         let share = dice.one(&[0, 1, 8]);
         let mut dark: BTreeSet<String> =
             self.present.iter().filter(|_| dice.below(10) < share).cloned().collect();
@@ -268,7 +269,8 @@ impl Play {
             record.observers.iter().map(|observer| (observer.id.to_string(), json!(observer.why))).collect();
         let mut members = serde_json::Map::new();
         for observation in query::observations(&self.space, IntervalId(id)).expect("readable") {
-            let member = query::member(&self.space, &observation.member).expect("readable").expect("a member");
+            let member =
+                query::member(&self.space, &observation.member).expect("readable").expect("a member");
             members.insert(
                 observation.member.to_string(),
                 json!({
@@ -335,8 +337,20 @@ fn ten_thousand_random_intervals_are_settled_alike_in_another_language() {
     assert_eq!(expected.len() as u64, HISTORIES * INTERVALS);
     // What never happened would not have been compared.
     for what in [
-        "settled", "void", "correlated", "active", "suspended", "probation", "left", "excused", "why ", "why absent",
-        "why cold", "why stalled", "why unhealthy", "why alone",
+        "settled",
+        "void",
+        "correlated",
+        "active",
+        "suspended",
+        "probation",
+        "left",
+        "excused",
+        "why ",
+        "why absent",
+        "why cold",
+        "why stalled",
+        "why unhealthy",
+        "why alone",
     ] {
         assert!(seen.get(what).copied().unwrap_or(0) > 20, "{what} was hardly ever seen: {seen:?}");
     }

@@ -233,4 +233,3 @@ pub async fn election(
             .hint("super-node election list")
     })
 }
-

@@ -46,9 +46,8 @@ pub async fn claims(State(state): State<ApiState>, uri: Uri) -> Result<Json<Valu
     let params = Params::parse(&uri, &["member", "level", "max_stale", "forward"])?;
     let wish = ReadWish::parse(&params, &uri)?;
     let member = params.parsed::<MemberId>("member")?;
-    let member = member.ok_or_else(|| {
-        Problem::bad_request("whose claims?").hint("GET /v1/claims?member=worker-1")
-    })?;
+    let member =
+        member.ok_or_else(|| Problem::bad_request("whose claims?").hint("GET /v1/claims?member=worker-1"))?;
     let asked = member.clone();
     let found = state
         .read(&wish, move |reader| Ok((query::member(reader, &asked)?, query::claims(reader, &asked)?)))

@@ -34,7 +34,8 @@ fn no_policy() -> Problem {
 
 /// The fields of a revision, flat.
 fn shown(revision: &Revision) -> Value {
-    let Policy { revision: number, kind, interval_ms, ping_ms, ping_timeout_ms, reward, penalty } = &revision.policy;
+    let Policy { revision: number, kind, interval_ms, ping_ms, ping_timeout_ms, reward, penalty } =
+        &revision.policy;
     json!({ "revision": number, "kind": kind, "interval_ms": interval_ms, "ping_ms": ping_ms,
         "ping_timeout_ms": ping_timeout_ms, "reward": reward, "penalty": penalty, "budget": revision.budget,
         "activate_at": revision.activate_at })
@@ -76,8 +77,9 @@ impl Span {
             Span::Millis(millis) => return Ok(*millis),
             Span::Text(text) => text,
         };
-        let span = parse_duration(text)
-            .map_err(|problem| Problem::bad_request(format!("{name}: {text} {}", problem.what)).hint(problem.hint))?;
+        let span = parse_duration(text).map_err(|problem| {
+            Problem::bad_request(format!("{name}: {text} {}", problem.what)).hint(problem.hint)
+        })?;
         let whole = span == Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
         match u64::try_from(span.as_millis()) {
             Ok(millis) if whole => Ok(millis),

@@ -36,7 +36,11 @@ struct Wish {
 
 impl Wish {
     fn run(self, reader: &dyn Reader, progress: &mut dyn FnMut(u64, u64)) -> VerifyReport {
-        if self.newest_first { verify_from_newest(reader, self.intervals, progress) } else { verify(reader, progress) }
+        if self.newest_first {
+            verify_from_newest(reader, self.intervals, progress)
+        } else {
+            verify(reader, progress)
+        }
     }
 }
 

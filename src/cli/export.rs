@@ -9,7 +9,18 @@ use super::{CliError, Output};
 
 /// The columns, as in the documents of `rewards`.
 const COLUMNS: [&str; 12] = [
-    "seq", "at", "member", "kind", "amount", "balance", "interval", "reason", "index", "term", "prev_hash", "hash",
+    "seq",
+    "at",
+    "member",
+    "kind",
+    "amount",
+    "balance",
+    "interval",
+    "reason",
+    "index",
+    "term",
+    "prev_hash",
+    "hash",
 ];
 
 /// How to write it.
@@ -36,7 +47,8 @@ pub async fn run(
             let text: String = items.iter().map(|item| line(item, format)).collect();
             output.text(&text).map_err(CliError::from)
         })
-        .await
+        .await?;
+    Ok(())
 }
 
 fn line(item: &Value, format: ExportFormat) -> String {

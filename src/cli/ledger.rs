@@ -104,8 +104,7 @@ pub struct Filter {
 impl Filter {
     fn call(self) -> Call {
         let Filter { member, kind, from, to, after } = self;
-        let kind =
-            kind.and_then(|kind| kind.to_possible_value()).map(|value| value.get_name().to_string());
+        let kind = kind.and_then(|kind| kind.to_possible_value()).map(|value| value.get_name().to_string());
         Call::get("/v1/rewards")
             .query_if("member", member)
             .query_if("kind", kind)
@@ -179,8 +178,7 @@ pub async fn run(command: LedgerCommand, client: &Client, output: &mut Output) -
                 CliError::usage("nobody says who adjusts", "give --operator NAME, or set USER")
             })?;
             let delta = amount_of(&delta)?;
-            let body =
-                json!({ "member": member, "delta": delta, "reason": reason, "operator": operator });
+            let body = json!({ "member": member, "delta": delta, "reason": reason, "operator": operator });
             let call = Call::new(Method::POST, "/v1/adjustments")
                 .body(&body)
                 .find_out(format!("super-node ledger rewards --member {member} --kind adjustment"));

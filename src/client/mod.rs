@@ -15,6 +15,7 @@ pub mod membership;
 pub mod native;
 pub mod session;
 pub mod verify;
+pub mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use error::{ClientError, Outcome, Tried};
 pub use membership::NewSuperNode;
 pub use session::Session;
 pub use verify::VerifyWish;
+pub use watch::PrefixWatch;
 
 /// Items asked for at once; the nodes' own limit.
 const PAGE_ITEMS: usize = 1_000;
@@ -167,6 +169,17 @@ impl Answer {
     }
 }
 
+/// A list, read to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The items, in order.
+    pub items: Vec<Value>,
+    /// The node that gave the last page.
+    pub node: String,
+    /// Who leads, as that node knows it.
+    pub leader: Option<String>,
+}
+
 /// A page of a list.
 #[derive(Deserialize)]
 struct Page {
@@ -290,36 +303,44 @@ impl Client {
 
     /// Fetches a list page by page, up to `limit` items if there is one.
     pub async fn pages(&self, call: Call, limit: Option<usize>) -> Result<Vec<Value>, ClientError> {
-        let mut items: Vec<Value> = Vec::new();
-        self.each_page(call, limit, &mut |page| {
-            items.extend(page);
-            Ok::<_, ClientError>(())
-        })
-        .await?;
-        Ok(items)
+        Ok(self.listing(call, limit).await?.items)
     }
 
-    /// The same, one page after the other: a list of any length in little memory.
+    /// The same, with who answered and who leads.
+    pub async fn listing(&self, call: Call, limit: Option<usize>) -> Result<Listing, ClientError> {
+        let mut items: Vec<Value> = Vec::new();
+        let listing = self
+            .each_page(call, limit, &mut |page| {
+                items.extend(page);
+                Ok::<_, ClientError>(())
+            })
+            .await?;
+        Ok(Listing { items, ..listing })
+    }
+
+    /// The same, one page after the other: a list of any length in little memory. The answer holds no items.
     pub async fn each_page<E: From<ClientError>>(
         &self,
         call: Call,
         limit: Option<usize>,
         visit: &mut (dyn FnMut(Vec<Value>) -> Result<(), E> + Send),
-    ) -> Result<(), E> {
+    ) -> Result<Listing, E> {
+        let mut listing = Listing::default();
         let mut call = call.query("limit", "");
         let mut seen = 0;
         loop {
             let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(seen));
             if left == 0 {
-                return Ok(());
+                return Ok(listing);
             }
             call.set_query("limit", left.min(PAGE_ITEMS).to_string());
             let answer = self.send(call.clone()).await?;
+            (listing.node, listing.leader) = (answer.node.clone(), answer.leader.clone());
             let page: Page = answer.read()?;
             seen += page.items.len();
             visit(page.items)?;
             match page.next {
-                Value::Null => return Ok(()),
+                Value::Null => return Ok(listing),
                 Value::String(next) => call.set_query("after", next),
                 next => call.set_query("after", next.to_string()),
             }

@@ -92,7 +92,11 @@ impl Verifier<'_> {
         }
     }
 
-    fn run(&mut self, limit: Option<u64>, progress: &mut dyn FnMut(u64, u64)) -> Result<Totals, KeyspaceError> {
+    fn run(
+        &mut self,
+        limit: Option<u64>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Totals, KeyspaceError> {
         let heads = query::totals(self.reader)?;
         self.totals = heads;
         let settled = query::interval_state(self.reader)?.map_or(0, |state| state.next_settle.0 - 1);
@@ -150,7 +154,8 @@ impl Verifier<'_> {
                     problems.push(format!("its balance is {is}, and the later records lead to {should}"));
                 }
                 if expected.as_of.take().is_some_and(|as_of| as_of != movement.seq) {
-                    problems.push(format!("it is the last of {}, whose record names another", movement.member));
+                    problems
+                        .push(format!("it is the last of {}, whose record names another", movement.member));
                 }
                 let before = i128::from(movement.balance.0) - i128::from(movement.amount.0);
                 match i64::try_from(before) {
@@ -226,13 +231,18 @@ impl Verifier<'_> {
         self.movements_down_to(record.last_seq)?;
         if self.totals.records != record.last_seq {
             let (is, should) = (record.last_seq, self.totals.records);
-            self.problem(format!("interval {id}: it ends at movement {is}, and the later records at {should}"));
+            self.problem(format!(
+                "interval {id}: it ends at movement {is}, and the later records at {should}"
+            ));
         }
         let payments = self.derive(&record)?;
         for payment in payments.iter().rev() {
             let stored = self.existing(payment.seq)?;
             if stored != *payment {
-                self.problem(format!("interval {id}: payment {} does not follow from the evidence", payment.seq));
+                self.problem(format!(
+                    "interval {id}: payment {} does not follow from the evidence",
+                    payment.seq
+                ));
             }
             self.movement(&stored);
         }
@@ -278,7 +288,9 @@ impl Verifier<'_> {
             let judged = judge::judge(&case, &mut book, &grants, subject, &seen);
             if judged.judgement != *judgement {
                 let member = subject.member;
-                self.problem(format!("interval {id}: the observation of {member} does not follow from the evidence"));
+                self.problem(format!(
+                    "interval {id}: the observation of {member} does not follow from the evidence"
+                ));
             }
             self.standing(id, subject, judged.after);
             sums.add(&judged);
@@ -295,13 +307,13 @@ impl Verifier<'_> {
 
     /// The sums before an interval, so that what did not fit then does not fit now.
     fn totals_before(&self, stored: &[Judgement]) -> Totals {
-        let (rewarded, penalised) = stored.iter().fold((0_i128, 0_i128), |(rewarded, penalised), judgement| {
-            let observation = &judgement.observation;
-            (rewarded + i128::from(observation.reward.0), penalised + i128::from(observation.penalty.0))
-        });
-        let before = |sum: Amount, part: i128| {
-            Amount(i64::try_from(i128::from(sum.0) - part).unwrap_or_default())
-        };
+        let (rewarded, penalised) =
+            stored.iter().fold((0_i128, 0_i128), |(rewarded, penalised), judgement| {
+                let observation = &judgement.observation;
+                (rewarded + i128::from(observation.reward.0), penalised + i128::from(observation.penalty.0))
+            });
+        let before =
+            |sum: Amount, part: i128| Amount(i64::try_from(i128::from(sum.0) - part).unwrap_or_default());
         Totals {
             minted: before(self.totals.minted, rewarded),
             burned: before(self.totals.burned, penalised),
@@ -318,7 +330,9 @@ impl Verifier<'_> {
             expected.standing = subject.standing;
         }
         if !matches {
-            self.problem(format!("interval {id}: the standing of {member} is not what the later records begin with"));
+            self.problem(format!(
+                "interval {id}: the standing of {member} is not what the later records begin with"
+            ));
         }
     }
 
@@ -332,10 +346,16 @@ impl Verifier<'_> {
                 || expected.standing != Standing::default()
                 || expected.as_of.is_some()
         };
-        let strange: Vec<MemberId> =
-            self.members.iter().filter(|(_, expected)| left(expected)).map(|(member, _)| member.clone()).collect();
+        let strange: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, expected)| left(expected))
+            .map(|(member, _)| member.clone())
+            .collect();
         for member in strange {
-            self.problem(format!("member {member}: its record does not follow from the movements and intervals"));
+            self.problem(format!(
+                "member {member}: its record does not follow from the movements and intervals"
+            ));
         }
     }
 }

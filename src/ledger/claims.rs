@@ -95,7 +95,8 @@ pub(super) fn claim(
         return Err(Rejection::Conflict(format!("the next claim of {id} is number {next}, not {seq}")).into());
     }
     if member.status == MemberStatus::Suspended {
-        let why = format!("{id} is suspended for {} more settled intervals: nothing is paid out", member.remaining);
+        let why =
+            format!("{id} is suspended for {} more settled intervals: nothing is paid out", member.remaining);
         return Err(Rejection::Suspended(why).into());
     }
     if amount > member.balance {

@@ -191,7 +191,8 @@ fn pay(
         return;
     }
     let limited = if granted < earned { ", its share of the budget" } else { "" };
-    let reason = format!("availability {} ppm, score {} ppm{limited}", score.availability_ppm, score.score_ppm);
+    let reason =
+        format!("availability {} ppm, score {} ppm{limited}", score.availability_ppm, score.score_ppm);
     if post(case, book, member, (MovementKind::Reward, granted), reason, judged) {
         judged.judgement.observation.reward = granted;
     }

@@ -98,7 +98,8 @@ pub(super) fn maintain(
     let window = Window { from, to: IntervalId(from.0.saturating_add(intervals - 1)), at: entry.at };
     let mut windows = windows(&*space, id)?;
     if let Some(other) = windows.iter().find(|other| other.from <= window.to && window.from <= other.to) {
-        let why = format!("{id} has announced maintenance for intervals {} to {} already", other.from, other.to);
+        let why =
+            format!("{id} has announced maintenance for intervals {} to {} already", other.from, other.to);
         return Err(Rejection::Conflict(why).into());
     }
     let recent = windows.iter().filter(|window| entry.at.0.saturating_sub(window.at.0) < WITHIN_MS);

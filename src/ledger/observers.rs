@@ -129,7 +129,8 @@ pub fn rule(question: &Question<'_>, observers: Vec<Observer>, docket: &mut Dock
     let (used, majority) = (dark.len(), question.cut.majority());
     if used < majority {
         ruling.verdict = Verdict::Void;
-        ruling.reason = format!("{used} of {} observers count, and {majority} are needed", question.cut.observers.len());
+        ruling.reason =
+            format!("{used} of {} observers count, and {majority} are needed", question.cut.observers.len());
     } else if dark.iter().all(|(_, dark)| sees_most(*dark)) {
         if used == 1 {
             ruling.verdict = Verdict::Void;
@@ -164,7 +165,9 @@ fn alone(question: &Question<'_>, dark: &[(NodeId, u64)], docket: &mut Docket<'_
         let seen = docket.take(&member);
         let mut availabilities: Vec<u32> = seen
             .iter()
-            .filter(|(observer, seen)| observer != suspect && score::is_enough(seen.counts.sent, question.expected))
+            .filter(|(observer, seen)| {
+                observer != suspect && score::is_enough(seen.counts.sent, question.expected)
+            })
             .map(|(_, seen)| score::availability(seen))
             .collect();
         availabilities.sort_unstable();

@@ -84,11 +84,8 @@ impl Revision {
 impl Policy {
     /// Whether the numbers can be judged by.
     pub fn check(&self) -> Result<(), Rejection> {
-        let times = [
-            ("interval", self.interval_ms),
-            ("ping", self.ping_ms),
-            ("ping timeout", self.ping_timeout_ms),
-        ];
+        let times =
+            [("interval", self.interval_ms), ("ping", self.ping_ms), ("ping timeout", self.ping_timeout_ms)];
         for (name, value) in times {
             if value == 0 || value > POLICY_TIME_MS_MAX {
                 let why = format!("policy: {name} is 1 to {POLICY_TIME_MS_MAX} ms, not {value}");

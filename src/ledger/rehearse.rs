@@ -224,8 +224,12 @@ impl Stage<'_> {
         if hearing.ruling.verdict != record.verdict {
             self.verdicts_changed.push(id);
         }
-        let settled =
-            Settled { index: record.index, term: record.term, at: record.settled_at, leader: record.leader.clone() };
+        let settled = Settled {
+            index: record.index,
+            term: record.term,
+            at: record.settled_at,
+            leader: record.leader.clone(),
+        };
         let totals = Totals { interval_hash: record.prev_hash, ..self.book.totals };
         let again = settle::conclude(&settled, id, &brief.cut, hearing.ruling, &sums, &totals)?;
         self.identical &= self.is_as_stored(&again, judgements, movements)?;

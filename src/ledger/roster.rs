@@ -105,11 +105,7 @@ pub(super) fn names_between(
 /// Members whose record changed after a log index, in order of that index and their name. All that one entry changed
 /// come together, even when that makes it more than `limit` (a settlement may change all of them): so the last one's
 /// index is a safe cursor.
-pub fn changed_after(
-    reader: &dyn Reader,
-    after: Index,
-    limit: usize,
-) -> Result<Vec<Member>, KeyspaceError> {
+pub fn changed_after(reader: &dyn Reader, after: Index, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
     let newest: Index = table::read_or_default(reader, keys::CHANGED)?;
     if newest <= after || limit == 0 {
         return Ok(Vec::new());
@@ -126,7 +122,11 @@ pub fn changed_after(
         Ok(true)
     })?;
     let cut = found.keys().nth(limit - 1).map(|(index, _)| *index);
-    Ok(found.into_iter().take_while(|((index, _), _)| cut.is_none_or(|cut| *index <= cut)).map(|(_, m)| m).collect())
+    Ok(found
+        .into_iter()
+        .take_while(|((index, _), _)| cut.is_none_or(|cut| *index <= cut))
+        .map(|(_, m)| m)
+        .collect())
 }
 
 /// Stores one member, new or changed.

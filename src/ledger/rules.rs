@@ -31,7 +31,8 @@ pub(super) fn set(
     let after = Revision { policy: policy.clone(), budget, activate_at };
     after.check()?;
     if newest.checked_add(1) != Some(policy.revision) {
-        let why = format!("the newest revision of the policy is {newest}, so the next is not {}", policy.revision);
+        let why =
+            format!("the newest revision of the policy is {newest}, so the next is not {}", policy.revision);
         return Err(Rejection::Conflict(why).into());
     }
     if activate_at < earliest {

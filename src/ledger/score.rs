@@ -414,7 +414,8 @@ mod tests {
             assert_eq!((found.version_ppm, found.score_ppm, found.reward.0), (v, v, reward), "{stated:?}");
             assert_eq!(found.penalty.0, 0, "an old version is no miss");
         }
-        let silent = super::score(&Policy::default(), cluster, &[seen(12, 12, 9)]).expect("fits").expect("enough");
+        let silent =
+            super::score(&Policy::default(), cluster, &[seen(12, 12, 9)]).expect("fits").expect("enough");
         assert_eq!(silent.version_ppm, 1_000_000, "who states none is not judged by it");
         let classic = Policy { kind: PolicyKind::Classic, ..Policy::default() };
         for (stated, reward) in [("2.3.4", 10_000_000), ("2.0.0", 10_000_000), ("1.0.0", 0)] {

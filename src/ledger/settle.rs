@@ -100,7 +100,8 @@ pub(super) fn settle(
     }
     let Hearing { ruling, .. } = hearing;
     tell_ruling(interval, &ruling, happenings);
-    let settled = Settled { index: entry.index, term: entry.term, at: entry.at, leader: entry.leader.clone() };
+    let settled =
+        Settled { index: entry.index, term: entry.term, at: entry.at, leader: entry.leader.clone() };
     let record = conclude(&settled, interval, &brief.cut, ruling, &sums, &book.totals)?;
     book.totals.interval_hash = record.hash;
     table::write(space, &keys::interval(interval), &record)?;

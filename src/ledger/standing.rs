@@ -88,7 +88,9 @@ impl Standing {
         if self.status == MemberStatus::Suspended {
             return if strikes_count { self.cool_down(policy) } else { (self, None) };
         }
-        let Some(score) = score.filter(|score| strikes_count || !score.is_dark()) else { return (self, None) };
+        let Some(score) = score.filter(|score| strikes_count || !score.is_dark()) else {
+            return (self, None);
+        };
         let (strikes, strikes_max, cooldown) = match policy.kind {
             PolicyKind::Standard => {
                 let strikes = if score.is_dark() {

@@ -310,7 +310,8 @@ impl Verifier<'_> {
         let end = keys::prefix_end(&[keys::MOVEMENT_TABLE]);
         while self.pending.is_empty() {
             let Some((key, value)) = next_row(self.reader, &self.read_up_to, &end)? else { return Ok(None) };
-            if let Some(block) = self.block::<Movement>(&key, &value, |movement| keys::movement(movement.seq)) {
+            if let Some(block) = self.block::<Movement>(&key, &value, |movement| keys::movement(movement.seq))
+            {
                 self.pending.extend(block);
             }
             self.read_up_to = key;
@@ -479,7 +480,10 @@ impl Verifier<'_> {
             let Some(block) = self.parse::<Block>(&key, &value) else { continue };
             count += block.members.len() as u64;
             if block.newest != block.members.iter().map(|member| member.index).max().unwrap_or_default() {
-                self.problem(format!("damaged record at {}: its newest change is not noted", key.escape_ascii()));
+                self.problem(format!(
+                    "damaged record at {}: its newest change is not noted",
+                    key.escape_ascii()
+                ));
             }
             for member in &block.members {
                 holding += u64::from(self.member(member)?);
@@ -520,8 +524,9 @@ impl Verifier<'_> {
             lines += 1;
             let seq = keys::last_number(key).unwrap_or(0);
             let movement = query::reward(reader, seq).unwrap_or(None);
-            let fits = movement
-                .is_some_and(|movement| !is_payment(&movement) && keys::statement(&movement.member, seq) == key);
+            let fits = movement.is_some_and(|movement| {
+                !is_payment(&movement) && keys::statement(&movement.member, seq) == key
+            });
             if !fits {
                 strange.get_or_insert_with(|| key.escape_ascii().to_string());
             }
@@ -540,7 +545,8 @@ impl Verifier<'_> {
 
 /// Whether an interval's record says what its cut and its reports lead to.
 pub(super) fn follows(interval: &Interval, cut: &CutRecord, ruling: &Ruling) -> Result<(), String> {
-    let pinned = (interval.opened_at, interval.cut_at, interval.policy) == (cut.opened_at, cut.cut_at, cut.policy);
+    let pinned =
+        (interval.opened_at, interval.cut_at, interval.policy) == (cut.opened_at, cut.cut_at, cut.policy);
     let ruled = (interval.verdict, &interval.reason) == (ruling.verdict, &ruling.reason);
     if pinned && ruled && interval.observers == ruling.observers {
         return Ok(());

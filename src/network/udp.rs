@@ -54,8 +54,10 @@ pub enum AgentEvent {
 fn is_own_fault(error: &io::Error) -> bool {
     /// "No buffer space available" on Linux, for which the standard library has no name.
     const NO_BUFFERS: i32 = 105;
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::NetworkDown)
-        || error.raw_os_error() == Some(NO_BUFFERS)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::NetworkDown
+    ) || error.raw_os_error() == Some(NO_BUFFERS)
 }
 
 /// The way to the agents. Cheap to clone; ends with the token that [`UdpPinger::start`] was given.

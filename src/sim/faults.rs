@@ -225,7 +225,8 @@ impl Faults {
 }
 
 fn take_down(world: &mut World, host: usize, death: Death, entropy: u64) {
-    let led = |host: &Host| host.alive.as_ref().is_some_and(|alive| alive.node.raft_status().role == Role::Leader);
+    let led =
+        |host: &Host| host.alive.as_ref().is_some_and(|alive| alive.node.raft_status().role == Role::Leader);
     world.leaders_killed += u64::from(led(&world.hosts[host]));
     world.hosts[host].held += 1;
     world.die(host, death, entropy);

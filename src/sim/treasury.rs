@@ -157,7 +157,10 @@ impl Treasury {
             let found = state.last_seq();
             // A node may be behind, but nobody was paid what nobody asked for.
             if found > possible {
-                return Err(format!("paid once: {} paid claim {found} of {name}, and {possible} was asked", host.id));
+                return Err(format!(
+                    "paid once: {} paid claim {found} of {name}, and {possible} was asked",
+                    host.id
+                ));
             }
             for ((_, seq), receipt) in self.receipts.range((member, 0)..=(member, found)) {
                 let movement = query::reward(view.as_ref(), receipt.record).map_err(storage)?;

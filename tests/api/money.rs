@@ -38,7 +38,10 @@ async fn a_claim_is_paid_once_and_answers_with_its_receipt() {
     };
     let paid = claim(1, 4 * POINT).await;
     assert_eq!((paid.status, &paid.json["balance"]), (200, &json!(6 * POINT)), "{}", paid.text);
-    assert_eq!((&paid.json["member"], &paid.json["seq"], &paid.json["amount"]), (&json!("w1"), &json!(1), &json!(4 * POINT)));
+    assert_eq!(
+        (&paid.json["member"], &paid.json["seq"], &paid.json["amount"]),
+        (&json!("w1"), &json!(1), &json!(4 * POINT))
+    );
     assert_eq!(claim(1, 4 * POINT).await.text, paid.text, "the very same receipt");
     claim(1, 3 * POINT).await.problem(409, "conflict");
     claim(5, POINT).await.problem(409, "conflict");
@@ -57,7 +60,8 @@ async fn a_claim_is_paid_once_and_answers_with_its_receipt() {
         .iter()
         .map(|item| json!([item["kind"], item["amount"]]))
         .collect();
-    let expected = [("reward", 10), ("claim", -4), ("claim_penalty", -5)].map(|(kind, points)| json!([kind, points * POINT]));
+    let expected = [("reward", 10), ("claim", -4), ("claim_penalty", -5)]
+        .map(|(kind, points)| json!([kind, points * POINT]));
     assert_eq!(kinds, expected);
     assert_eq!(fake.get("/v1/ledger/verify").await.json["ok"], true);
 }
@@ -66,7 +70,10 @@ async fn a_claim_is_paid_once_and_answers_with_its_receipt() {
 async fn the_program_claims_the_next_number_and_repeats_one_that_is_named() {
     let fake = settled().await;
     let paid = json_of(&fake, &["ledger", "claim", "w1", "2.5"]).await;
-    assert_eq!((&paid["seq"], &paid["amount"], &paid["balance"]), (&json!(1), &json!(2_500_000), &json!(7_500_000)));
+    assert_eq!(
+        (&paid["seq"], &paid["amount"], &paid["balance"]),
+        (&json!(1), &json!(2_500_000), &json!(7_500_000))
+    );
     assert_eq!(json_of(&fake, &["ledger", "claim", "w1", "2.5", "--seq", "1"]).await, paid);
     assert_eq!(json_of(&fake, &["ledger", "claim", "w1", "0.000001"]).await["seq"], 2);
     for (line, code, word) in [
@@ -91,7 +98,8 @@ async fn an_adjustment_names_operator_and_reason() {
     assert_eq!((&record["reason"], &record["seq"]), (&json!("paid twice (operator kim)"), &made["record"]));
     let (code, _, stderr) = run(&fake, &["ledger", "adjust", "w2", "1", "--reason", "r"]).await;
     assert!(code == 2 && stderr.contains("--operator"), "{stderr}");
-    let (code, _, stderr) = run(&fake, &["ledger", "adjust", "w2", "-200", "--reason", "r", "--operator", "o"]).await;
+    let (code, _, stderr) =
+        run(&fake, &["ledger", "adjust", "w2", "-200", "--reason", "r", "--operator", "o"]).await;
     assert!(code == 5 && stderr.contains("below -100 points"), "{stderr}");
     let body = json!({"member": "w2", "delta": 1, "reason": "r"}).to_string();
     fake.post("/v1/adjustments", &body).await.problem(400, "bad_request");
@@ -101,8 +109,12 @@ async fn an_adjustment_names_operator_and_reason() {
 async fn maintenance_is_announced_and_limited() {
     let fake = settled().await;
     let announced = json_of(&fake, &["member", "maintain", "w1", "--intervals", "10"]).await;
-    assert_eq!((&announced["from"], &announced["to"], &announced["left"]), (&json!(3), &json!(12), &json!(50)));
-    let (code, _, stderr) = run(&fake, &["member", "maintain", "w1", "--intervals", "51", "--from", "100"]).await;
+    assert_eq!(
+        (&announced["from"], &announced["to"], &announced["left"]),
+        (&json!(3), &json!(12), &json!(50))
+    );
+    let (code, _, stderr) =
+        run(&fake, &["member", "maintain", "w1", "--intervals", "51", "--from", "100"]).await;
     assert!(code == 5 && stderr.contains("50 are left"), "{stderr}");
     fake.post("/v1/members/w1:maintain", "{\"intervals\":0}").await.problem(400, "bad_request");
     fake.post("/v1/members/nobody:maintain", "{\"intervals\":1}").await.problem(404, "not_found");
@@ -136,7 +148,14 @@ async fn a_policy_is_shown_set_and_rehearsed() {
         .as_array()
         .expect("members")
         .iter()
-        .map(|item| json!([item["member"], item["recorded"]["balance"], item["rehearsed"]["balance"], item["difference"]]))
+        .map(|item| {
+            json!([
+                item["member"],
+                item["recorded"]["balance"],
+                item["rehearsed"]["balance"],
+                item["difference"]
+            ])
+        })
         .collect();
     let expected = [("w1", 10, 5), ("w2", -5, -10), ("w3", 10, 5)]
         .map(|(name, was, would)| json!([name, was * POINT, would * POINT, (would - was) * POINT]));
@@ -177,7 +196,8 @@ async fn an_export_is_whole_and_can_be_read_again() {
     let fake = settled().await;
     // More than one page.
     for number in 0..1_100 {
-        let body = json!({"member": "w1", "delta": 1, "reason": format!("n {number}, \"x\""), "operator": "o"});
+        let body =
+            json!({"member": "w1", "delta": 1, "reason": format!("n {number}, \"x\""), "operator": "o"});
         assert_eq!(fake.post("/v1/adjustments", &body.to_string()).await.status, 200);
     }
     let (code, csv, _) = run(&fake, &["ledger", "export", "--format", "csv"]).await;
@@ -197,7 +217,10 @@ async fn verification_runs_from_either_end() {
     let fake = settled().await;
     run(&fake, &["ledger", "adjust", "w1", "1", "--reason", "r", "--operator", "o"]).await;
     let oldest = json_of(&fake, &["ledger", "verify"]).await;
-    assert_eq!((&oldest["ok"], &oldest["records"], &oldest["intervals"]), (&json!(true), &json!(4), &json!(1)));
+    assert_eq!(
+        (&oldest["ok"], &oldest["records"], &oldest["intervals"]),
+        (&json!(true), &json!(4), &json!(1))
+    );
     assert_eq!(json_of(&fake, &["ledger", "verify", "--newest-first"]).await, oldest);
     let some = json_of(&fake, &["ledger", "verify", "--newest-first", "--intervals", "0"]).await;
     assert_eq!((&some["ok"], &some["intervals"]), (&json!(true), &json!(0)));
@@ -219,6 +242,9 @@ async fn verification_runs_from_either_end() {
 async fn an_election_is_shown() {
     let fake = settled().await;
     let shown = json_of(&fake, &["election", "show", "7"]).await;
-    assert_eq!((&shown["term"], &shown["reason"], &shown["leaderless_ms"]), (&json!(7), &json!("startup"), &json!(12)));
+    assert_eq!(
+        (&shown["term"], &shown["reason"], &shown["leaderless_ms"]),
+        (&json!(7), &json!("startup"), &json!(12))
+    );
     assert_eq!(run(&fake, &["election", "show", "8"]).await.0, 6);
 }

@@ -39,7 +39,8 @@ fn a_claim_pays_once_and_its_receipt_can_be_asked_for_again() {
     let again = world.claim("a", 1, 12 * POINT);
     assert_eq!(again, paid, "the very same receipt");
     assert_eq!(world.balance("a"), 18 * POINT);
-    let mut differs: Vec<_> = world.space.rows.iter().filter(|(key, value)| state.rows.get(*key) != Some(value)).collect();
+    let mut differs: Vec<_> =
+        world.space.rows.iter().filter(|(key, value)| state.rows.get(*key) != Some(value)).collect();
     differs.retain(|(key, _)| key.as_slice() != crate::ledger::keys::CLOCK);
     assert!(differs.is_empty(), "a repeat changes nothing: {differs:?}");
     for (seq, amount, why) in [
@@ -143,10 +144,14 @@ fn an_adjustment_appends_with_operator_and_reason() {
     assert_eq!(world.adjust("a", -40 * POINT), Answer::Adjusted { record: 4, balance: Amount(-10 * POINT) });
     assert_eq!(world.adjust("a", 5), Answer::Adjusted { record: 5, balance: Amount(-10 * POINT + 5) });
     let movement = query::reward(&world.space, 5).expect("readable").expect("made");
-    assert_eq!((movement.kind, movement.reason.as_str()), (MovementKind::Adjustment, "a test (operator ops)"));
+    assert_eq!(
+        (movement.kind, movement.reason.as_str()),
+        (MovementKind::Adjustment, "a test (operator ops)")
+    );
     let adjust = |world: &mut World, name: &str, delta: i64, reason: &str, operator: &str| {
         let (reason, operator) = (reason.to_string(), operator.to_string());
-        let answer = world.run(Command::Adjust { member: member(name), delta: Amount(delta), reason, operator });
+        let answer =
+            world.run(Command::Adjust { member: member(name), delta: Amount(delta), reason, operator });
         rejection(&answer)
     };
     for (name, delta, reason, operator, why) in [
@@ -162,7 +167,11 @@ fn an_adjustment_appends_with_operator_and_reason() {
     ] {
         assert_eq!(adjust(&mut world, name, delta, reason, operator), why, "{name} {delta} {reason:?}");
     }
-    assert_eq!(adjust(&mut world, "a", BALANCE_FLOOR.0 + 10 * POINT - 5, "r", "o"), "done", "down to the floor");
+    assert_eq!(
+        adjust(&mut world, "a", BALANCE_FLOOR.0 + 10 * POINT - 5, "r", "o"),
+        "done",
+        "down to the floor"
+    );
     assert_eq!(Amount(world.balance("a")), BALANCE_FLOOR);
     world.assert_sound();
 }
@@ -177,10 +186,14 @@ fn a_statement_has_everything_in_order_whoever_made_it() {
     world.adjust("a", 2 * POINT);
     world.interval(&[row("a", 12, 10, 900), good("b")]);
     world.adjust("a", 3 * POINT);
-    let all = query::rewards(&world.space, &RewardFilter { limit: 99, ..Default::default() }).expect("readable");
+    let all =
+        query::rewards(&world.space, &RewardFilter { limit: 99, ..Default::default() }).expect("readable");
     for name in ["a", "b", "n1"] {
-        let expected: Vec<u64> =
-            all.iter().filter(|movement| movement.member == member(name)).map(|movement| movement.seq).collect();
+        let expected: Vec<u64> = all
+            .iter()
+            .filter(|movement| movement.member == member(name))
+            .map(|movement| movement.seq)
+            .collect();
         for after in 0..=all.len() as u64 {
             for limit in [1, 2, 99] {
                 let filter =

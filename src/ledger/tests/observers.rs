@@ -16,7 +16,9 @@ fn fleet() -> World {
 /// What an observer sees: these members dark, all others well.
 fn sees(observer: &str, dark: &[&str]) -> Vec<Row> {
     let others = AGENTS.iter().chain(&NODES).filter(|name| **name != observer);
-    others.map(|name| if dark.contains(name) { row(name, 12, 0, 0) } else { row(name, 12, 12, 900) }).collect()
+    others
+        .map(|name| if dark.contains(name) { row(name, 12, 0, 0) } else { row(name, 12, 12, 900) })
+        .collect()
 }
 
 fn send(world: &mut World, id: u64, observer: &str, health: ObserverHealth, rows: Vec<Row>) {
@@ -90,7 +92,10 @@ fn without_a_majority_that_is_well_nobody_is_judged() {
 fn an_observer_behind_a_partition_stands_alone_and_harms_nobody() {
     let mut world = fleet();
     let dark: &[&str] = &["a", "b", "c", "d", "n2", "n3"];
-    assert_eq!(interval(&mut world, [dark, &["n1"], &["n1"]]), (["alone", "", ""].map(String::from).to_vec(), Verdict::Settled));
+    assert_eq!(
+        interval(&mut world, [dark, &["n1"], &["n1"]]),
+        (["alone", "", ""].map(String::from).to_vec(), Verdict::Settled)
+    );
     for name in AGENTS.iter().chain(&["n2", "n3"]) {
         assert_eq!(world.balance(name), 10_000_000, "{name}");
     }
@@ -115,7 +120,10 @@ fn with_few_members_to_see_alone_is_no_fault() {
         send(&mut world, 1, observer, WELL, rows);
     }
     world.settle(1);
-    assert!(world.record(1).observers.iter().all(|observer| observer.used), "three members are too few to tell");
+    assert!(
+        world.record(1).observers.iter().all(|observer| observer.used),
+        "three members are too few to tell"
+    );
     world.assert_sound();
 }
 
@@ -171,14 +179,23 @@ fn when_all_see_most_members_dark_nobody_is_punished_until_it_goes_on_for_long()
         assert_eq!(world.balance("n1"), 10_000_000 * id, "who answered is paid");
     }
     let told = |id: u64| -> String {
-        let lines = explain(&world.space, IntervalId(id), &member("a")).expect("readable").expect("seen").lines;
+        let lines =
+            explain(&world.space, IntervalId(id), &member("a")).expect("readable").expect("seen").lines;
         lines.join("\n")
     };
-    assert!(told(5).contains("correlated: every observer saw most of 6 other members dark (n1 4, n2 4, n3 4)"), "{}", told(5));
+    assert!(
+        told(5).contains("correlated: every observer saw most of 6 other members dark (n1 4, n2 4, n3 4)"),
+        "{}",
+        told(5)
+    );
     assert!(told(5).contains("no penalties and no strikes"), "{}", told(5));
     for strikes in [4, 8] {
         assert_eq!(interval(&mut world, [dark; 3]).1, Verdict::Correlated);
-        assert_eq!((world.member("a").strikes, world.balance("a")), (strikes, 0), "strikes, and still no penalty");
+        assert_eq!(
+            (world.member("a").strikes, world.balance("a")),
+            (strikes, 0),
+            "strikes, and still no penalty"
+        );
     }
     assert!(world.record(6).reason.ends_with("more than 5 in a row, so strikes are given again"));
     // One interval as usual, and the patience begins anew.
@@ -199,7 +216,9 @@ fn the_alert_comes_when_strikes_are_about_to_resume_and_once() {
             send(&mut world, id, observer, WELL, sees(observer, &AGENTS));
         }
         let outcome = world.outcome(Command::Settle { interval: IntervalId(id) });
-        alerts.extend(outcome.happenings.into_iter().filter(|one| matches!(one, Happening::MostMembersDark { .. })));
+        alerts.extend(
+            outcome.happenings.into_iter().filter(|one| matches!(one, Happening::MostMembersDark { .. })),
+        );
     }
     assert_eq!(alerts, [Happening::MostMembersDark { interval: IntervalId(5), intervals: 5 }]);
 }
@@ -224,9 +243,10 @@ fn a_single_observer_that_sees_most_dark_judges_nobody() {
     for (dark, verdict) in [(1, Verdict::Settled), (2, Verdict::Void)] {
         let id = query::interval_state(&world.space).expect("readable").expect("genesis").open.0;
         world.cut(id);
-        let rows = ["a", "b"].iter().enumerate().map(|(at, name)| {
-            if at < dark { row(name, 12, 0, 0) } else { row(name, 12, 12, 900) }
-        });
+        let rows = ["a", "b"]
+            .iter()
+            .enumerate()
+            .map(|(at, name)| if at < dark { row(name, 12, 0, 0) } else { row(name, 12, 12, 900) });
         world.report(id, "n1", rows.collect());
         world.settle(id);
         assert_eq!(world.record(id).verdict, verdict, "{dark} of 2");
@@ -259,7 +279,11 @@ fn versions_are_compared_with_the_lowest_that_a_super_node_states() {
     assert_eq!(["a", "b", "c"].map(|name| world.balance(name)), [10_000_000, 8_000_000, 0]);
     assert_eq!(world.member("c").strikes, 0, "another version is no miss");
     let lines = explain(&world.space, IntervalId(1), &member("b")).expect("readable").expect("seen").lines;
-    assert!(lines.contains(&"V = upper median(800000, 800000, 800000) = 800000 (against version 2.3.1)".to_string()));
+    assert!(
+        lines.contains(
+            &"V = upper median(800000, 800000, 800000) = 800000 (against version 2.3.1)".to_string()
+        )
+    );
     // The upgrade is complete: what was good enough is a minor version behind now.
     assert_eq!(state(&mut world, "n2", "2.4.0"), Answer::Done);
     world.interval(&rows());

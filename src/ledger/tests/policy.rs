@@ -17,8 +17,14 @@ fn a_revision_judges_from_its_interval_on_and_is_pinned_in_each_record() {
     let mut world = World::standard();
     let cheap = Policy { reward: Amount(1_000_000), ..revision(2) };
     let harsh = Policy { penalty: Amount(9_000_000), ..revision(3) };
-    assert_eq!(world.set_policy(cheap, 0, Some(4)), Answer::PolicySet { revision: 2, activate_at: IntervalId(4) });
-    assert_eq!(world.set_policy(harsh.clone(), 0, Some(4)), Answer::PolicySet { revision: 3, activate_at: IntervalId(4) });
+    assert_eq!(
+        world.set_policy(cheap, 0, Some(4)),
+        Answer::PolicySet { revision: 2, activate_at: IntervalId(4) }
+    );
+    assert_eq!(
+        world.set_policy(harsh.clone(), 0, Some(4)),
+        Answer::PolicySet { revision: 3, activate_at: IntervalId(4) }
+    );
     assert_eq!(query::policy(&world.space).expect("readable").expect("genesis").revision, 1);
     for _ in 1..=2 {
         world.interval(&[row("a", 12, 12, 900)]);
@@ -83,7 +89,12 @@ fn history() -> World {
     world
 }
 
-fn rehearsal(world: &World, from: u64, to: u64, revision: Option<Revision>) -> crate::ledger::rehearse::Rehearsal {
+fn rehearsal(
+    world: &World,
+    from: u64,
+    to: u64,
+    revision: Option<Revision>,
+) -> crate::ledger::rehearse::Rehearsal {
     let wish = Wish { from: IntervalId(from), to: IntervalId(to), revision };
     rehearse(&world.space, &wish).expect("readable")
 }
@@ -97,7 +108,12 @@ fn the_same_policy_comes_out_byte_for_byte_from_wherever_it_begins() {
                 let found = rehearsal(&world, from, to, revision);
                 assert!(found.identical, "{from} to {to}");
                 assert_eq!((found.intervals, found.verdicts_changed), (to - from + 1, vec![]));
-                assert!(found.members.iter().all(|member| member.difference == 0 && member.recorded == member.rehearsed));
+                assert!(
+                    found
+                        .members
+                        .iter()
+                        .all(|member| member.difference == 0 && member.recorded == member.rehearsed)
+                );
             }
         }
     }
@@ -123,8 +139,14 @@ fn another_policy_is_rehearsed_with_its_difference_per_member() {
     let found = rehearsal(&world, 1, 4, Some(Revision::initial(other)));
     assert!(!found.identical);
     let a = found.members.iter().find(|one| one.member == member("a")).expect("judged");
-    assert_eq!((a.recorded.rewarded, a.recorded.penalised, a.recorded.balance.0), (18_333_330, 10_370_372, 8_962_958));
-    assert_eq!((a.rehearsed.rewarded, a.rehearsed.penalised, a.rehearsed.balance.0), (9_166_665, 20_740_744, -10_574_079));
+    assert_eq!(
+        (a.recorded.rewarded, a.recorded.penalised, a.recorded.balance.0),
+        (18_333_330, 10_370_372, 8_962_958)
+    );
+    assert_eq!(
+        (a.rehearsed.rewarded, a.rehearsed.penalised, a.rehearsed.balance.0),
+        (9_166_665, 20_740_744, -10_574_079)
+    );
     assert_eq!(a.difference, -19_537_037);
     assert_eq!(world.balance("a"), 8_962_958, "a rehearsal changes nothing");
 }

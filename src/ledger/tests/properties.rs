@@ -132,7 +132,8 @@ fn perform(world: &mut World, act: &Act) {
             let id = member(everybody()[*who]);
             let last = query::claims(&world.space, &id).expect("readable").last_seq();
             let seq = (last + 1).saturating_add_signed(i64::from(*off));
-            let held = query::member(&world.space, &id).expect("readable").map_or(0, |member| member.balance.0);
+            let held =
+                query::member(&world.space, &id).expect("readable").map_or(0, |member| member.balance.0);
             let amount = if part.unsigned_abs() > 1_000 { *part } else { (held / 100).saturating_mul(*part) };
             let claim = Command::Claim { member: id, seq, amount: Amount(amount) };
             let first = world.run(claim.clone());

@@ -158,5 +158,9 @@ fn explanations_of_unusual_intervals() {
     let void = explained(&world, 2, "a").expect("seen");
     assert!(void.agrees && void.observation.is_none());
     assert!(void.lines.iter().any(|line| line.starts_with("the interval is void")));
-    assert!(void.lines.contains(&"void: 1 of 3 observers count, and 2 are needed".to_string()), "{:#?}", void.lines);
+    assert!(
+        void.lines.contains(&"void: 1 of 3 observers count, and 2 are needed".to_string()),
+        "{:#?}",
+        void.lines
+    );
 }
