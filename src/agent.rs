@@ -114,7 +114,9 @@ impl AgentError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process uses the port: stop it, or choose another with --listen or --status",
+        io::ErrorKind::AddrInUse => {
+            "another process uses the port: stop it, or choose another with --listen or --status"
+        }
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address: correct --listen",
         io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another with --listen",
         _ => "choose another address with --listen",

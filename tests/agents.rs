@@ -15,9 +15,11 @@ struct Python(Child);
 impl Python {
     fn start(cluster: &Cluster, id: &str) -> Python {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/agent.py");
-        let log = std::fs::File::create(cluster.directory.path().join(format!("{id}.py.log"))).expect("a log");
+        let log =
+            std::fs::File::create(cluster.directory.path().join(format!("{id}.py.log"))).expect("a log");
         let mut command = Command::new("python3");
-        let command = command.args([script, id, &cluster.nodes[0].url()]).current_dir(cluster.directory.path());
+        let command =
+            command.args([script, id, &cluster.nodes[0].url()]).current_dir(cluster.directory.path());
         let command = command.arg(format!("{id}.key")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Python(command.spawn().expect("python3 runs"))
     }

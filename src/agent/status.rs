@@ -41,9 +41,17 @@ impl Status {
         let registry = &mut status.registry;
         let datagrams = status.datagrams.clone();
         registry.register("datagrams", "Received: answered, replayed, limited, junk", datagrams);
-        registry.register("enrolments", "How often a super-node took its enrolment", status.enrolments.clone());
+        registry.register(
+            "enrolments",
+            "How often a super-node took its enrolment",
+            status.enrolments.clone(),
+        );
         let last = status.last_ping.clone();
-        registry.register("last_ping_timestamp_seconds", "When it was last pinged, Unix time; 0: never", last);
+        registry.register(
+            "last_ping_timestamp_seconds",
+            "When it was last pinged, Unix time; 0: never",
+            last,
+        );
         let build = Family::<BuildLabel, Gauge>::default();
         build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION").to_string() }).set(1);
         registry.register("build_info", "This build", build);

@@ -144,7 +144,8 @@ async fn an_agent_shows_that_it_lives_and_what_it_heard() {
     let (url, _asks) = super_node(&[]).await;
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let agent = Agent::bind(AgentSettings { status: Some(any), ..settings(&[&url]) }).expect("it binds");
-    let (address, status, token) = (agent.local_address(), agent.status_address().unwrap(), CancellationToken::new());
+    let (address, status, token) =
+        (agent.local_address(), agent.status_address().unwrap(), CancellationToken::new());
     let task = tokio::spawn(agent.run(token.clone()));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.send_to(b"junk", address).await.unwrap();
@@ -152,7 +153,8 @@ async fn an_agent_shows_that_it_lives_and_what_it_heard() {
     let ping = Ping { seq: 1, nonce, interval, cluster: "c", member: "worker-1" }.encode(&KEY);
     socket.send_to(&ping, address).await.unwrap();
     within(socket.recv_from(&mut [0; 512])).await.unwrap();
-    let get = async |path: &str| within(reqwest::get(format!("http://{status}{path}"))).await.unwrap().text().await;
+    let get =
+        async |path: &str| within(reqwest::get(format!("http://{status}{path}"))).await.unwrap().text().await;
     assert_eq!(get("/livez").await.unwrap(), "ok, 1 pings answered\n");
     let metrics = get("/metrics").await.unwrap();
     for line in [

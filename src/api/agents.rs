@@ -42,7 +42,8 @@ pub async fn enrol(
     remote_address(&address)
         .map_err(|problem| Problem::bad_request(format!("the agent {}", problem.what)).hint(problem.hint))?;
     let key = AgentKey::from_hex(&key).ok_or_else(|| {
-        Problem::bad_request("the key is not usable").hint("draw 32 random bytes and write 64 hexadecimal digits")
+        Problem::bad_request("the key is not usable")
+            .hint("draw 32 random bytes and write 64 hexadecimal digits")
     })?;
     check_version(&version)?;
     let approved = approves(&state, token.as_deref())?;
@@ -59,7 +60,8 @@ pub async fn enrol(
             waiting
         }
     };
-    let nodes: Vec<String> = state.handle.status.borrow().nodes.iter().filter_map(|node| node.url.clone()).collect();
+    let nodes: Vec<String> =
+        state.handle.status.borrow().nodes.iter().filter_map(|node| node.url.clone()).collect();
     let (code, status) = if waiting { (StatusCode::ACCEPTED, "waiting") } else { (StatusCode::OK, "member") };
     let body = json!({ "id": id, "status": status, "fingerprint": fingerprint(&key), "endpoints": nodes });
     Ok((code, Json(body)))
@@ -76,7 +78,8 @@ fn check_version(text: &str) -> Result<(), Problem> {
             format!("version {text} is not served here: another major version than {ours}"),
         )
         .hint(format!("run an agent of version {}", ours.major))),
-        _ => Err(Problem::bad_request(format!("'{text}' is not a version")).hint("write three numbers, such as 0.1.0")),
+        _ => Err(Problem::bad_request(format!("'{text}' is not a version"))
+            .hint("write three numbers, such as 0.1.0")),
     }
 }
 

@@ -7,7 +7,9 @@ use serde_json::json;
 use super::openapi::schemas::{count, duration, integer, named, object, page, text, time};
 use super::openapi::{self, About, Route};
 use super::problem::Code;
-use super::{agents, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions, verify};
+use super::{
+    agents, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions, verify,
+};
 
 /// All routes.
 pub fn table() -> Vec<Route> {
@@ -198,25 +200,30 @@ fn fleet() -> Vec<Route> {
             ),
         Route::at("/v1/members:enrol").post(
             agents::enrol,
-            About::new("enrol_agent", "An agent wants to be a member: 200, it is; 202, it waits for approval.")
-                .write()
-                .body(object([
-                    ("id", text()),
-                    ("address", text()),
-                    ("key", json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" })),
-                    ("version", text()),
-                    ("token?", json!({ "type": ["string", "null"] })),
-                ]))
-                .gives(enrolled())
-                .gives_as(202, "application/json", Some(enrolled()))
-                .fails(&[Code::Unauthorized, Code::Forbidden]),
+            About::new(
+                "enrol_agent",
+                "An agent wants to be a member: 200, it is; 202, it waits for approval.",
+            )
+            .write()
+            .body(object([
+                ("id", text()),
+                ("address", text()),
+                ("key", json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" })),
+                ("version", text()),
+                ("token?", json!({ "type": ["string", "null"] })),
+            ]))
+            .gives(enrolled())
+            .gives_as(202, "application/json", Some(enrolled()))
+            .fails(&[Code::Unauthorized, Code::Forbidden]),
         ),
         Route::at("/v1/members:waiting").get(
             agents::waiting,
-            About::new("list_waiting_agents", "The agents that wait for approval, by name.").read().gives(page(
-                object([("id", text()), ("address", text()), ("fingerprint", text()), ("since", time())]),
-                text(),
-            )),
+            About::new("list_waiting_agents", "The agents that wait for approval, by name.").read().gives(
+                page(
+                    object([("id", text()), ("address", text()), ("fingerprint", text()), ("since", time())]),
+                    text(),
+                ),
+            ),
         ),
         Route::at("/v1/members/{id}")
             .get(

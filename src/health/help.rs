@@ -39,7 +39,8 @@ impl Help {
     pub fn choose(&mut self, candidates: &[NodeId]) -> Vec<NodeId> {
         let room = QUESTIONS_MAX.saturating_sub(self.asked.len());
         let count = HELPERS.min(candidates.len()).min(room);
-        let chosen = (0..count).filter_map(|more| candidates.get((self.turn + more) % candidates.len()).cloned());
+        let chosen =
+            (0..count).filter_map(|more| candidates.get((self.turn + more) % candidates.len()).cloned());
         let chosen = chosen.collect();
         self.turn = (self.turn + count) % candidates.len().max(1);
         chosen

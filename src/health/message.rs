@@ -24,11 +24,7 @@ pub struct Config {
 impl Config {
     /// The defaults of the first policy: a ping every 5 s, 500 ms per try.
     pub fn new(id: MemberId) -> Config {
-        Config {
-            id,
-            ping_every: Duration::from_secs(5),
-            ping_timeout: Duration::from_millis(500),
-        }
+        Config { id, ping_every: Duration::from_secs(5), ping_timeout: Duration::from_millis(500) }
     }
 }
 

@@ -440,7 +440,7 @@ impl Health {
         }
         // Whoever is silent is asked again at once, unless another try is under way, or it is held dead anyway.
         let member = self.member(due.slot);
-        if member.level != Level::Down && member.suspicion.misses() > 0 && member.waiting() == 0 {
+        if member.level != Level::Down && member.waiting() == 0 {
             self.probe(due.slot, now, effects);
         }
     }
@@ -504,7 +504,14 @@ impl Health {
         }
     }
 
-    fn handle_help(&mut self, now: Micros, from: NodeId, id: u64, member: &MemberId, effects: &mut Vec<Effect>) {
+    fn handle_help(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        id: u64,
+        member: &MemberId,
+        effects: &mut Vec<Effect>,
+    ) {
         let slot = self.index.get(member).copied();
         let free = |slot: &u32| {
             self.help.for_others.len() < QUESTIONS_MAX && self.member(*slot).waiting() < WAITING_MAX

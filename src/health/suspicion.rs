@@ -13,9 +13,9 @@ use super::Level;
 
 /// -log10 of 1 % to 50 %, in thousandths.
 const SURPRISE: [u32; 50] = [
-    2000, 1699, 1523, 1398, 1301, 1222, 1155, 1097, 1046, 1000, 959, 921, 886, 854, 824, 796, 770, 745, 721, 699, 678,
-    658, 638, 620, 602, 585, 569, 553, 538, 523, 509, 495, 481, 469, 456, 444, 432, 420, 409, 398, 387, 377, 367, 357,
-    347, 337, 328, 319, 310, 301,
+    2000, 1699, 1523, 1398, 1301, 1222, 1155, 1097, 1046, 1000, 959, 921, 886, 854, 824, 796, 770, 745, 721,
+    699, 678, 658, 638, 620, 602, 585, 569, 553, 538, 523, 509, 495, 481, 469, 456, 444, 432, 420, 409, 398,
+    387, 377, 367, 357, 347, 337, 328, 319, 310, 301,
 ];
 /// From here on a member is suspected: four misses of one that misses hardly ever.
 pub const SUSPECT_AT: u32 = 8_000;
@@ -119,9 +119,16 @@ mod tests {
     #[test]
     fn the_more_a_member_misses_usually_the_more_misses_it_takes() {
         // percent, score, tries until suspect, until down: ceil(threshold / surprise).
-        for (percent, score, suspect, down) in
-            [(0, 0, 4, 8), (1, 0, 4, 8), (5, 0, 7, 13), (10, 0, 8, 16), (50, 0, 27, 54), (90, 0, 27, 54), (1, 1, 6, 12), (1, 8, 20, 40)]
-        {
+        for (percent, score, suspect, down) in [
+            (0, 0, 4, 8),
+            (1, 0, 4, 8),
+            (5, 0, 7, 13),
+            (10, 0, 8, 16),
+            (50, 0, 27, 54),
+            (90, 0, 27, 54),
+            (1, 1, 6, 12),
+            (1, 8, 20, 40),
+        ] {
             let mut suspicion = with_rate(percent);
             let (mut level, mut edges) = (Level::Up, Vec::new());
             for miss in 1..=60 {

@@ -308,7 +308,8 @@ fn a_dead_member_is_up_after_two_answers_and_the_second_is_asked_for_at_once() {
 #[test]
 fn a_member_that_never_answers_goes_from_suspect_to_down() {
     let mut health = observer(&["w"]);
-    let all: Vec<Effect> = silence(&mut health, Micros(3 * EVERY)).into_iter().map(|(_, effect)| effect).collect();
+    let all: Vec<Effect> =
+        silence(&mut health, Micros(3 * EVERY)).into_iter().map(|(_, effect)| effect).collect();
     assert_eq!(edges(&all), [(Level::Down, 8)]);
 }
 

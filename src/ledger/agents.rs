@@ -112,7 +112,9 @@ pub(super) fn enrol(
     let known = member.is_some() && in_force.as_ref() == Some(key);
     // The operator added it by name and address, and nobody has come yet.
     let expected = in_force.is_none()
-        && member.as_ref().is_some_and(|member| member.kind == MemberKind::Agent && member.address == address);
+        && member
+            .as_ref()
+            .is_some_and(|member| member.kind == MemberKind::Agent && member.address == address);
     if approved || known || expected {
         return admit(space, entry, (id, address, key), happenings);
     }
@@ -192,7 +194,8 @@ pub(super) fn approve(
     };
     let print = fingerprint(&found.key);
     if shown.is_some_and(|shown| shown != print) {
-        let why = format!("the agent that waits as {id} has the fingerprint {print}, not {}", shown.unwrap_or(""));
+        let why =
+            format!("the agent that waits as {id} has the fingerprint {print}, not {}", shown.unwrap_or(""));
         return Err(Rejection::Conflict(why).into());
     }
     admit(space, entry, (id, &found.address, &found.key), happenings)

@@ -11,8 +11,8 @@ use super::once::{self, Admission};
 use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
 use super::{
-    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions, settle,
-    table,
+    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions,
+    settle, table,
 };
 
 /// What came of a log entry.

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{AgentKey, Amount, Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version};
+use crate::types::{
+    AgentKey, Amount, Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version,
+};
 
 use super::claims::Receipt;
 use super::policy::Policy;

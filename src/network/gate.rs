@@ -108,7 +108,11 @@ impl Gate {
             known.second = (now, 0);
         }
         known.second.1 = known.second.1.saturating_add(1);
-        if known.second.1 > OUT_OF_TURN_MAX { Judgement::Limited } else { Judgement::Pong { member, seq, version } }
+        if known.second.1 > OUT_OF_TURN_MAX {
+            Judgement::Limited
+        } else {
+            Judgement::Pong { member, seq, version }
+        }
     }
 
     /// SHA-256 over secret, member and number, cut to 16 bytes. The name's length is part of it, so that no two

@@ -10,7 +10,8 @@ const B: AgentKey = AgentKey([2; 32]);
 impl World {
     /// `in`, `waits`, or the kind of refusal.
     fn enrol(&mut self, name: &str, address: &str, key: AgentKey, approved: bool) -> String {
-        let command = Command::AgentEnrol { member: member(name), address: address.to_string(), key, approved };
+        let command =
+            Command::AgentEnrol { member: member(name), address: address.to_string(), key, approved };
         self.said(command)
     }
 
@@ -55,7 +56,9 @@ fn an_agent_comes_in_when_somebody_says_so_and_waits_otherwise() {
         assert_eq!(world.key(name), in_force, "{row}");
         if name == "expected" && in_force == Some(B) && answer == "in" {
             // Who waited under that name waits no more.
-            assert!(agents::waiting(&world.space).unwrap().iter().all(|agent| agent.member != member("expected")));
+            assert!(
+                agents::waiting(&world.space).unwrap().iter().all(|agent| agent.member != member("expected"))
+            );
         }
     }
     assert_eq!(world.member("open").address, "h:2");
@@ -88,7 +91,11 @@ fn two_of_one_host_may_wait() {
     }
     assert_eq!(world.enrol("more", "h:99", A, false), "conflict");
     assert_eq!(world.enrol("more", "other:99", A, false), "waits");
-    assert_eq!(world.enrol("w0", "h:50", A, false), "waits", "whoever waits already is not counted against itself");
+    assert_eq!(
+        world.enrol("w0", "h:50", A, false),
+        "waits",
+        "whoever waits already is not counted against itself"
+    );
     assert_eq!(world.enrol("trusted", "h:98", A, true), "in", "who is let in needs no room");
     assert_eq!(world.approve("w0", None), "in");
     assert_eq!(world.enrol("more2", "h:97", A, false), "waits");
