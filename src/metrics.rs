@@ -123,7 +123,7 @@ pub struct Metrics {
     pub peer_frames: Family<ResultLabel, Counter>,
     /// Connections between super-nodes: `dialled`, `accepted`, `lost`, `refused`, `malformed`, `slow`, `too_many`.
     pub peer_connections: Family<ResultLabel, Counter>,
-    /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `bad`, `junk`.
+    /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `limited`, `junk`.
     pub agent_datagrams: Family<ResultLabel, Counter>,
     /// Native connections of clients by their end: `closed`, `lost`, `refused`, `malformed`, `slow`.
     pub native_connections: Family<ResultLabel, Counter>,

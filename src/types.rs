@@ -114,6 +114,37 @@ name_type!(
     MemberId
 );
 
+/// A secret that the super-nodes share with one agent: it authenticates their datagrams. Never shown, not even for debugging.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AgentKey(pub [u8; 32]);
+
+impl AgentKey {
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<AgentKey> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |at: usize| char::from(pair[at]).to_digit(16);
+            *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+        }
+        Some(AgentKey(bytes))
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentKey(…)")
+    }
+}
+
 impl From<&NodeId> for MemberId {
     fn from(node: &NodeId) -> Self {
         MemberId(node.0.clone())
@@ -348,6 +379,17 @@ mod tests {
         {
             assert!(Amount::from_points(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written_and_never_shown() {
+        let key = AgentKey(std::array::from_fn(|at| (at * 7) as u8));
+        assert_eq!(AgentKey::from_hex(&key.to_hex()), Some(key));
+        assert_eq!(AgentKey::from_hex(&key.to_hex().to_uppercase()), Some(key));
+        for bad in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)] {
+            assert_eq!(AgentKey::from_hex(bad), None, "{bad}");
+        }
+        assert_eq!(format!("{key:?}"), "AgentKey(…)");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super_node::raft::{
     self, Body, Change, Configuration, Entry, Message, Payload, Persist, Position, Recovered,
 };
 use super_node::storage::MemoryState;
-use super_node::types::{Index, MemberId, Micros, NodeId, Term, UnixMillis};
+use super_node::types::{AgentKey, Index, MemberId, Micros, NodeId, Term, UnixMillis};
 use tokio_util::sync::CancellationToken;
 
 fn id(name: &str) -> NodeId {
@@ -352,7 +352,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
-        fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}
+        fn ping(&self, _member: &MemberId, _address: &str, _key: &AgentKey, _seq: u64) {}
     }
     fn inlet() -> Inlet<Input> {
         Inlet { receiver: tokio::sync::mpsc::channel(1).1, translate: Some }

@@ -4,6 +4,7 @@
 //! goes wrong becomes a [`Problem`]. Which requests there are stands in [`routes`], with what they take and give. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
+pub mod agents;
 pub mod doctor;
 pub mod events;
 pub mod exposition;
@@ -44,7 +45,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::HttpSettings;
+use crate::config::{AgentsSettings, HttpSettings};
 use crate::database::errors::ProjectionError;
 use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
@@ -119,6 +120,8 @@ pub struct ApiParts {
     pub compare: Option<Compare>,
     /// `[http]`
     pub http: HttpSettings,
+    /// `[agents]`
+    pub agents: AgentsSettings,
     /// The highest position of a write that was answered here.
     pub newest: AtomicU64,
     /// Ends event streams and long polls.

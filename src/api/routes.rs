@@ -8,7 +8,8 @@ use super::openapi::schemas::{count, duration, integer, named, object, page, tex
 use super::openapi::{self, About, Route};
 use super::problem::Code;
 use super::{
-    doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions, snapshot, verify,
+    agents, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions,
+    snapshot, verify,
 };
 
 /// All routes.
@@ -169,6 +170,16 @@ fn client_sessions() -> Vec<Route> {
     ]
 }
 
+/// What an agent hears that enrols.
+fn enrolled() -> serde_json::Value {
+    object([
+        ("id", text()),
+        ("status", text()),
+        ("fingerprint", text()),
+        ("endpoints", json!({ "type": "array", "items": { "type": "string" } })),
+    ])
+}
+
 /// The members of the fleet, the super-nodes, and who leads.
 fn fleet() -> Vec<Route> {
     let id = |about: About| about.path("id", text(), "The name of the member.");
@@ -193,6 +204,33 @@ fn fleet() -> Vec<Route> {
                     .gives(named("Changed"))
                     .fails(&[Code::NotFound]),
             ),
+        Route::at("/v1/members:enrol").post(
+            agents::enrol,
+            About::new(
+                "enrol_agent",
+                "An agent wants to be a member: 200, it is; 202, it waits for approval.",
+            )
+            .write()
+            .body(object([
+                ("id", text()),
+                ("address", text()),
+                ("key", json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" })),
+                ("version", text()),
+                ("token?", json!({ "type": ["string", "null"] })),
+            ]))
+            .gives(enrolled())
+            .gives_as(202, "application/json", Some(enrolled()))
+            .fails(&[Code::Unauthorized, Code::Forbidden]),
+        ),
+        Route::at("/v1/members:waiting").get(
+            agents::waiting,
+            About::new("list_waiting_agents", "The agents that wait for approval, by name.").read().gives(
+                page(
+                    object([("id", text()), ("address", text()), ("fingerprint", text()), ("since", time())]),
+                    text(),
+                ),
+            ),
+        ),
         Route::at("/v1/members/{id}")
             .get(
                 members::show,
@@ -224,6 +262,12 @@ fn fleet() -> Vec<Route> {
                             .gives(named("Announced"))
                             .fails(&[Code::NotFound]),
                     ),
+                    (
+                        "/v1/members/{id}:approve",
+                        action("approve_agent", "Lets an agent in that waits.")
+                            .may_have_body(object([("fingerprint?", json!({ "type": ["string", "null"] }))])),
+                    ),
+                    ("/v1/members/{id}:refuse", action("refuse_agent", "Sends an agent away that waits.")),
                 ],
             ),
         Route::at("/v1/leader:transfer").post(

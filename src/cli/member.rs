@@ -56,6 +56,21 @@ pub enum MemberCommand {
         #[arg(long, value_name = "INTERVAL")]
         from: Option<u64>,
     },
+    /// List the agents that wait for approval
+    Waiting,
+    /// Let an agent in that waits
+    Approve {
+        /// Its name.
+        id: String,
+        /// What the agent says its key is; refused if another one waits under that name
+        #[arg(long, value_name = "HEX")]
+        fingerprint: Option<String>,
+    },
+    /// Send an agent away that waits; it may come again
+    Refuse {
+        /// Its name.
+        id: String,
+    },
     /// Let a member leave; its account stays. A super-node votes no more, and goes idle
     Remove {
         /// Its name.
@@ -104,6 +119,24 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
             let call = Call::new(Method::POST, format!("{}:maintain", path_of(&id)?))
                 .body(&json!({ "intervals": intervals, "from": from }))
                 .find_out(format!("repeat it: what is announced already is refused as a conflict for {id}"));
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
+        MemberCommand::Waiting => {
+            let items = client.pages(Call::get("/v1/members:waiting"), None).await?;
+            let columns = ["id", "address", "fingerprint", "since"];
+            let rows: Vec<_> =
+                items.iter().map(|item| columns.iter().map(|name| field(item, name)).collect()).collect();
+            Ok(output.list(&["AGENT", "ADDRESS", "FINGERPRINT", "SINCE"], &rows, &items)?)
+        }
+        MemberCommand::Approve { id, fingerprint } => {
+            let call = Call::new(Method::POST, format!("{}:approve", path_of(&id)?))
+                .body(&json!({ "fingerprint": fingerprint }))
+                .find_out(format!("super-node member show {id}"));
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
+        MemberCommand::Refuse { id } => {
+            let call = Call::new(Method::POST, format!("{}:refuse", path_of(&id)?))
+                .find_out("super-node member waiting");
             Ok(output.record(&client.send(call).await?.body)?)
         }
         MemberCommand::Remove { id } => Ok(output.record(&client.remove_member(&id).await?.body)?),

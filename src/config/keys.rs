@@ -172,6 +172,13 @@ pub const KEYS: &[Key] = &[
     },
     key!("mongodb.database", set_database, |s| s.mongodb.database.clone()),
     key!("mongodb.write_concern", set_write_concern, |s| s.mongodb.write_concern.to_string()),
+    key!("agents.admission", set_admission, |s| if s.agents.open { "open" } else { "approval" }.to_string()),
+    Key {
+        name: "agents.token",
+        set: |s, raw| value::optional_text(raw, 256).map(|v| s.agents.token = v),
+        show: |s| s.agents.token.as_deref().map_or("", |_| "…").to_string(),
+        secret: true,
+    },
     key!(
         "http.timeout",
         |s, raw| value::duration(raw, MS(100), SECS(300)).map(|v| s.http.timeout = v),
@@ -279,6 +286,11 @@ fn set_policy(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
         "classic" => PolicyKind::Classic,
         _standard => PolicyKind::Standard,
     };
+    Ok(())
+}
+
+fn set_admission(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.agents.open = value::choice(raw, &["open", "approval"])? == "open";
     Ok(())
 }
 

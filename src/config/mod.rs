@@ -43,6 +43,8 @@ pub struct Settings {
     pub ledger: Policy,
     /// `[mongodb]`
     pub mongodb: MongodbSettings,
+    /// `[agents]`
+    pub agents: AgentsSettings,
     /// `[http]`
     pub http: HttpSettings,
     /// `[log]`
@@ -167,6 +169,15 @@ impl fmt::Display for WriteConcern {
     }
 }
 
+/// `[agents]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentsSettings {
+    /// Whether an agent that nobody expects is let in at once; otherwise it waits for an operator.
+    pub open: bool,
+    /// Whoever brings this is let in at once.
+    pub token: Option<String>,
+}
+
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
@@ -231,6 +242,7 @@ impl Default for Settings {
                 database: "super_node".to_string(),
                 write_concern: WriteConcern::Majority,
             },
+            agents: AgentsSettings { open: true, token: None },
             http: HttpSettings {
                 timeout: Duration::from_secs(5),
                 body_bytes_max: 4 << 20,

@@ -34,6 +34,11 @@ impl Own {
         self.round_clean = false;
     }
 
+    /// How unwell it is; 0 is well.
+    pub fn score(&self) -> u32 {
+        self.score
+    }
+
     /// The process stood still.
     pub fn stalled(&mut self, now: Micros, span: Duration) {
         let millis = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);

@@ -12,8 +12,8 @@ use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
 use super::recoveries::{self, Recovery};
 use super::{
-    claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions, settle,
-    table,
+    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions,
+    settle, table,
 };
 
 /// What came of a log entry.
@@ -211,6 +211,22 @@ pub enum Happening {
         /// The first interval that it judges, which is open now.
         interval: IntervalId,
     },
+    /// An agent was let in, or has another key.
+    AgentAdmitted {
+        /// Who.
+        member: MemberId,
+        /// Of its key.
+        fingerprint: String,
+    },
+    /// An agent waits for an operator.
+    AgentWaits {
+        /// Under which name.
+        member: MemberId,
+        /// Where it answers.
+        address: String,
+        /// Of its key.
+        fingerprint: String,
+    },
 }
 
 impl Happening {
@@ -358,5 +374,12 @@ fn dispatch(
         Command::SetPolicy { policy, budget, activate_at } => {
             rules::set(space, policy, *budget, *activate_at, happenings)
         }
+        Command::AgentEnrol { member, address, key, approved } => {
+            agents::enrol(space, entry, (member, address, key), *approved, happenings)
+        }
+        Command::AgentApprove { member, fingerprint } => {
+            agents::approve(space, entry, (member, fingerprint.as_deref()), happenings)
+        }
+        Command::AgentRefuse { member } => agents::refuse(space, member),
     }
 }

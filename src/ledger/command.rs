@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version};
+use crate::types::{
+    AgentKey, Amount, Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version,
+};
 
 use super::claims::Receipt;
 use super::policy::Policy;
@@ -240,6 +242,29 @@ pub enum Command {
         /// The first interval that it judges; `None`: as soon as it may, see [`super::policy::ACTIVATION_AHEAD`].
         activate_at: Option<IntervalId>,
     },
+    /// An agent wants to be a member, with this key; see [`super::agents`].
+    AgentEnrol {
+        /// Under which name.
+        member: MemberId,
+        /// Where it answers pings: `host:port`.
+        address: String,
+        /// Authenticates its datagrams.
+        key: AgentKey,
+        /// Whether it may come in at once. Otherwise it waits, unless it was expected.
+        approved: bool,
+    },
+    /// An operator lets in an agent that waits.
+    AgentApprove {
+        /// Its name.
+        member: MemberId,
+        /// What [`super::agents::fingerprint`] must say of its key, if the operator looked.
+        fingerprint: Option<String>,
+    },
+    /// An operator sends away an agent that waits. It may come again.
+    AgentRefuse {
+        /// Its name.
+        member: MemberId,
+    },
 }
 
 /// One operation of a batch.
@@ -364,6 +389,11 @@ pub enum Answer {
         revision: u64,
         /// The first interval that it judges.
         activate_at: IntervalId,
+    },
+    /// An agent has enrolled.
+    Enrolled {
+        /// Whether it waits for an operator; otherwise it is a member.
+        waiting: bool,
     },
 }
 

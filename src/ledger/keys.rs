@@ -26,6 +26,8 @@
 //! | `d` idempotency key | the first answer |
 //! | `D` log index | an idempotency key, oldest first, for eviction |
 //! | `e` term | [`super::records::Election`] |
+//! | `g` member | the key of an agent ([`crate::types::AgentKey`]) |
+//! | `G` member | an agent that waits for approval ([`super::agents::Waiting`]) |
 //! | `h` interval, observer | which parts of a report are here ([`super::evidence::ReportHead`]) |
 //! | `i` interval | [`super::records::Interval`] |
 //! | `k` key | [`super::records::KvEntry`] |
@@ -88,6 +90,10 @@ pub const ANSWER_TABLE: u8 = b'd';
 pub const ANSWER_AGE_TABLE: u8 = b'D';
 /// Table of elections.
 pub const ELECTION_TABLE: u8 = b'e';
+/// Table of the keys of agents.
+pub const AGENT_KEY_TABLE: u8 = b'g';
+/// Table of agents that wait for approval.
+pub const AGENT_WAITING_TABLE: u8 = b'G';
 /// Table of report heads.
 pub const HEAD_TABLE: u8 = b'h';
 /// Table of intervals.
@@ -142,6 +148,16 @@ pub fn named(table: u8, name: &str) -> Vec<u8> {
 /// The number that ends `key`, if it is long enough.
 pub fn last_number(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The key of an agent.
+pub fn agent_key(member: &MemberId) -> Vec<u8> {
+    named(AGENT_KEY_TABLE, member.as_str())
+}
+
+/// An agent that waits for approval.
+pub fn agent_waiting(member: &MemberId) -> Vec<u8> {
+    named(AGENT_WAITING_TABLE, member.as_str())
 }
 
 /// The cut of an interval.

@@ -9,11 +9,12 @@
 //! ([`idempotency`], [`sessions`]) or refused, and dispatches it to the file of its subject. A payment goes through
 //! `intervals` (cut, report), [`settle`] (one apply computes everything), [`hearing`] and [`observers`] (whose reports
 //! count, and the verdict), [`judge`] (one member), [`score`] (the arithmetic), [`standing`] (strikes and suspension),
-//! [`budget`], [`accounts`] (the movement and its hash). Money also moves by [`claims`]; the policy by `rules`. [`query`] reads,
+//! [`budget`], [`accounts`] (the movement and its hash). [`agents`] are let in with their keys. Money also moves by [`claims`]; the policy by `rules`. [`query`] reads,
 //! [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
 //! worked example and the canonical bytes: `docs/ledger.md`.
 
 pub mod accounts;
+pub mod agents;
 pub mod apply;
 pub mod backwards;
 pub mod blocks;

@@ -47,6 +47,8 @@ impl LaneName {
             | Frame::Transfer { .. }
             | Frame::TransferAnswer { .. }
             | Frame::NotMember { .. }
+            | Frame::AskHelp { .. }
+            | Frame::Word { .. }
             | Frame::HearsNoLeader { .. }
             | Frame::Bound { .. } => LaneName::Urgent,
         }

@@ -52,8 +52,10 @@
 //! partition.
 
 mod accept;
+pub mod answer;
 pub mod datagram;
 mod dial;
+pub mod gate;
 mod lanes;
 pub mod native;
 pub mod peers;

@@ -270,5 +270,6 @@ fn changes_membership(happening: &Happening) -> bool {
             | Happening::MemberSuspended { .. }
             | Happening::MemberProbation { .. }
             | Happening::MemberReinstated { .. }
+            | Happening::AgentAdmitted { .. }
     )
 }

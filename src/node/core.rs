@@ -11,7 +11,7 @@ use crate::health::{self, Health};
 use crate::ledger::command::Command;
 use crate::ledger::records::Member;
 use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
-use crate::types::{Index, Micros, NodeId, Term};
+use crate::types::{AgentKey, Index, MemberId, Micros, NodeId, Term};
 
 use super::applier::Standing;
 use super::autopilot::Autopilot;
@@ -79,6 +79,7 @@ pub struct Node {
     pub(super) health: Health,
     pub(super) facts: Facts,
     pub(super) members: Arc<Vec<Member>>,
+    pub(super) agent_keys: Arc<BTreeMap<MemberId, AgentKey>>,
     pub(super) applied: Base,
     pub(super) projection: ProjectionStatus,
     pub(super) peer_contact: BTreeMap<NodeId, Micros>,
@@ -132,6 +133,7 @@ impl Node {
             raft,
             health,
             members: Arc::default(),
+            agent_keys: Arc::default(),
             applied,
             projection: ProjectionStatus::default(),
             peer_contact: BTreeMap::new(),
@@ -171,7 +173,6 @@ impl Node {
                     self.duties.met(node, incarnation);
                 }
             }
-            Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
             Input::Ask { ask, want, forward, patience } => {
                 let request = self.requests.begin(Origin::Ask(ask), want, moment.now, patience);
                 self.route(moment, request, forward);

@@ -348,7 +348,7 @@ impl Driver {
                 }
                 self.network.send(&to, frame);
             }
-            Effect::Ping { member, address, seq } => self.pinger.ping(&member, &address, seq),
+            Effect::Ping { member, address, key, seq } => self.pinger.ping(&member, &address, &key, seq),
             Effect::Apply(entries) => {
                 let (_, bytes) = self.dirty.get_or_insert_with(|| (Instant::now(), 0));
                 *bytes += entries.iter().map(command_bytes).sum::<usize>();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::command::{Applied, Request};
 use crate::raft::{Base, Change, Configuration, Message};
-use crate::types::{Index, NodeId, Version};
+use crate::types::{Index, MemberId, NodeId, Version};
 
 use super::handle::{Changed, Failure, Transferred};
 
@@ -156,6 +156,20 @@ pub enum Frame {
         as_of: Index,
         /// At most [`crate::raft::NODES_MAX`].
         incarnations: BTreeMap<NodeId, String>,
+    },
+    /// "Does this member answer you?" Answered by [`Frame::Word`], whatever comes of it.
+    AskHelp {
+        /// The asker's number for the question.
+        id: u64,
+        /// The member.
+        member: MemberId,
+    },
+    /// The answer.
+    Word {
+        /// Of the [`Frame::AskHelp`].
+        id: u64,
+        /// Whether the member answered.
+        alive: bool,
     },
 }
 

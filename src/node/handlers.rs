@@ -54,6 +54,10 @@ impl Node {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
+            Frame::AskHelp { id, member } => {
+                self.step_health(moment, health::Input::HelpAsked { from, id, member });
+            }
+            Frame::Word { id, alive } => self.step_health(moment, health::Input::Word { from, id, alive }),
             Frame::Forward { life, id, request } => {
                 self.take_once(moment, from, (life, id), Want::Write(request));
             }
@@ -322,7 +326,9 @@ impl Node {
                         self.ask_about_leader(&to);
                         self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } });
                     }
-                    Target::Agent { address } => self.effects.push(Effect::Ping { member, address, seq }),
+                    Target::Agent { address, key } => {
+                        self.effects.push(Effect::Ping { member, address, key, seq });
+                    }
                 },
                 health::Effect::Judged { outcome, .. } => {
                     self.effects.push(Effect::Tell(Notice::Pinged(outcome)));
@@ -337,6 +343,12 @@ impl Node {
                         self.peer_silent(moment, leader, ElectionReason::PingsSilent);
                     }
                     self.effects.push(Effect::Tell(Notice::Level { member, from, to, misses }));
+                }
+                health::Effect::AskHelp { helper, id, member } => {
+                    self.effects.push(Effect::Send { to: helper, frame: Frame::AskHelp { id, member } });
+                }
+                health::Effect::Word { to, id, alive } => {
+                    self.effects.push(Effect::Send { to, frame: Frame::Word { id, alive } });
                 }
                 // What was seen before the first interval concerns no interval.
                 health::Effect::Report(frozen) if frozen.interval.0 == 0 => {}
@@ -408,6 +420,9 @@ impl Node {
     pub(super) fn take_facts(&mut self, facts: Facts, moment: Moment) {
         if let Some(members) = &facts.members {
             self.members = Arc::clone(members);
+            if let Some(keys) = &facts.keys {
+                self.agent_keys = Arc::clone(keys);
+            }
             self.duties.follow(&self.membership.committed, &self.members);
             if !self.membership.is_removed() {
                 self.observe_members(moment);
@@ -424,13 +439,17 @@ impl Node {
         self.duties.observe(&self.facts, &self.settings.id, moment.now, moment.wall);
     }
 
-    /// Everybody but this node is pinged.
+    /// Everybody but this node is pinged, and who is an agent without a key: it was added and has not come yet, and nobody
+    /// could prove to be it.
     pub(super) fn observe_members(&mut self, moment: Moment) {
         let me = self.settings.id.as_str();
         let others = self.members.iter().filter(|member| member.id.as_str() != me);
         let targets = others.filter_map(|member| {
             let target = match member.kind {
-                MemberKind::Agent => Target::Agent { address: member.address.as_str().into() },
+                MemberKind::Agent => {
+                    let key = *self.agent_keys.get(&member.id)?;
+                    Target::Agent { address: member.address.as_str().into(), key }
+                }
                 MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
             };
             Some((member.id.clone(), target))

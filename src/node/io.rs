@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::health::{self, Level};
 use crate::ledger::apply::Happening;
 use crate::raft::{self, Entry, Persist, Seq};
-use crate::types::{Index, MemberId, NodeId, Version};
+use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
 
 use super::applier::AppliedBatch;
 use super::facts::Facts;
@@ -49,11 +49,6 @@ pub enum Input {
         seq: u64,
         /// The version it states.
         version: Version,
-    },
-    /// An agent's answer was not what was asked for.
-    AgentBad {
-        /// The agent.
-        member: MemberId,
     },
     /// Somebody above wants something.
     Ask {
@@ -120,6 +115,8 @@ pub enum Effect {
         member: MemberId,
         /// Its address.
         address: std::sync::Arc<str>,
+        /// Its key.
+        key: AgentKey,
         /// The ping's number.
         seq: u64,
     },

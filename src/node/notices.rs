@@ -316,6 +316,15 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "policy_activated",
             format!("revision {revision} of the policy judges from interval {interval} on"),
         ),
+        Happening::AgentAdmitted { member, fingerprint } => {
+            ("agent_admitted", format!("agent {member} is let in; its key has the fingerprint {fingerprint}"))
+        }
+        Happening::AgentWaits { member, address, fingerprint } => (
+            "agent_waits",
+            format!(
+                "agent {member} at {address} waits for approval; its key has the fingerprint {fingerprint}"
+            ),
+        ),
         Happening::NodeSeen { node, .. } => ("node_seen", format!("{node} is bound to its data directory")),
         Happening::ClusterRecovered(recovery) => (
             "cluster_recovered",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use crate::raft::{Persist, Recovered};
-use crate::types::{MemberId, NodeId};
+use crate::types::{AgentKey, MemberId, NodeId};
 
 use super::frame::Frame;
 
@@ -113,6 +113,7 @@ pub trait Network: Send + Sync + 'static {
 
 /// The way to the agents. Never blocks.
 pub trait Pinger: Send + Sync + 'static {
-    /// Sends one ping to an agent at `address` (`host:port`). An answer comes back through the inbox.
-    fn ping(&self, member: &MemberId, address: &str, seq: u64);
+    /// Sends one ping to an agent at `address` (`host:port`). An answer that `key` authenticates comes back through the
+    /// inbox.
+    fn ping(&self, member: &MemberId, address: &str, key: &AgentKey, seq: u64);
 }

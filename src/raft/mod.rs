@@ -312,7 +312,11 @@ impl Raft {
         let alone = node.core.log.configuration().is_sole_voter(node.core.id());
         // Who decides alone has nobody to wait for; but it may be the last of several, and have promised one of them that it
         // starts nothing before that one's lease is over.
-        let state = if alone && !promised { node.start_election(ElectionReason::Startup) } else { State::Follower(node) };
+        let state = if alone && !promised {
+            node.start_election(ElectionReason::Startup)
+        } else {
+            State::Follower(node)
+        };
         Ok(Raft { state: Some(state) })
     }
 

@@ -339,6 +339,7 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
+        agents: settings.agents.clone(),
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
         about,
@@ -367,7 +368,6 @@ fn from_peer(event: PeerEvent) -> Option<Input> {
 fn from_agent(event: AgentEvent) -> Option<Input> {
     Some(match event {
         AgentEvent::Pong { member, seq, version } => Input::AgentPong { member, seq, version },
-        AgentEvent::Bad { member } => Input::AgentBad { member },
         AgentEvent::Unsent => Input::PingNotSent,
     })
 }

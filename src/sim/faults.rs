@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Request};
-use crate::ledger::records::MemberKind;
 use crate::node::requests::Want;
 use crate::raft::Role;
 use crate::types::MemberId;
 
+use super::fleet;
 use super::host::{Death, Host};
 use super::network::Weather;
 use super::operator::Operator;
@@ -115,7 +115,7 @@ impl Faults {
             }
             Fault::AgentJoins { agent: number } => {
                 let (member, address) = (agent(*number), format!("sim:a{number}"));
-                self.order(world, &act, Command::MemberJoin { member, kind: MemberKind::Agent, address });
+                self.order(world, &act, fleet::enrol(member, address));
             }
             Fault::AgentLeaves { agent: number } => {
                 self.order(world, &act, Command::MemberLeave { member: agent(*number) });

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ledger::command::{Command, Request};
+use crate::ledger::command::Request;
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
-use crate::ledger::records::MemberKind;
 use crate::node::ports::StateStore;
 use crate::node::requests::Want;
 use crate::raft::{Role, Status};
@@ -14,6 +13,7 @@ use crate::types::{Index, MemberId, Micros, NodeId};
 
 use super::clients::Clients;
 use super::faults::Faults;
+use super::fleet;
 use super::generate::generate;
 use super::host::Host;
 use super::plan::Plan;
@@ -351,8 +351,7 @@ fn enrol_agents(world: &mut World) {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
         let address = format!("sim:{name}");
-        let command = Command::MemberJoin { member, kind: MemberKind::Agent, address };
-        let request = Request::keyed(format!("join-{name}"), command);
+        let request = Request::keyed(format!("join-{name}"), fleet::enrol(member, address));
         world.ask(0, Want::Write(request));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::network::gate::Gate;
 use crate::node::applier::Applier;
 use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
@@ -34,6 +35,8 @@ pub struct Alive {
     pub applier: Applier,
     /// Batches that the disk has not written yet, with the host's own time of their handing over.
     pub writing: VecDeque<(Micros, Persist)>,
+    /// What agents' answers pass.
+    pub gate: Gate,
     /// What waits for the apply thread.
     pub jobs: VecDeque<Job>,
     /// When (in the world's time) the last queued apply job will be done; jobs end in order.
@@ -224,11 +227,18 @@ impl Host {
         self.paused = None;
         self.wake_at = None;
         let configuration = node.raft_status().configuration;
+        // Of this life: what answers the pings of another is junk.
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&self.life.to_be_bytes());
+        for (byte, letter) in secret[8..].iter_mut().zip(self.id.as_str().bytes()) {
+            *byte = letter;
+        }
         self.alive = Some(Alive {
             node,
             log: opened.log,
             applier,
             writing: VecDeque::new(),
+            gate: Gate::new("sim", secret),
             jobs: VecDeque::new(),
             apply_done_at: now,
             turn_scheduled: false,

@@ -546,7 +546,8 @@ fn said(answer: &Answer, index: Index) -> (Heard, News) {
         | Answer::Claimed(_)
         | Answer::Adjusted { .. }
         | Answer::Maintenance { .. }
-        | Answer::PolicySet { .. } => (Heard::Answer, News::Nothing),
+        | Answer::PolicySet { .. }
+        | Answer::Enrolled { .. } => (Heard::Answer, News::Nothing),
     }
 }
 

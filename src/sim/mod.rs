@@ -38,6 +38,7 @@ pub mod cuts;
 pub mod database;
 pub mod dice;
 pub mod faults;
+mod fleet;
 pub mod generate;
 pub mod history;
 pub mod host;

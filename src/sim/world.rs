@@ -8,6 +8,7 @@ use crate::database::errors::ProjectionError;
 use crate::ledger::apply::Happening;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
+use crate::network::gate::Judgement;
 use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::frame::PROTOCOL;
@@ -15,12 +16,13 @@ use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
 use crate::raft::{Configuration, Entry, Persist};
-use crate::types::{Index, MemberId, Micros, NodeId, UnixMillis, Version};
+use crate::types::{Index, IntervalId, MemberId, Micros, NodeId, UnixMillis};
 use crate::{health, raft};
 
 use super::clock::Clock;
 use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
+use super::fleet::Fleet;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
 use super::library;
@@ -66,10 +68,8 @@ pub enum Event {
     Flush,
     /// An agent's answer arrives.
     Pong {
-        /// Of whom.
-        member: MemberId,
-        /// The number of the ping.
-        seq: u64,
+        /// The datagram.
+        bytes: Vec<u8>,
     },
     /// A connection was reset and the new one refused.
     Gone {
@@ -195,6 +195,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// What is between them.
     pub network: Network,
+    /// The agents.
+    pub fleet: Fleet,
     /// Agents that do not answer at the moment, with the number of faults that keep each silent.
     pub silent_agents: BTreeMap<MemberId, u32>,
     /// Answers that nobody has seen yet.
@@ -247,6 +249,7 @@ impl World {
             dice,
             hosts: Vec::new(),
             network: Network::new(plan.seed),
+            fleet: Fleet::default(),
             silent_agents: BTreeMap::new(),
             answers: Vec::new(),
             watch: Watch::default(),
@@ -491,8 +494,15 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Pong { member, seq } => {
-                self.step(host, Input::AgentPong { member, seq, version: Version::current() })
+            Event::Pong { bytes } => {
+                let now = self.now;
+                let gate = self.hosts[host].alive.as_mut().map(|alive| alive.gate.judge(&bytes, now));
+                match gate {
+                    Some(Judgement::Pong { member, seq, version }) => {
+                        self.step(host, Input::AgentPong { member, seq, version })
+                    }
+                    Some(Judgement::Limited | Judgement::Junk) | None => Ok(()),
+                }
             }
             Event::Gone { node } => self.step(host, Input::PeerGone { node }),
             Event::Project => self.project(host),
@@ -634,13 +644,20 @@ impl World {
                 self.watch.said(&self.hosts[host], &to, &frame)?;
                 self.send(host, &to, &frame);
             }
-            Effect::Ping { member, address: _, seq } => {
+            Effect::Ping { member, address: _, key, seq } => {
                 let loss = self.network.loss_ppm();
                 let dice = &mut self.hosts[host].dice;
                 let lost = self.silent_agents.contains_key(&member) || dice.chance(loss);
                 let after = dice.span(Duration::from_micros(200), Duration::from_millis(8));
-                if !lost {
-                    self.at_host(after, host, Event::Pong { member, seq });
+                let now = self.now;
+                let ping = self.hosts[host]
+                    .alive
+                    .as_mut()
+                    .map(|alive| alive.gate.ping((&member, &key), seq, IntervalId(0), now));
+                if let Some(ping) = ping.filter(|_| !lost)
+                    && let Some(bytes) = self.fleet.hear(&member, &ping, now)
+                {
+                    self.at_host(after, host, Event::Pong { bytes });
                 }
             }
             Effect::SetBook(book) => {

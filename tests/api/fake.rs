@@ -7,7 +7,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use super_node::api::{ApiParts, ApiState, Surroundings, serve_clients};
-use super_node::config::HttpSettings;
+use super_node::config::{AgentsSettings, HttpSettings};
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
 use super_node::ledger::keyspace::Keyspace;
@@ -208,6 +208,7 @@ impl Fake {
                 body_bytes_max: 4 << 20,
                 keep_alive: Duration::from_secs(1),
             },
+            agents: AgentsSettings { open: false, token: Some("let me in".to_string()) },
             stopping: stopping.clone(),
             about: Surroundings { links: Arc::new(Vec::new), data_dir: None, election_min_ms: 300 },
         });

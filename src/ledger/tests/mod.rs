@@ -1,5 +1,6 @@
 //! The machine as a whole: commands in, answers and keyspace out.
 
+mod agents;
 mod fleet;
 mod idempotency;
 mod kv;
