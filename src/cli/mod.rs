@@ -18,6 +18,8 @@ pub mod ledger;
 pub mod logging;
 pub mod member;
 pub mod output;
+pub mod replica;
+pub mod scenario;
 pub mod signals;
 pub mod sim;
 pub mod start;
@@ -128,6 +130,14 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Run the deterministic simulator
     Sim(sim::SimArgs),
+    /// Be a replica of the course's key-value store, behind its simulator
+    Replica(replica::ReplicaArgs),
+    /// Run replicas of the course protocol through scenarios, and judge them
+    Scenario {
+        /// What to do.
+        #[command(subcommand)]
+        command: scenario::ScenarioCommand,
+    },
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -213,7 +223,7 @@ fn read_token(path: &std::path::Path) -> Result<String, CliError> {
 
 /// Parses the arguments, runs the command, prints what went wrong, and says how the process should end.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(replica::as_named(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for and go to stdout with 0; mistakes go to stderr with 2.
@@ -224,7 +234,11 @@ pub fn main() -> ExitCode {
         }
     };
     let mut output = Output::stdout(cli.global.output);
-    let result = Environment::read().and_then(|environment| run(cli, &environment, &mut output));
+    let result = match &cli.command {
+        // It reads no settings and needs no runtime: it is to be there at once.
+        Command::Replica(args) => replica::run(args),
+        _ => Environment::read().and_then(|environment| run(cli, &environment, &mut output)),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -247,6 +261,7 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
         match &cli.command {
             Command::Start(args) => return start::run(args).await,
             Command::Agent(args) => return agent::run(args.clone()).await,
+            Command::Scenario { command } => return scenario::run(command.clone(), output).await,
             Command::Demo(args) => {
                 let output = Output::stdout(cli.global.output);
                 return match demo::run(args, output, cli.global.no_color, environment).await {
@@ -295,6 +310,8 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         | Command::Bench(_)
         | Command::Sim(_)
         | Command::Start(_)
+        | Command::Replica(_)
+        | Command::Scenario { .. }
         | Command::Agent(_)
         | Command::Demo(_) => Ok(()),
     }
