@@ -58,7 +58,9 @@ mod tests {
 
     #[test]
     fn the_names_of_the_course_make_it_a_replica() {
-        let named = |name: &str| as_named([name, "7000", "0000"].iter().map(OsString::from)).join(&OsString::from(" "));
+        let named = |name: &str| {
+            as_named([name, "7000", "0000"].iter().map(OsString::from)).join(&OsString::from(" "))
+        };
         assert_eq!(named("./4730kvstore"), "./4730kvstore replica 7000 0000");
         assert_eq!(named("/a/3700kvstore"), "/a/3700kvstore replica 7000 0000");
         assert_eq!(named("/4730kvstore/super-node"), "/4730kvstore/super-node 7000 0000");

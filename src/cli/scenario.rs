@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::scenario::{Grade, Judgement, Scenario, built_in, find, in_real_time, in_virtual_time, judge, junit};
+use crate::scenario::{
+    Grade, Judgement, Scenario, built_in, find, in_real_time, in_virtual_time, judge, junit,
+};
 
 use super::{CliError, Format, Output};
 
@@ -172,7 +174,13 @@ fn run_all(args: &RunArgs, stop: &AtomicBool) -> Result<Vec<Run>, CliError> {
                 return Ok(runs);
             }
             let command = command_of(args, &name, seed);
-            runs.push(Run { name: name.clone(), seed, judgement: judge(&course), took: begun.elapsed(), command });
+            runs.push(Run {
+                name: name.clone(),
+                seed,
+                judgement: judge(&course),
+                took: begun.elapsed(),
+                command,
+            });
         }
     }
     Ok(runs)
@@ -266,7 +274,6 @@ fn write_junit(file: &Path, runs: &[Run], least: Grade) -> Result<(), CliError> 
         .iter()
         .map(|run| (format!("{} seed {}", run.name, run.seed), run.judgement.clone(), run.took.as_secs_f64()))
         .collect();
-    std::fs::write(file, junit(&cases, least)).map_err(|error| {
-        CliError::failed(format!("cannot write {}: {error}", file.display()))
-    })
+    std::fs::write(file, junit(&cases, least))
+        .map_err(|error| CliError::failed(format!("cannot write {}: {error}", file.display())))
 }

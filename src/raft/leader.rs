@@ -143,12 +143,8 @@ impl Node<Leader> {
 
     pub fn deadline(&self) -> Micros {
         let heartbeats = self.role.peers.values().map(|peer| self.heartbeat_due(peer));
-        let others = [
-            self.quorum_lapses(),
-            self.disk_is_stuck_at(),
-            self.transfer_deadline(),
-            self.next_repetition(),
-        ];
+        let others =
+            [self.quorum_lapses(), self.disk_is_stuck_at(), self.transfer_deadline(), self.next_repetition()];
         heartbeats.chain(others).fold(Micros(u64::MAX), Micros::min)
     }
 

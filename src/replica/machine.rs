@@ -131,7 +131,12 @@ impl Replica {
         }
         match packet.body {
             Body::Get { mid, key } => {
-                self.arrive(Request { client: packet.src, mid, arrived: now, ask: Ask::Get { key: name(key) } });
+                self.arrive(Request {
+                    client: packet.src,
+                    mid,
+                    arrived: now,
+                    ask: Ask::Get { key: name(key) },
+                });
             }
             Body::Put { mid, key, value } => {
                 let command = codec::encode(&(name(key), value.to_string()));

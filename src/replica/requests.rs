@@ -142,7 +142,12 @@ mod tests {
     use serde_json::json;
 
     fn put(mid: &str) -> Request {
-        Request { client: "0015".into(), mid: json!(mid), arrived: Micros(0), ask: Ask::Put { command: vec![] } }
+        Request {
+            client: "0015".into(),
+            mid: json!(mid),
+            arrived: Micros(0),
+            ask: Ask::Put { command: vec![] },
+        }
     }
 
     fn names(requests: &[Request]) -> Vec<&str> {

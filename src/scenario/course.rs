@@ -150,7 +150,8 @@ impl Course {
 
     fn next_request(&self) -> Option<Micros> {
         let Scenario { requests, lifetime, .. } = self.scenario;
-        (self.requests_made < requests).then(|| self.at(lifetime * self.requests_made as f64 / requests as f64))
+        (self.requests_made < requests)
+            .then(|| self.at(lifetime * self.requests_made as f64 / requests as f64))
     }
 
     fn next_event(&self) -> Option<Micros> {
@@ -224,7 +225,10 @@ impl Course {
                 self.story.push(format!("{seconds:.1} s: {} is killed", address(replica)));
                 self.members[replica].dead = true;
                 // A client that meets a closed door looks elsewhere.
-                self.leaders.iter_mut().filter(|known| **known == Some(replica)).for_each(|known| *known = None);
+                self.leaders
+                    .iter_mut()
+                    .filter(|known| **known == Some(replica))
+                    .for_each(|known| *known = None);
                 actions.push(Action::Kill { replica });
             }
             EventKind::PartEasy | EventKind::PartHard => {
@@ -348,7 +352,8 @@ impl Course {
         self.members[from].present = true;
         let leader = self.replica_named(leader);
         self.members[from].follows = leader;
-        if let Some(client) = usize::from_str_radix(dst, 16).ok().and_then(|dst| dst.checked_sub(FIRST_CLIENT))
+        if let Some(client) =
+            usize::from_str_radix(dst, 16).ok().and_then(|dst| dst.checked_sub(FIRST_CLIENT))
             && client < CLIENTS
         {
             self.answered(now, from, client, leader, kind, &message, &mut actions);

@@ -151,9 +151,10 @@ impl Scenario {
     /// Which part of the gets (or puts) may stay unanswered: half, unless the file says otherwise.
     pub fn unanswered_max(&self, kind: &str) -> f64 {
         let named = self.tests.iter().filter(|(name, _)| name.to_ascii_lowercase().contains(kind));
-        named.filter_map(|(_, limit)| limit.as_f64()).fold(None, |least: Option<f64>, limit| {
-            Some(least.map_or(limit, |least| least.min(limit)))
-        }).unwrap_or(0.5)
+        named
+            .filter_map(|(_, limit)| limit.as_f64())
+            .fold(None, |least: Option<f64>, limit| Some(least.map_or(limit, |least| least.min(limit))))
+            .unwrap_or(0.5)
     }
 
     /// Fewer messages between replicas than this cannot have replicated all puts.
@@ -168,8 +169,10 @@ mod tests {
 
     #[test]
     fn what_a_file_leaves_out_has_the_defaults_of_the_course() {
-        let scenario = Scenario::parse(r#"{"lifetime": 30, "events": [{"type": "part_end", "time": 9},
-            {"type": "kill_leader", "time": 2.5}], "unheard_of": [1]}"#);
+        let scenario = Scenario::parse(
+            r#"{"lifetime": 30, "events": [{"type": "part_end", "time": 9},
+            {"type": "kill_leader", "time": 2.5}], "unheard_of": [1]}"#,
+        );
         let scenario = scenario.expect("a scenario");
         assert_eq!((scenario.replicas, scenario.requests, scenario.mix), (5, 500, 0.8));
         assert_eq!(scenario.length(), Duration::from_secs(37));

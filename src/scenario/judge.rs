@@ -139,16 +139,16 @@ pub fn judge(course: &Course) -> Judgement {
         check("the protocol is kept", course.violations.clone()),
     ];
     let puts = |operation: &&Operation| operation.asked != Asked::Get;
-    let acknowledged = course.operations.iter().filter(puts).filter(|put| put.acknowledged().is_some()).count();
+    let acknowledged =
+        course.operations.iter().filter(puts).filter(|put| put.acknowledged().is_some()).count();
     checks.push(Check {
         name: "some put is acknowledged",
         ok: acknowledged > 0,
         seen: format!("{acknowledged} of {}", figures.puts),
     });
-    for (name, kind, sent) in [
-        ("few gets stay unanswered", "get", figures.gets),
-        ("few puts stay unanswered", "put", figures.puts),
-    ] {
+    for (name, kind, sent) in
+        [("few gets stay unanswered", "get", figures.gets), ("few puts stay unanswered", "put", figures.puts)]
+    {
         let of_kind = |operation: &&Operation| (operation.asked == Asked::Get) == (kind == "get");
         let open = course.operations.iter().filter(of_kind).filter(|one| one.answer.is_none()).count();
         let most = scenario.unanswered_max(kind) * sent as f64;
@@ -224,8 +224,7 @@ fn incorrect(operations: &[Operation]) -> Vec<String> {
                     Some("a put that was said not to have happened")
                 }
                 Some(put) => {
-                    let overwrites =
-                        |other: &Operation| put.acknowledged().is_some_and(|at| at < other.sent);
+                    let overwrites = |other: &Operation| put.acknowledged().is_some_and(|at| at < other.sent);
                     puts().find(|other| before(other) && overwrites(other)).map(|_| "an old value")
                 }
             }
@@ -252,7 +251,8 @@ fn disordered(operations: &[Operation]) -> Vec<String> {
         if history.len() > linearizable::OPERATIONS_MAX {
             problems.push(format!("{key}: too many operations to decide"));
         } else if !is_linearizable(&history) {
-            problems.push(format!("{key}: no order of its {} operations explains the answers", history.len()));
+            problems
+                .push(format!("{key}: no order of its {} operations explains the answers", history.len()));
         }
     }
     problems

@@ -41,9 +41,7 @@ impl Processes {
             }
         }
         let begun = Instant::now();
-        while begun.elapsed() < GRACE
-            && self.0.iter_mut().any(|child| matches!(child.try_wait(), Ok(None)))
-        {
+        while begun.elapsed() < GRACE && self.0.iter_mut().any(|child| matches!(child.try_wait(), Ok(None))) {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.kill();
@@ -157,7 +155,9 @@ impl Carrier {
             }
             let named = serde_json::from_slice::<Value>(&buffer[..length]).ok();
             let named = named.and_then(|message| usize::from_str_radix(message["src"].as_str()?, 16).ok());
-            if let Some(replica) = named.filter(|replica| *replica < self.number && !self.ports.contains_key(replica)) {
+            if let Some(replica) =
+                named.filter(|replica| *replica < self.number && !self.ports.contains_key(replica))
+            {
                 self.ports.insert(replica, from);
                 self.replicas.insert(from, replica);
                 return Ok(Some((replica, length)));

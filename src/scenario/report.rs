@@ -12,10 +12,7 @@ pub fn junit(runs: &[(String, Judgement, f64)], least: Grade) -> String {
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!(
-        "<testsuite name=\"super-node scenario\" tests=\"{}\" failures=\"{failed}\">",
-        runs.len()
-    ));
+    line(format!("<testsuite name=\"super-node scenario\" tests=\"{}\" failures=\"{failed}\">", runs.len()));
     for (name, judgement, seconds) in runs {
         line(format!("  <testcase name=\"{}\" time=\"{seconds:.3}\">", escaped(name)));
         for failure in judgement.failures(least) {

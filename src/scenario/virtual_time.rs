@@ -88,7 +88,8 @@ impl World {
             }
         }
         for replica in 0..self.replicas.len() {
-            if let Some(machine) = self.replicas[replica].as_mut().filter(|machine| machine.deadline() <= now) {
+            if let Some(machine) = self.replicas[replica].as_mut().filter(|machine| machine.deadline() <= now)
+            {
                 machine.tick(now);
                 self.collect(now, replica);
             }
