@@ -160,7 +160,7 @@ impl Candidate {
             votes: BTreeMap::new(),
             reason,
             transfer,
-            deadline: core.now.after(core.draw_timeout()),
+            deadline: core.now.after(core.draw_candidacy()),
             resend_at: core.now.after(core.config.question_repeats_after(0)),
             repeats: 0,
         };

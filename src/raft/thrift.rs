@@ -24,6 +24,8 @@ use super::progress::{Flow, Progress};
 
 /// A candidate repeats its question after so many shortest waits; it is not in the hurry that a client's write is.
 const QUESTION_WAITS: u32 = 8;
+/// A candidacy lasts so many shortest waits, and up to as many more.
+const CANDIDACY_WAITS: u32 = 64;
 /// No wait is doubled more often.
 const DOUBLINGS_MAX: u32 = 10;
 
@@ -49,6 +51,13 @@ impl Config {
     /// How long a candidate waits before it asks again, having done so `repeats` times.
     pub(super) fn question_repeats_after(&self, repeats: u32) -> Duration {
         self.thrift.map_or(self.heartbeat, |wait| doubled(wait * QUESTION_WAITS, repeats).min(self.heartbeat))
+    }
+
+    /// How long a candidacy lasts, by a random word.
+    pub(super) fn candidacy(&self, entropy: u64) -> Option<Duration> {
+        let least = self.thrift? * CANDIDACY_WAITS;
+        let span = u64::try_from(least.as_micros()).unwrap_or(u64::MAX - 1);
+        Some(least + Duration::from_micros(entropy % (span + 1)))
     }
 }
 

@@ -55,7 +55,7 @@ const PUT_BYTES_MAX: usize = 44 << 10;
 /// A leader whose oldest put has waited for so long takes up no more puts until that is committed.
 const STALL: Duration = Duration::from_millis(100);
 /// A request that has been held for so long without a leader is sent elsewhere.
-const PATIENCE: Duration = Duration::from_millis(1_000);
+const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// One replica.
 #[derive(Debug)]
