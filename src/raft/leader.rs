@@ -34,7 +34,7 @@ pub(super) struct Leader {
     pub first: Index,
     uncommitted_bytes: usize,
     pub lease: Lease,
-    pub thrift: Thrift,
+    pub thrift: Box<Thrift>,
     pub transfer: Option<Transfer>,
     /// Not before this time does it try again to be rid of a leadership that it does not want.
     pub next_hand_over: Micros,
@@ -67,7 +67,7 @@ impl Node<Candidate> {
             first: last.next(),
             uncommitted_bytes: core.log.range(core.commit.next(), last).map(entry_bytes).sum(),
             lease: Lease::default(),
-            thrift: Thrift::default(),
+            thrift: Box::default(),
             transfer: None,
             next_hand_over: Micros(0),
             farewells: BTreeMap::new(),

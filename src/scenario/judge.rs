@@ -170,7 +170,7 @@ pub fn judge(course: &Course) -> Judgement {
 fn check(name: &'static str, problems: Vec<String>) -> Check {
     let seen = match problems.as_slice() {
         [] => "none".to_string(),
-        [first, rest @ ..] if rest.is_empty() => first.clone(),
+        [first] => first.clone(),
         [first, rest @ ..] => format!("{first}; and {} more", rest.len()),
     };
     Check { name, ok: problems.is_empty(), seen }
