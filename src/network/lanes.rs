@@ -46,7 +46,9 @@ impl LaneName {
             | Frame::ChangeAnswer { .. }
             | Frame::Transfer { .. }
             | Frame::TransferAnswer { .. }
-            | Frame::NotMember { .. } => LaneName::Urgent,
+            | Frame::NotMember { .. }
+            | Frame::HearsNoLeader { .. }
+            | Frame::Bound { .. } => LaneName::Urgent,
         }
     }
 }

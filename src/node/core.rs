@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::health::{self, Health};
 use crate::ledger::command::Command;
@@ -13,6 +14,7 @@ use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
 use crate::types::{Index, Micros, NodeId, Term};
 
 use super::applier::Standing;
+use super::autopilot::Autopilot;
 use super::duties::Duties;
 use super::facts::Facts;
 use super::heard::Heard;
@@ -51,6 +53,10 @@ pub struct Settings {
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
     pub incarnation: String,
+    /// Whether log and state are in memory only; for the status.
+    pub in_memory: bool,
+    /// While it leads, it replaces a voter that was silent for so long by a learner. `None`: never.
+    pub replace_dead_after: Option<Duration>,
 }
 
 impl Settings {
@@ -85,6 +91,7 @@ pub struct Node {
     pub(super) known_leader: Option<(Term, NodeId)>,
     pub(super) compact_asked: Index,
     pub(super) membership: Membership,
+    pub(super) autopilot: Autopilot,
     /// Something has ended that requests waited for.
     pub(super) unpark: bool,
     pub(super) effects: Vec<Effect>,
@@ -136,6 +143,7 @@ impl Node {
             known_leader: None,
             compact_asked: Index(0),
             membership,
+            autopilot: Autopilot::default(),
             unpark: false,
             effects: Vec::new(),
             facts: facts.clone(),
@@ -189,6 +197,7 @@ impl Node {
             self.snapshot_next(moment, next);
         }
         self.do_duties(moment);
+        self.replace_dead_voters(moment);
         self.run_raft(moment);
         let moved = self.notice_leader(moment);
         if moved | self.retry_parked(moment) {
@@ -206,6 +215,7 @@ impl Node {
             self.requests.deadline(),
             self.outgoing.deadline(),
             self.membership.deadline(),
+            self.autopilot.deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)

@@ -185,4 +185,11 @@ pub enum Notice {
     Stalled(Duration),
     /// This node was removed from the cluster.
     Removed,
+    /// This leader has a voter replaced that was silent for too long (`done: false`), or that has happened.
+    Replaced {
+        /// Who, by whom, and why.
+        replacement: super::autopilot::Replacement,
+        /// Whether it has happened.
+        done: bool,
+    },
 }

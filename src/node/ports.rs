@@ -46,6 +46,16 @@ pub trait LogStore: Send + 'static {
     fn bytes(&self) -> u64;
 }
 
+impl LogStore for Box<dyn LogStore> {
+    fn append(&mut self, batches: &[Persist]) -> Result<(), StorageError> {
+        (**self).append(batches)
+    }
+
+    fn bytes(&self) -> u64 {
+        (**self).bytes()
+    }
+}
+
 /// What opening a log gives.
 pub struct OpenedLog<L> {
     /// The log, ready to append.

@@ -72,6 +72,9 @@ pub struct NodeStatus {
     /// Whether this node's disk confirms writes suspiciously late.
     #[serde(default)]
     pub disk_degraded: bool,
+    /// Whether this node keeps log and state in memory, and loses them when it ends.
+    #[serde(default)]
+    pub in_memory: bool,
 }
 
 /// A super-node as seen from another.
