@@ -36,6 +36,8 @@
 //! | L4 | `api` | HTTP |
 //! | L4 | `client` | talks to a cluster over HTTP |
 //! | L4 | `agent` | a fleet member that answers pings |
+//! | L4 | `replica` | the course protocol: a key-value store on the consensus core |
+//! | L4 | `scenario` | runs replicas of that protocol through scenarios, and judges them |
 //! | L4 | `server` | puts one real node together |
 //! | L4 | `local` | a cluster of child processes on this machine |
 //! | L4 | `bench` | load, and what is measured under it |
@@ -73,6 +75,10 @@ pub mod metrics;
 pub mod network;
 pub mod node;
 pub mod raft;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod replica;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod scenario;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod server;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -26,9 +26,9 @@ const RANKS: &[(&str, u8)] = &[
     ("client", 6),
     ("agent", 6),
     ("replica", 6),
-    ("scenario", 6),
     ("server", 7),
     ("local", 7),
+    ("scenario", 7),
     ("bench", 8),
     ("cli", 9),
 ];

@@ -37,6 +37,8 @@ fn world(nodes: usize, seed: u64) -> World {
         spare: 0,
         loss: 0,
         lease: seed.is_multiple_of(2).then(|| Duration::from_millis(270)),
+        promise: None,
+        thrift: None,
         reluctant: BTreeSet::new(),
         faults: false,
         pause_max: 30_000,

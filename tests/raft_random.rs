@@ -26,6 +26,8 @@ fn run(seed: u64) -> Seen {
         spare,
         loss: [0, 2, 10, 25][(seed / 7 % 4) as usize],
         lease: seed.is_multiple_of(2).then(|| Duration::from_millis(270)),
+        promise: seed.is_multiple_of(6).then(|| Duration::from_millis(200)),
+        thrift: seed.is_multiple_of(3).then(|| Duration::from_millis(20)),
         reluctant: (0..voters).filter(|node| seed % 5 == 1 && node % 2 == 0 || seed % 35 == 2).collect(),
         faults: true,
         pause_max: 6_000,

@@ -87,6 +87,7 @@ transcripts! {
     stuck_disk_hands_over
     stuck_disk_steps_down
     three_nodes
+    thrifty_leader
     transfer
     transfer_gives_up_the_lease
     transfer_is_given_up
@@ -329,6 +330,8 @@ impl Theatre {
         let uncommitted = arguments.number("uncommitted")?.unwrap_or(default.uncommitted_bytes_max as u64);
         let pre_vote = arguments.keys.remove("pre_vote").as_deref() != Some("false");
         let lease = arguments.number("lease")?.map(Duration::from_millis);
+        let promise = arguments.number("promise")?.map(Duration::from_millis);
+        let thrift = arguments.number("thrift")?.map(Duration::from_millis);
         let reluctant = arguments.keys.remove("reluctant").map(listed).transpose()?.unwrap_or_default();
         let waiting = arguments.number("waiting")?.unwrap_or(0);
         let waiting = names(all.len() as u64 + 1, all.len() as u64 + waiting)?;
@@ -339,6 +342,8 @@ impl Theatre {
                 id: id.clone(),
                 pre_vote,
                 lease,
+                promise,
+                thrift,
                 reluctant: reluctant.contains(&id),
                 append_messages_max: window,
                 append_bytes_max: bytes,

@@ -24,6 +24,8 @@ pub mod output;
 pub mod policy;
 mod progress;
 pub mod recover;
+pub mod replica;
+pub mod scenario;
 pub mod signals;
 pub mod sim;
 pub mod snapshot;
@@ -157,6 +159,14 @@ pub enum Command {
     Recover(recover::RecoverArgs),
     /// Find what is wrong with this machine's set-up and with the running nodes, and say what to do
     Doctor(Box<doctor::DoctorArgs>),
+    /// Be a replica of the course's key-value store, behind its simulator
+    Replica(replica::ReplicaArgs),
+    /// Run replicas of the course protocol through scenarios, and judge them
+    Scenario {
+        /// What to do.
+        #[command(subcommand)]
+        command: scenario::ScenarioCommand,
+    },
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -242,7 +252,7 @@ fn read_token(path: &std::path::Path) -> Result<String, CliError> {
 
 /// Parses the arguments, runs the command, prints what went wrong, and says how the process should end.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(replica::as_named(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for and go to stdout with 0; mistakes go to stderr with 2.
@@ -253,7 +263,11 @@ pub fn main() -> ExitCode {
         }
     };
     let mut output = Output::stdout(cli.global.output);
-    let result = Environment::read().and_then(|environment| run(cli, &environment, &mut output));
+    let result = match &cli.command {
+        // It reads no settings and needs no runtime: it is to be there at once.
+        Command::Replica(args) => replica::run(args),
+        _ => Environment::read().and_then(|environment| run(cli, &environment, &mut output)),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -276,6 +290,7 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
         match &cli.command {
             Command::Start(args) => return start::run(args).await,
             Command::Agent(args) => return agent::run(args.clone()).await,
+            Command::Scenario { command } => return scenario::run(command.clone(), output).await,
             Command::Demo(args) => {
                 let output = Output::stdout(cli.global.output);
                 return match demo::run(args, output, cli.global.no_color, environment).await {
@@ -335,6 +350,8 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         | Command::Doctor(_)
         | Command::Sim(_)
         | Command::Start(_)
+        | Command::Replica(_)
+        | Command::Scenario { .. }
         | Command::Agent(_)
         | Command::Demo(_) => Ok(()),
     }

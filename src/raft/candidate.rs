@@ -21,6 +21,8 @@ pub(super) struct PreCandidate {
     deadline: Micros,
     /// When it asks those again who have not granted.
     resend_at: Micros,
+    /// How often it has done so.
+    repeats: u32,
 }
 
 /// Stands for election in its term (Raft paper, section 5.2).
@@ -35,6 +37,8 @@ pub(super) struct Candidate {
     deadline: Micros,
     /// When it asks those again who have not answered.
     resend_at: Micros,
+    /// How often it has done so.
+    repeats: u32,
 }
 
 impl Core {
@@ -58,7 +62,8 @@ impl PreCandidate {
             votes: BTreeMap::from([(core.id().clone(), true)]),
             reason,
             deadline: core.now.after(core.config.election_min),
-            resend_at: core.now.after(core.config.heartbeat),
+            resend_at: core.now.after(core.config.question_repeats_after(0)),
+            repeats: 0,
         };
         let mut node = Node { core, role };
         node.request_pre_votes();
@@ -87,7 +92,8 @@ impl Node<PreCandidate> {
             return State::Follower(self.into_follower());
         }
         if now >= self.role.resend_at {
-            self.role.resend_at = now.after(self.core.config.heartbeat);
+            self.role.repeats += 1;
+            self.role.resend_at = now.after(self.core.config.question_repeats_after(self.role.repeats));
             self.request_pre_votes();
         }
         State::PreCandidate(self)
@@ -154,8 +160,9 @@ impl Candidate {
             votes: BTreeMap::new(),
             reason,
             transfer,
-            deadline: core.now.after(core.draw_timeout()),
-            resend_at: core.now.after(core.config.heartbeat),
+            deadline: core.now.after(core.draw_candidacy()),
+            resend_at: core.now.after(core.config.question_repeats_after(0)),
+            repeats: 0,
         };
         let mut node = Node { core, role };
         node.request_votes();
@@ -181,7 +188,8 @@ impl Node<Candidate> {
             return self.into_follower().start_election(reason);
         }
         if now >= self.role.resend_at {
-            self.role.resend_at = now.after(self.core.config.heartbeat);
+            self.role.repeats += 1;
+            self.role.resend_at = now.after(self.core.config.question_repeats_after(self.role.repeats));
             // While the first question still waits for the disk there is nothing to repeat.
             if self.core.outbox.hard_state_is_durable() {
                 self.request_votes();

@@ -46,6 +46,14 @@ pub struct Config {
     /// 6.4.1); cut to nine tenths of `election_min`. All nodes of a cluster must have the same `election_min`, and
     /// a node keeps the promise of an earlier run only if this is set in the next. `None`: no leases.
     pub lease: Option<Duration>,
+    /// For how long a follower that has heard the leader helps nobody to power, where leases are on; at most
+    /// `election_min`, and the same on all nodes of a cluster. `None`: for `election_min`. Shorter than that it lets a
+    /// leader that a detector found dead be replaced long before the election timeout, at the price of shorter leases.
+    pub promise: Option<Duration>,
+    /// Where every message counts: entries leave at once for just enough voters to make a quorum, and for the others in
+    /// the place of a heartbeat. What is not acknowledged for so long (or for longer, by the round trips that were
+    /// measured) is sent again, to whoever is likeliest to answer; see `thrift`. `None`: everybody gets everything at once.
+    pub thrift: Option<Duration>,
     /// Whether this node prefers not to lead: it stands later than others, and hands over when another can lead.
     pub reluctant: bool,
     /// How long a joining learner must have kept up before it becomes a voter.
@@ -67,6 +75,8 @@ impl Default for Config {
             append_messages_max: 64,
             uncommitted_bytes_max: 64 << 20,
             lease: None,
+            promise: None,
+            thrift: None,
             reluctant: false,
             promote_after: Duration::from_millis(500),
         }

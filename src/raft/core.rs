@@ -87,6 +87,13 @@ impl Core {
         self.config.election_min + Duration::from_micros(self.entropy % (span + 1))
     }
 
+    /// How long a candidate waits for its election to be decided. Where questions are repeated soon, that is soon, too: of a
+    /// split vote nothing more is to be expected.
+    pub fn draw_candidacy(&self) -> Duration {
+        let drawn = self.draw_timeout();
+        self.config.candidacy(self.entropy).map_or(drawn, |candidacy| candidacy.min(drawn))
+    }
+
     pub fn send(&mut self, to: &NodeId, body: Body) {
         let message = Message { term: self.hard.term, body };
         self.dropped += u64::from(self.outbox.send(to.clone(), message));

@@ -18,6 +18,7 @@ use super::message::{
 use super::progress::Progress;
 use super::reads::Reads;
 use super::state::State;
+use super::thrift::Thrift;
 use super::transfer::Transfer;
 use super::wire::{Body, Message, Position};
 
@@ -25,7 +26,7 @@ use super::wire::{Body, Message, Position};
 #[derive(Debug)]
 pub(super) struct Leader {
     pub peers: BTreeMap<NodeId, Progress>,
-    reads: Reads,
+    pub reads: Reads,
     /// The newest round of heartbeats; see [`Body::Heartbeat`].
     pub round: u64,
     /// Its own first entry. Until it is committed the commit index may lag behind what earlier leaders committed, so
@@ -33,6 +34,7 @@ pub(super) struct Leader {
     pub first: Index,
     uncommitted_bytes: usize,
     pub lease: Lease,
+    pub thrift: Box<Thrift>,
     pub transfer: Option<Transfer>,
     /// Not before this time does it try again to be rid of a leadership that it does not want.
     pub next_hand_over: Micros,
@@ -65,6 +67,7 @@ impl Node<Candidate> {
             first: last.next(),
             uncommitted_bytes: core.log.range(core.commit.next(), last).map(entry_bytes).sum(),
             lease: Lease::default(),
+            thrift: Box::default(),
             transfer: None,
             next_hand_over: Micros(0),
             farewells: BTreeMap::new(),
@@ -134,13 +137,14 @@ impl Node<Leader> {
         Micros(self.core.log.configuration().quorum_value(contact)).after(self.core.config.election_max)
     }
 
-    fn heartbeat_due(&self, peer: &Progress) -> Micros {
+    pub fn heartbeat_due(&self, peer: &Progress) -> Micros {
         peer.sent_at.map_or(Micros(0), |sent_at| sent_at.after(self.core.config.heartbeat))
     }
 
     pub fn deadline(&self) -> Micros {
         let heartbeats = self.role.peers.values().map(|peer| self.heartbeat_due(peer));
-        let others = [self.quorum_lapses(), self.disk_is_stuck_at(), self.transfer_deadline()];
+        let others =
+            [self.quorum_lapses(), self.disk_is_stuck_at(), self.transfer_deadline(), self.next_repetition()];
         heartbeats.chain(others).fold(Micros(u64::MAX), Micros::min)
     }
 
@@ -211,6 +215,7 @@ impl Node<Leader> {
             }
             Body::AppendAccepted { matched, round } => {
                 if let Some(peer) = self.role.peers.get_mut(from) {
+                    self.role.thrift.acknowledged(peer, matched, now);
                     peer.heard(now, round);
                     if peer.accepted(matched) {
                         return self.maybe_commit();
@@ -244,6 +249,7 @@ impl Node<Leader> {
     fn handle_append_rejected(&mut self, from: &NodeId, previous: Index, hint: Position, round: u64) {
         let Some(peer) = self.role.peers.get_mut(from) else { return };
         let newest = round >= peer.round;
+        peer.awaited = None;
         peer.heard(self.core.now, round);
         if !peer.rejection_is_current(previous) {
             return;
@@ -322,10 +328,10 @@ impl Node<Leader> {
         self.promote_learners();
         self.consider_handing_over();
         self.advance_farewells();
-        self.send_entries();
+        let round_begun = self.send_entries();
         self.advance_transfer();
         let reads_start = self.role.reads.wants_round() && self.core.commit >= self.role.first;
-        self.send_heartbeats(reads_start);
+        self.send_heartbeats(reads_start, round_begun);
         self.renew_lease();
         let Node { core, role } = self;
         if reads_start {
@@ -342,13 +348,22 @@ impl Node<Leader> {
         }
     }
 
-    /// Sends each peer what its window has room for. Who is no member gets no snapshot: what that would tell is not worth
-    /// it.
-    pub fn send_entries(&mut self) {
+    /// Sends each peer what its window has room for, or what a thrifty leader does not put off. Who is no member gets no
+    /// snapshot: what that would tell is not worth it. Returns whether a new round began with it.
+    pub fn send_entries(&mut self) -> bool {
+        let chosen = self.choose_receivers();
+        let round_begins = chosen.as_ref().is_some_and(|chosen| !chosen.is_empty());
+        if round_begins {
+            self.begin_round();
+        }
         let Node { core, role } = self;
         let mut lost = Vec::new();
         for (id, peer) in &mut role.peers {
-            if send_appends(core, id, peer, role.round) {
+            let fed = match &chosen {
+                None => send_appends(core, id, peer, role.round),
+                Some(chosen) => !chosen.contains(id) || send_unacknowledged(core, id, peer, role.round),
+            };
+            if fed {
                 continue;
             }
             if role.farewells.contains_key(id) {
@@ -359,20 +374,35 @@ impl Node<Leader> {
             }
         }
         lost.iter().for_each(|id| self.forget_stranger(id));
+        round_begins
     }
 
-    /// Sends a heartbeat to whom one is due, and to every peer when a round must begin.
-    fn send_heartbeats(&mut self, round_begins: bool) {
-        let now = self.core.now;
-        let due = |peer: &Progress| round_begins || self.heartbeat_due(peer) <= now;
-        let due: BTreeSet<NodeId> =
-            self.role.peers.iter().filter(|(_, peer)| due(peer)).map(|(id, _)| id.clone()).collect();
-        if due.is_empty() && !round_begins {
-            return;
-        }
+    /// What is said from now on belongs to a new round, and proves that this node led at this moment.
+    fn begin_round(&mut self) {
         self.role.round += 1;
         if let Some(span) = self.core.config.lease_span() {
-            self.role.lease.begin(self.role.round, now, span);
+            self.role.lease.begin(self.role.round, self.core.now, span);
+        }
+    }
+
+    /// Sends a heartbeat to whom one is due; and, when reads wait for a round, to every peer, or to whom a thrifty leader
+    /// asks. `round_begun`: this batch has already begun one.
+    fn send_heartbeats(&mut self, reads_start: bool, round_begun: bool) {
+        let now = self.core.now;
+        let asked = self.choose_witnesses(reads_start, round_begun);
+        let asks = |id: &NodeId| asked.as_ref().map_or(reads_start, |asked| asked.contains(id));
+        let due: BTreeSet<NodeId> = self
+            .role
+            .peers
+            .iter()
+            .filter(|(id, peer)| asks(id) || self.heartbeat_due(peer) <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        if due.is_empty() && (!reads_start || round_begun) {
+            return;
+        }
+        if !round_begun {
+            self.begin_round();
         }
         let (round, commit) = (self.role.round, self.core.commit);
         for id in due {
@@ -396,5 +426,20 @@ fn send_appends(core: &mut Core, id: &NodeId, peer: &mut Progress, round: u64) -
         core.send(id, Body::AppendRequest { previous, entries, commit: core.commit, round });
         peer.sent_append(end, bytes, core.now);
     }
+    true
+}
+
+/// Sends one peer everything that it has not acknowledged, as far as an append holds it: whatever was lost on the way, this
+/// fits. False if what it needs is compacted.
+fn send_unacknowledged(core: &mut Core, id: &NodeId, peer: &mut Progress, round: u64) -> bool {
+    peer.rewind();
+    let index = Index(peer.next.0 - 1);
+    let Some(term) = core.log.term_at(index) else { return false };
+    let (entries, bytes) = core.log.entries_from(peer.next, core.config.append_bytes_max);
+    let end = entries.last().map_or(index, |entry| entry.index);
+    let previous = Position { index, term };
+    core.send(id, Body::AppendRequest { previous, entries, commit: core.commit, round });
+    peer.sent_append(end, bytes, core.now);
+    peer.await_acknowledgement(end, core.now);
     true
 }

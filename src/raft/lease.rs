@@ -1,7 +1,7 @@
 //! Leases: reads without a round trip, for those who switch them on (Raft dissertation, section 6.4.1).
 //!
 //! A follower that answers a round promises by that to help nobody to power, itself included, for the shortest
-//! election timeout. So when a quorum has answered a round, nobody else can be elected before that timeout has passed
+//! election timeout (or for `promise`, where that is set and shorter). So when a quorum has answered a round, nobody else can be elected before that timeout has passed
 //! since the round was *sent*, and for a span that is shorter than it the leader may serve reads by itself. What makes
 //! this safe:
 //!
@@ -10,7 +10,7 @@
 //!   leader itself, who gives its lease up first, breaks it (a vote request that says `transfer`).
 //! * A voter that restarts has forgotten its promises, so it grants nothing for as long as they could last.
 //! * Only the answers of peers who say that they honour leases are counted.
-//! * The span is cut to nine tenths of the shortest election timeout: room for clocks that drift apart by up to a tenth.
+//! * The span is cut to nine tenths of what is promised: room for clocks that drift apart by up to a tenth.
 //!
 //! A lease is void from the moment at which leadership is handed over, given up or lost, and when the configuration
 //! changes; it begins anew with rounds sent after that. After a transfer that was given up, the target may still get the
@@ -29,7 +29,12 @@ use super::leader::Leader;
 impl Config {
     /// For how long a confirmed round lets the leader read by itself.
     pub(super) fn lease_span(&self) -> Option<Duration> {
-        self.lease.map(|span| span.min(self.election_min * 9 / 10))
+        self.lease.map(|span| span.min(self.promise_span() * 9 / 10))
+    }
+
+    /// For how long a follower that has heard the leader helps nobody to power.
+    pub(super) fn promise_span(&self) -> Duration {
+        self.promise.map_or(self.election_min, |span| span.min(self.election_min))
     }
 }
 
@@ -42,7 +47,7 @@ impl Core {
     /// A leader was heard: by answering it, this node promises.
     pub fn promise(&mut self) {
         if self.config.lease.is_some() {
-            self.promised_until = self.promised_until.max(self.now.after(self.config.election_min));
+            self.promised_until = self.promised_until.max(self.now.after(self.config.promise_span()));
         }
     }
 }

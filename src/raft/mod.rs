@@ -208,6 +208,7 @@
 //! | `follower`, `candidate`, `leader` | the roles |
 //! | `progress`, `reads`, `lease` | a leader's peers; its reads; reads without a round |
 //! | `membership`, `transfer` | changes of the configuration; handing over |
+//! | `thrift` | few messages, where each one counts |
 //! | `disk` | how long the disk takes |
 //! | `recovered` | what batches mean, as a value: the reference for log stores |
 //! | `state` | the role of the moment, and the rules about terms |
@@ -228,6 +229,7 @@ mod quorum;
 mod reads;
 mod recovered;
 mod state;
+mod thrift;
 mod transfer;
 pub mod wire;
 
@@ -290,7 +292,7 @@ impl Raft {
         let promised = config.lease.is_some() && hard_state.term > Term(0);
         let core = Box::new(Core {
             disk: Disk::new(config.election_max),
-            promised_until: if promised { now.after(config.election_min) } else { Micros(0) },
+            promised_until: if promised { now.after(config.promise_span()) } else { Micros(0) },
             config,
             hard: hard_state,
             log,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::types::{Index, Micros};
 
 use super::config::Config;
+use super::thrift::Awaited;
 
 /// Up to so many bytes in flight, one heartbeat answer that lacks them is proof enough that they were lost. Heartbeats
 /// may overtake more than that on the way; then two answers in a row without progress are asked for.
@@ -59,6 +60,10 @@ pub(super) struct Progress {
     /// The end of our log at some time, and that time: how far behind the peer is in time.
     goal: (Index, Micros),
     check: Option<Check>,
+    /// Of a thrifty leader: the append that it waits for. See `thrift`.
+    pub awaited: Option<Awaited>,
+    /// How many such appends in a row were not answered in time.
+    pub missed: u32,
     /// The place at which the last check found it short of what had been sent.
     stalled: Option<Index>,
 }
@@ -79,6 +84,8 @@ impl Progress {
             caught_up_since: None,
             goal: (next, now),
             check: None,
+            awaited: None,
+            missed: 0,
             stalled: None,
         }
     }
@@ -87,6 +94,7 @@ impl Progress {
     pub fn heard(&mut self, now: Micros, round: u64) {
         self.contact = now;
         self.heard = true;
+        self.missed = 0;
         self.round = self.round.max(round);
     }
 

@@ -42,6 +42,11 @@ impl Reads {
         !self.arrived.is_empty()
     }
 
+    /// Whether reads wait for the echo of a round that has begun.
+    pub fn awaits_echo(&self) -> bool {
+        !self.started.is_empty()
+    }
+
     /// `round` begins now, with `index` committed.
     pub fn start(&mut self, round: u64, index: Index) {
         let requests = std::mem::take(&mut self.arrived);

@@ -3,7 +3,7 @@
 
 use crate::types::{Index, Term};
 
-use super::message::{Base, Entry, Persist, Recovered};
+use super::message::{Base, Entry, HardState, Persist, Recovered};
 
 impl Recovered {
     /// Carries out a batch, in the order of its fields.
@@ -59,12 +59,43 @@ impl Recovered {
     /// differ only after a crash between the installation of a snapshot and its record in the log; then the log is worth
     /// nothing before `applied`, and the base moves there. Returns whether that was so: the shell must then start the
     /// core and repeat [`super::Input::SnapshotInstalled`], so that the log records it too.
+    ///
+    /// Such a crash may also have taken the term in which the snapshot came. The state itself tells of it, at every start; and
+    /// a vote in that term cannot have been given, since no vote is told before it is durable.
     pub fn agree_with(&mut self, applied: Base) -> bool {
+        let known = applied.term.max(self.base.term);
+        if self.hard_state.term < known {
+            self.hard_state = HardState { term: known, vote: None };
+        }
         if applied.index < self.base.index || self.term_at(applied.index) == Some(applied.term) {
             return false;
         }
         self.entries.clear();
         self.base = applied;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_may_take_the_term_that_a_snapshot_came_in() {
+        let vote = |term, vote: Option<&str>| HardState {
+            term: Term(term),
+            vote: vote.map(|name| name.parse().expect("a name")),
+        };
+        let snapshot = Base { index: Index(407), term: Term(4) };
+        let mut disk = Recovered { hard_state: vote(3, Some("n1")), ..Recovered::default() };
+        assert!(disk.agree_with(snapshot), "the log knows nothing of the snapshot");
+        assert_eq!((&disk.hard_state, disk.base), (&vote(4, None), snapshot));
+        // The base was recorded, the term was not: the next start learns it anew.
+        disk.hard_state = vote(3, Some("n1"));
+        assert!(!disk.agree_with(snapshot));
+        assert_eq!(disk.hard_state, vote(4, None));
+        disk.hard_state = vote(4, Some("n2"));
+        assert!(!disk.agree_with(snapshot));
+        assert_eq!(disk.hard_state, vote(4, Some("n2")), "a vote that is on disk stays given");
     }
 }

@@ -156,6 +156,10 @@ pub struct Plan {
     /// Messages lost, in percent.
     pub loss: u64,
     pub lease: Option<Duration>,
+    /// For how long followers are loyal, if not for the shortest election timeout.
+    pub promise: Option<Duration>,
+    /// Whether leaders save messages, and the shortest wait before they repeat one.
+    pub thrift: Option<Duration>,
     /// Which nodes would rather not lead.
     pub reluctant: BTreeSet<usize>,
     /// Whether anything goes wrong by itself.
@@ -194,7 +198,19 @@ pub fn number(id: &NodeId) -> usize {
 
 impl World {
     pub fn new(plan: Plan) -> World {
-        let Plan { seed, voters, learners, spare, loss, lease, reluctant, faults, pause_max } = plan;
+        let Plan {
+            seed,
+            voters,
+            learners,
+            spare,
+            loss,
+            lease,
+            promise,
+            thrift,
+            reluctant,
+            faults,
+            pause_max,
+        } = plan;
         let mut random = Random(seed);
         let configuration = Configuration {
             voters: (0..voters).map(name).collect(),
@@ -210,6 +226,8 @@ impl World {
                 append_messages_max: 4,
                 uncommitted_bytes_max: 4_000,
                 lease,
+                promise,
+                thrift,
                 reluctant: reluctant.contains(&node),
                 ..Config::default()
             },
