@@ -46,7 +46,8 @@ impl LaneName {
             | Frame::ChangeAnswer { .. }
             | Frame::Transfer { .. }
             | Frame::TransferAnswer { .. }
-            | Frame::NotMember { .. } => LaneName::Urgent,
+            | Frame::NotMember { .. }
+            | Frame::WantState { .. } => LaneName::Urgent,
         }
     }
 }

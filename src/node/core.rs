@@ -18,6 +18,7 @@ use super::facts::Facts;
 use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
+use super::mending;
 use super::moment::Moment;
 use super::requests::{Origin, Requests};
 use super::snapshot::{Incoming, Outgoings};
@@ -85,6 +86,8 @@ pub struct Node {
     pub(super) known_leader: Option<(Term, NodeId)>,
     pub(super) compact_asked: Index,
     pub(super) membership: Membership,
+    /// When to ask for the state next; `None`: it is there.
+    pub(super) ask_for_state_at: Option<Micros>,
     /// Something has ended that requests waited for.
     pub(super) unpark: bool,
     pub(super) effects: Vec<Effect>,
@@ -99,19 +102,23 @@ impl Node {
         facts: Facts,
         moment: Moment,
     ) -> Result<Node, raft::RecoveryError> {
-        let configuration = standing.configuration.clone().unwrap_or_else(|| settings.bootstrap());
+        let lacks_state = mending::state_is_lost(&recovered, standing);
+        let configuration = match &standing.configuration {
+            Some(configuration) => configuration.clone(),
+            None if lacks_state => Configuration::default(),
+            None => settings.bootstrap(),
+        };
         let membership = Membership::new(configuration.clone());
         let applied = standing.applied;
         // A snapshot may have replaced the state just before a crash, while the log still holds what it replaced.
         let snapshot_unrecorded = recovered.agree_with(applied);
-        let mut raft = Raft::new(
-            settings.raft.clone(),
-            configuration.clone(),
-            recovered,
-            applied.index,
-            moment.now,
-            moment.entropy,
-        )?;
+        let base = recovered.base.index;
+        let (config, now, entropy) = (settings.raft.clone(), moment.now, moment.entropy);
+        let mut raft = if lacks_state {
+            Raft::without_state(config, recovered, now, entropy)?
+        } else {
+            Raft::new(config, configuration.clone(), recovered, applied.index, now, entropy)?
+        };
         if snapshot_unrecorded {
             let installed = raft::Input::SnapshotInstalled { base: applied, configuration };
             raft.step(moment.now, moment.entropy, installed);
@@ -136,12 +143,16 @@ impl Node {
             known_leader: None,
             compact_asked: Index(0),
             membership,
+            ask_for_state_at: lacks_state.then_some(moment.now),
             unpark: false,
             effects: Vec::new(),
             facts: facts.clone(),
             settings,
         };
         node.take_facts(facts, moment);
+        if lacks_state {
+            node.effects.push(Effect::Tell(Notice::StateLost { base }));
+        }
         Ok(node)
     }
 
@@ -196,6 +207,7 @@ impl Node {
             self.run_raft(moment);
         }
         self.follow_configuration(moment);
+        self.ask_for_state(moment);
         std::mem::take(&mut self.effects)
     }
 
@@ -206,6 +218,7 @@ impl Node {
             self.requests.deadline(),
             self.outgoing.deadline(),
             self.membership.deadline(),
+            self.state_deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)

@@ -25,6 +25,7 @@ use super::core::{Node, Settings};
 use super::events::EventLog;
 use super::handle::{Ask, Changed, Failure, Handle, Reply, Transferred};
 use super::io::{Effect, Input};
+use super::mending;
 use super::moment::Moment;
 use super::notices;
 use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
@@ -104,9 +105,11 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
 ) -> Result<Running, NodeError> {
     let mut clock = Clock::new();
     let mut applier = Applier::new(Arc::clone(&parts.state))?;
-    applier.found(&parts.settings.bootstrap())?;
-    let facts = applier.facts()?;
     let OpenedLog { log, recovered, notes: _ } = parts.log;
+    if !mending::state_is_lost(&recovered, applier.standing()) {
+        applier.found(&parts.settings.bootstrap())?;
+    }
+    let facts = applier.facts()?;
     let node = Node::new(parts.settings, recovered, applier.standing(), facts, clock.moment())?;
     let events = Arc::new(EventLog::default());
     let (asks, asked) = mpsc::channel(ASKS_MAX);
@@ -126,6 +129,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
     let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
     let driver = Driver {
+        lacks_state: node.lacks_state(),
         proposals: Proposals::new(&parts.metrics),
         node,
         clock,
@@ -222,6 +226,8 @@ struct Driver {
     status_at: Option<Instant>,
     /// As of the last status; see [`Node::membership_changes`].
     membership_changes: u64,
+    /// As of the last turn; see [`Node::lacks_state`].
+    lacks_state: bool,
     applied: watch::Sender<Index>,
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable.
@@ -317,6 +323,11 @@ impl Driver {
     /// Ends a batch: carries the effects out and publishes what changed.
     fn turn(&mut self) {
         let moment = self.moment();
+        if self.lacks_state != self.node.lacks_state() {
+            // Before anything is answered: whether the state may be looked at is in the status.
+            self.lacks_state = self.node.lacks_state();
+            self.status.send_replace(self.node.status(moment.now));
+        }
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }

@@ -134,6 +134,11 @@ pub enum Frame {
         /// As of this applied position.
         as_of: Index,
     },
+    /// "My log is whole and my state is gone": asks the leader for a snapshot.
+    WantState {
+        /// Where the log begins: an older state is of no use.
+        base: Index,
+    },
 }
 
 /// Part of the state.

@@ -303,8 +303,16 @@ impl Handle {
         self.ask(Ask::ReadBarrier { lease, forward, patience: timeout.mul_f64(0.75), reply })
     }
 
-    /// A consistent view of what this node has applied.
+    /// A consistent view of what this node has applied. An error while its state is gone: what it would show is not old,
+    /// but wrong.
     pub fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
+        if self.status.borrow().lacks_state {
+            return Err(KeyspaceError::Damaged {
+                key: "(all)".to_string(),
+                why: "the state of this node is gone and is being fetched from the leader; ask another node"
+                    .to_string(),
+            });
+        }
         self.state.view()
     }
 

@@ -48,6 +48,7 @@ impl Node {
             _ if !known => self.heard_stranger(moment, &from),
             Frame::Snapshot(_) => {}
             Frame::NotMember { as_of } => self.told_not_member(as_of),
+            Frame::WantState { base } => self.wanted_state(moment, &from, base),
             Frame::Pong { seq, version } => {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
@@ -216,18 +217,19 @@ impl Node {
                 }
                 raft::Effect::Refused { request, refusal } => self.refused(moment, request, refusal),
                 raft::Effect::Transferring { request, .. } => self.requests.transferring(request),
-                raft::Effect::SendSnapshot { to } => {
-                    let configuration = self.raft.status().configuration.clone();
-                    let (part, replaced) =
-                        self.outgoing.begin(&to, configuration, moment.entropy, moment.now);
-                    if let Some(transfer) = replaced {
-                        self.effects.push(Effect::CloseExport { transfer });
-                    }
-                    self.effects.push(Effect::Export(part));
-                }
+                raft::Effect::SendSnapshot { to } => self.send_snapshot(moment, &to),
                 raft::Effect::Event(event) => self.handle_raft_event(event),
             }
         }
+    }
+
+    pub(super) fn send_snapshot(&mut self, moment: Moment, to: &NodeId) {
+        let configuration = self.raft.configuration().clone();
+        let (part, replaced) = self.outgoing.begin(to, configuration, moment.entropy, moment.now);
+        if let Some(transfer) = replaced {
+            self.effects.push(Effect::CloseExport { transfer });
+        }
+        self.effects.push(Effect::Export(part));
     }
 
     /// The core did not take a request: it waits for what would make it be taken, or fails.
@@ -343,7 +345,7 @@ impl Node {
     }
 
     pub(super) fn do_duties(&mut self, moment: Moment) {
-        if self.membership.is_removed() {
+        if self.membership.is_removed() || self.ask_for_state_at.is_some() {
             return;
         }
         self.correct_own_address(moment);
@@ -478,7 +480,9 @@ impl Node {
     }
 
     fn handle_snapshot_part(&mut self, from: NodeId, chunk: SnapshotChunk) {
-        if self.installing || chunk.base.index <= self.applied.index {
+        // A state that lies before the log cannot be brought up by it.
+        let old = chunk.base.index <= self.applied.index || chunk.base.index < self.raft.base().index;
+        if self.installing || old {
             return;
         }
         let transfer = chunk.transfer;
@@ -516,7 +520,10 @@ impl Node {
         finished.into_iter().for_each(|finished| self.finish(finished));
         let frame = Frame::SnapshotAck { transfer: snapshot.transfer, next: snapshot.parts };
         self.effects.push(Effect::Send { to: snapshot.from.clone(), frame });
-        let notice = Notice::SnapshotInstalled { from: snapshot.from, index: snapshot.base.index };
-        self.effects.push(Effect::Tell(notice));
+        let (from, index) = (snapshot.from, snapshot.base.index);
+        if self.ask_for_state_at.take().is_some() {
+            self.effects.push(Effect::Tell(Notice::StateMended { from: from.clone(), index }));
+        }
+        self.effects.push(Effect::Tell(Notice::SnapshotInstalled { from, index }));
     }
 }

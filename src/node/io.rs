@@ -185,4 +185,16 @@ pub enum Notice {
     Stalled(Duration),
     /// This node was removed from the cluster.
     Removed,
+    /// The applied state is gone, and is being fetched from the leader.
+    StateLost {
+        /// Where the log begins: what came before is only in the state.
+        base: Index,
+    },
+    /// The applied state is there again.
+    StateMended {
+        /// Whose state it is.
+        from: NodeId,
+        /// Up to where.
+        index: Index,
+    },
 }

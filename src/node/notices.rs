@@ -21,6 +21,8 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         Notice::Level { .. }
         | Notice::Stalled(_)
         | Notice::Removed
+        | Notice::StateLost { .. }
+        | Notice::StateMended { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
             tracing::warn!(event = kind, "{message}");
         }
@@ -118,6 +120,16 @@ fn describe(notice: &Notice) -> Option<Description> {
                 .to_string(),
             json!({}),
         )),
+        Notice::StateLost { base } => {
+            let words = format!(
+                "the applied state is gone and is fetched from the leader; the log (from {base} on) and the votes are whole"
+            );
+            Some(("state_lost", words, json!({"base": base})))
+        }
+        Notice::StateMended { from, index } => {
+            let words = format!("the applied state is there again, from {from}, up to index {index}");
+            Some(("state_mended", words, json!({"from": from, "index": index})))
+        }
         Notice::Pinged(_) | Notice::Committed(_) => None,
     }
 }

@@ -110,6 +110,11 @@ impl Outgoings {
         (want, replaced.map(|replaced| replaced.transfer))
     }
 
+    /// Whether a transfer to a node is under way.
+    pub fn is_sending_to(&self, to: &NodeId) -> bool {
+        self.by_peer.contains_key(to)
+    }
+
     /// A part was exported and sent.
     pub fn sent(&mut self, to: &NodeId, chunk: &SnapshotChunk) {
         if let Some(outgoing) = self.by_peer.get_mut(to)

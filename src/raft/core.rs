@@ -51,6 +51,8 @@ pub(super) struct Core {
     pub attempts: u64,
     /// Messages that were ignored as malformed, out of place or from strangers.
     pub dropped: u64,
+    /// The applied state was lost: nothing can be applied before a snapshot has replaced it.
+    pub lacks_state: bool,
 }
 
 impl Core {
@@ -68,8 +70,12 @@ impl Core {
 
     /// Whether this node may stand for election. A voter may; and so may a node that the configuration in force leaves out,
     /// as long as it does not know that this is committed (Raft dissertation, section 4.2.2): it may be the only one that holds
-    /// that entry, and then nobody whose vote counts without it can win against its longer log.
+    /// that entry, and then nobody whose vote counts without it can win against its longer log. A node without its state
+    /// could lead, but serve nobody.
     pub fn may_stand(&self) -> bool {
+        if self.lacks_state {
+            return false;
+        }
         let place = self.log.configuration_index();
         let before = Index(place.0.saturating_sub(1));
         let was_voter =
@@ -134,7 +140,12 @@ impl Core {
 
     /// Whether this node is a good choice for a leader.
     pub fn is_fit(&self) -> bool {
-        !self.config.reluctant && !self.disk.degraded()
+        !self.config.reluctant && self.is_able_to_lead()
+    }
+
+    /// Whether it could lead, if it had to.
+    pub fn is_able_to_lead(&self) -> bool {
+        !self.disk.degraded() && !self.lacks_state
     }
 
     /// Judges the disk, by what is pending now.
@@ -243,12 +254,13 @@ impl Core {
         self.log.install(base, configuration);
         self.commit = self.commit.max(base.index);
         self.applied = base.index;
+        self.lacks_state = false;
     }
 
     /// Ends a batch: what must be written, what may be applied, and everything that may leave.
     pub fn finish_batch(&mut self) -> Vec<Effect> {
         let ready = self.commit.min(self.log.durable());
-        if ready > self.applied {
+        if ready > self.applied && !self.lacks_state {
             let entries: Vec<Entry> = self.log.range(self.applied.next(), ready).cloned().collect();
             assert!(entries.len() as u64 == ready.0 - self.applied.0, "entries to apply are missing");
             self.applied = ready;

@@ -141,7 +141,7 @@ impl Node<Follower> {
     pub fn timeout_now(self, from: &NodeId, round: u64) -> State {
         let core = &self.core;
         let leads = core.announced.as_ref().is_some_and(|(term, node)| *term == core.term() && node == from);
-        if leads && round >= self.role.round() && core.is_voter() && !core.disk.degraded() {
+        if leads && round >= self.role.round() && core.is_voter() && core.is_able_to_lead() {
             State::Candidate(Candidate::start(self.core, ElectionReason::Transfer, true))
         } else {
             State::Follower(self)

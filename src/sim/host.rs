@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::node::applier::Applier;
 use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
+use crate::node::mending::state_is_lost;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore};
 use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
@@ -121,6 +122,8 @@ pub struct Host {
     pub trouble: DiskTrouble,
     /// Its state: survives crashes, as far as it was flushed.
     pub state: MemoryState,
+    /// Whether the state was lost and has not come back.
+    pub state_lost: bool,
     /// How far the state is durable for sure.
     pub flushed: Index,
     /// `None` while it is dead.
@@ -162,6 +165,7 @@ impl Host {
             disk: MemoryDisk::default(),
             trouble: DiskTrouble::default(),
             state: MemoryState::new(),
+            state_lost: false,
             flushed: Index(0),
             alive: None,
             life: 0,
@@ -207,7 +211,9 @@ impl Host {
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let state_error = |error| broken(format!("recovery: the state: {error}"));
         let mut applier = Applier::new(store).map_err(state_error)?;
-        applier.found(&self.settings.bootstrap()).map_err(state_error)?;
+        if !state_is_lost(&opened.recovered, applier.standing()) {
+            applier.found(&self.settings.bootstrap()).map_err(state_error)?;
+        }
         let facts = applier.facts().map_err(state_error)?;
         let applied = applier.standing().applied.index;
         if applied < self.flushed {
@@ -220,6 +226,7 @@ impl Host {
         self.issued = self.acknowledged.clone();
         let node = Node::new(self.settings.clone(), opened.recovered, applier.standing(), facts, moment)
             .map_err(|error| broken(format!("recovery: {error}")))?;
+        self.state_lost = node.lacks_state();
         self.life += 1;
         self.paused = None;
         self.wake_at = None;
@@ -292,6 +299,7 @@ impl Host {
         self.alive = None;
         self.disk = MemoryDisk::default();
         self.state = MemoryState::new();
+        self.state_lost = false;
         self.flushed = Index(0);
         self.made = false;
         self.incarnation += 1;
@@ -299,6 +307,13 @@ impl Host {
         self.acknowledged = Recovered::default();
         self.issued = Recovered::default();
         self.interrupted.clear();
+    }
+
+    /// Its applied state is gone: something in it had changed, and it was set aside. Only for a machine without power.
+    pub fn lose_state(&mut self) {
+        self.state = MemoryState::new();
+        self.flushed = Index(0);
+        self.state_lost = true;
     }
 
     /// Changes one bit of what the log holds durably. Only for a machine without power, whose disk has settled.

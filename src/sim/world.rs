@@ -712,6 +712,7 @@ impl World {
         if facts.is_some() {
             self.installed += 1;
             self.hosts[host].flushed = base.index;
+            self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
         }
         self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });

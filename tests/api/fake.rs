@@ -86,6 +86,7 @@ fn status() -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        lacks_state: false,
     }
 }
 
