@@ -47,6 +47,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        snapshot_rate: 0,
         address: format!("test:{name}"),
         url: String::new(),
         incarnation: String::new(),

@@ -21,7 +21,7 @@ use super::membership::{ACQUAINTANCES_MAX, Membership};
 use super::mending;
 use super::moment::Moment;
 use super::requests::{Origin, Requests};
-use super::snapshot::{Incoming, Outgoings};
+use super::snapshot::{Incoming, Needs, Outgoings};
 use super::status::ProjectionStatus;
 
 /// Most requests under way in one node; more are refused as overloaded.
@@ -48,6 +48,8 @@ pub struct Settings {
     pub genesis: Command,
     /// How many applied entries the log keeps for followers that are behind.
     pub keep_entries: u64,
+    /// How fast a snapshot is sent to one receiver, bytes a second; 0: as fast as it takes it.
+    pub snapshot_rate: u64,
     /// This node's client URL, for the status.
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
@@ -80,6 +82,8 @@ pub struct Node {
     pub(super) requests: Requests,
     pub(super) heard: Heard,
     pub(super) outgoing: Outgoings,
+    /// Who needed snapshots lately.
+    pub(super) needs: Needs,
     pub(super) incoming: Incoming,
     /// A received snapshot is being installed; further parts are dropped meanwhile.
     pub(super) installing: bool,
@@ -137,7 +141,8 @@ impl Node {
             duties,
             requests: Requests::new(moment.entropy),
             heard: Heard::default(),
-            outgoing: Outgoings::default(),
+            outgoing: Outgoings::new(settings.snapshot_rate),
+            needs: Needs::default(),
             incoming: Incoming::default(),
             installing: false,
             known_leader: None,
@@ -199,6 +204,10 @@ impl Node {
         for next in self.outgoing.tick(moment.now) {
             self.snapshot_next(moment, next);
         }
+        for node in self.needs.due(moment.now) {
+            self.send_snapshot(moment, &node);
+        }
+        self.needs.forget(|node| self.raft.has_caught_up(node));
         self.do_duties(moment);
         self.run_raft(moment);
         let moved = self.notice_leader(moment);
@@ -219,6 +228,7 @@ impl Node {
             self.outgoing.deadline(),
             self.membership.deadline(),
             self.state_deadline(),
+            self.needs.deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)

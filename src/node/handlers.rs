@@ -217,7 +217,12 @@ impl Node {
                 }
                 raft::Effect::Refused { request, refusal } => self.refused(moment, request, refusal),
                 raft::Effect::Transferring { request, .. } => self.requests.transferring(request),
-                raft::Effect::SendSnapshot { to } => self.send_snapshot(moment, &to),
+                raft::Effect::SendSnapshot { to } => match self.needs.ask(&to, moment.now) {
+                    None => self.send_snapshot(moment, &to),
+                    Some(pause) => {
+                        self.effects.push(Effect::Tell(Notice::FallsBehind { node: to, pause }));
+                    }
+                },
                 raft::Effect::Event(event) => self.handle_raft_event(event),
             }
         }
@@ -273,6 +278,7 @@ impl Node {
             }),
             raft::Event::SteppedDown { .. } => {
                 self.duties.lost();
+                self.needs.clear();
                 for transfer in self.outgoing.abandon() {
                     self.effects.push(Effect::CloseExport { transfer });
                 }
@@ -468,7 +474,7 @@ impl Node {
     ) {
         match chunk {
             Some(chunk) => {
-                self.outgoing.sent(&to, &chunk);
+                self.outgoing.sent(&to, &chunk, moment.now);
                 self.effects.push(Effect::Send { to, frame: Frame::Snapshot(*chunk) });
             }
             None => {

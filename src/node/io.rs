@@ -185,6 +185,13 @@ pub enum Notice {
     Stalled(Duration),
     /// This node was removed from the cluster.
     Removed,
+    /// A follower needs snapshots again and again, and waits for the next.
+    FallsBehind {
+        /// The follower.
+        node: NodeId,
+        /// How long it waits.
+        pause: Duration,
+    },
     /// The applied state is gone, and is being fetched from the leader.
     StateLost {
         /// Where the log begins: what came before is only in the state.

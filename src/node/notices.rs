@@ -10,6 +10,7 @@ use crate::types::UnixMillis;
 
 use super::events::EventLog;
 use super::io::Notice;
+use super::snapshot::NEEDS_MAX;
 
 /// Tells a notice everywhere.
 pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metrics) {
@@ -21,6 +22,7 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         Notice::Level { .. }
         | Notice::Stalled(_)
         | Notice::Removed
+        | Notice::FallsBehind { .. }
         | Notice::StateLost { .. }
         | Notice::StateMended { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
@@ -120,6 +122,14 @@ fn describe(notice: &Notice) -> Option<Description> {
                 .to_string(),
             json!({}),
         )),
+        Notice::FallsBehind { node, pause } => {
+            let words = format!(
+                "{node} falls behind for ever: it needed more than {NEEDS_MAX} snapshots without catching up, and waits {} s \
+                 for the next; its disk or its processor is too slow, or raft.snapshot_entries is too small",
+                pause.as_secs()
+            );
+            Some(("falls_behind", words, json!({"node": node, "pause_s": pause.as_secs()})))
+        }
         Notice::StateLost { base } => {
             let words = format!(
                 "the applied state is gone and is fetched from the leader; the log (from {base} on) and the votes are whole"

@@ -103,6 +103,9 @@ pub struct PeerStatus {
     /// The voter that leaves when it becomes one.
     #[serde(default)]
     pub replaces: Option<NodeId>,
+    /// Whether it needs one snapshot after the other; only the leader knows.
+    #[serde(default)]
+    pub falls_behind: bool,
 }
 
 /// Counts of members by what the detector and the ledger say.

@@ -86,6 +86,7 @@ impl Node {
             role,
             joining: raft.configuration.joining.contains_key(id),
             replaces: raft.configuration.joining.get(id).cloned().flatten(),
+            falls_behind: self.needs.falls_behind(id),
             matched: matched.filter(|_| leads || id == me),
             lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
             contact_ms: if id == me {

@@ -442,6 +442,16 @@ impl Raft {
         self.state.as_ref().expect(WHOLE).core().log.base()
     }
 
+    /// Whether this node leads and sees a peer close to the end of its log. Cheap.
+    pub fn has_caught_up(&self, peer: &NodeId) -> bool {
+        match self.state.as_ref().expect(WHOLE) {
+            State::Leader(node) => {
+                node.role.peers.get(peer).is_some_and(|progress| progress.caught_up_since.is_some())
+            }
+            State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => false,
+        }
+    }
+
     /// Whether this node believes to lead; the term if so. Cheap.
     pub fn leads(&self) -> Option<Term> {
         match self.state.as_ref().expect(WHOLE) {

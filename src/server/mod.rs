@@ -1,6 +1,8 @@
 //! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
 
 mod join;
+mod scrub;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,8 +33,9 @@ use crate::node::io::Input;
 use crate::node::ports::{AddressBook, OpenedLog, StateStore as _, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft::{self, Payload, Recovered};
-use crate::storage::directory::DataDirectory;
+use crate::storage::directory::{DataDirectory, condemn_state};
 use crate::storage::{Log, RealDisk, State};
+use crate::types::Index;
 
 use join::Past;
 
@@ -153,6 +156,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
+    let scrub = start_scrub(&settings, &directory, &handle, &metrics, stop.child_token())?;
     let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
     let mongo = mongo_settings(&settings);
     let projection = mongo.clone().map(|mongo| {
@@ -182,6 +186,15 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
     let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
+    if scrub.is_some_and(|scrub| scrub.join().is_err()) {
+        tracing::error!("the scrub thread panicked");
+    }
+    if let Err(ServerError::Node(NodeError::State(error @ KeyspaceError::Damaged { .. }))) = &result {
+        // The next start does without it.
+        if let Err(error) = condemn_state(directory.path(), &error.to_string()) {
+            tracing::error!("the damaged state could not be marked: {error}");
+        }
+    }
     drop(directory);
     result
 }
@@ -286,7 +299,7 @@ async fn open(
     for note in &log.notes {
         tracing::warn!("{note}");
     }
-    let state = Arc::new(directory.open_state()?);
+    let state = Arc::new(state::open(&mut directory, &log.recovered, settings)?);
     if let Some(url) = &join
         && invitation.is_none()
     {
@@ -309,7 +322,8 @@ fn belongs(recovered: &Recovered, state: &State) -> Result<bool, ServerError> {
     let logged = recovered.entries.iter().any(|entry| matches!(entry.payload, Payload::Configuration(_)));
     let applied = applier::standing(&*state.view()?)?;
     let configured = applied.configuration.is_some_and(|configuration| !configuration.is_empty());
-    Ok(logged || configured)
+    // A log that was compacted had something to forget, even if the state is gone that would tell.
+    Ok(logged || configured || recovered.base.index > Index(0))
 }
 
 fn node_settings(settings: &Settings, address: String, incarnation: String) -> core::Settings {
@@ -352,11 +366,38 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         health,
         genesis,
         keep_entries: settings.raft.snapshot_entries,
+        snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,
         incarnation,
         id,
     }
+}
+
+/// Starts reading in the background what lies on disk, if that is wanted.
+fn start_scrub(
+    settings: &Settings,
+    directory: &DataDirectory,
+    handle: &Handle,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<Option<std::thread::JoinHandle<()>>, ServerError> {
+    if settings.storage.scrub_rate == 0 {
+        return Ok(None);
+    }
+    let path = directory.path().to_path_buf();
+    let scrub = scrub::Scrub {
+        disk: directory.log_disk()?,
+        salt: directory.salt(),
+        state: Arc::clone(&handle.state),
+        rate: settings.storage.scrub_rate,
+        events: Arc::clone(&handle.events),
+        metrics: Arc::clone(metrics),
+        condemn: Box::new(move |why| condemn_state(&path, why)),
+        stop,
+    };
+    let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());
+    thread.map(Some).map_err(|source| ServerError::System { what: "start the scrub thread", source })
 }
 
 fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {

@@ -296,6 +296,7 @@ impl World {
                 nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
             },
             keep_entries: self.plan.keep_entries,
+            snapshot_rate: 0,
             address: address(host),
             url: format!("http://{id}"),
             incarnation: format!("disk-{id}-{}", self.hosts.get(host).map_or(0, |host| host.incarnation)),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `directory` | the data directory: whose it is, who uses it now |
 //! | `log`, `recovery`, `record`, `segment`, `positions` | the segmented log behind [`LogStore`](crate::node::ports::LogStore) |
+//! | `scrub` | reading again what lies on disk, to find damage |
 //! | `disk`, `disk_memory` | the port below the log: real files, or memory that forgets what was not synced |
 //! | `state`, `overlay`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): new rows over a redb file, or memory |
 //!
@@ -17,6 +18,7 @@ mod overlay;
 mod positions;
 mod record;
 mod recovery;
+pub mod scrub;
 mod segment;
 pub mod state;
 pub mod state_memory;

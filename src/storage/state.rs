@@ -4,6 +4,8 @@
 //! durable transaction, while updates and reads go on. After a crash the file holds what the last flush left, whole, and
 //! the log replays the rest. So a key that is written a thousand times between two flushes reaches the disk once.
 //!
+//! Each row in the file carries a checksum of its key and its value: a changed bit is damage, and never an answer.
+//!
 //! A view is the file as of some flush with one or two generations of new rows above it (see `overlay`): the
 //! one that gathers, and the one that is being flushed.
 
@@ -28,8 +30,12 @@ use super::{REMEDY, range_is_empty};
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
 /// What the file says about itself; `format` is the only key.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
-/// The format that this version writes and reads.
-const FORMAT: u64 = 1;
+/// The format that this version gives to new files: every value is followed by [`CHECK_BYTES`] of checksum.
+const FORMAT: u64 = 2;
+/// The first format whose rows carry checksums. Files of older ones are read and written as they are.
+const CHECKED_SINCE: u64 = 2;
+/// The checksum behind a value: CRC-32 of the key's length, the key and the value, little-endian.
+const CHECK_BYTES: usize = 4;
 /// An update that finds so many bytes of new rows in memory flushes them itself, and waits for that: a disk that
 /// is slower than the log is long holds the writers up, and memory stays bounded.
 const LAYER_BYTES_MAX: usize = 128 << 20;
@@ -56,6 +62,8 @@ impl Default for StateOptions {
 pub struct State {
     database: Arc<Database>,
     path: PathBuf,
+    /// Whether the file's rows carry checksums.
+    checked: bool,
     front: Arc<Mutex<Front>>,
     /// Held by whoever changes rows.
     writing: Mutex<()>,
@@ -67,6 +75,8 @@ pub struct State {
 /// needs too.
 struct File {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// Whether its rows carry checksums.
+    checked: bool,
     _database: Arc<Database>,
 }
 
@@ -87,6 +97,49 @@ fn failure(error: impl Into<redb::Error>) -> KeyspaceError {
     match error.into() {
         redb::Error::Corrupted(why) => KeyspaceError::Damaged { key: "(unknown)".to_string(), why },
         other => KeyspaceError::Store(other.to_string()),
+    }
+}
+
+/// Calls into redb to read. It asserts what it reads of its own bookkeeping, so damage there may end in a panic.
+fn guarded<T>(read: impl FnOnce() -> Result<T, redb::StorageError>) -> Result<T, KeyspaceError> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(failure),
+        Err(_) => Err(KeyspaceError::Damaged {
+            key: "(unknown)".to_string(),
+            why: "the file's bookkeeping contradicts itself".to_string(),
+        }),
+    }
+}
+
+fn check_of(key: &[u8], value: &[u8]) -> [u8; CHECK_BYTES] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize().to_le_bytes()
+}
+
+/// What the file keeps of a value.
+fn pack(checked: bool, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(value.len() + CHECK_BYTES);
+    stored.extend_from_slice(value);
+    if checked {
+        stored.extend_from_slice(&check_of(key, value));
+    }
+    stored
+}
+
+/// The value in what the file keeps.
+fn unpack<'a>(checked: bool, key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], KeyspaceError> {
+    if !checked {
+        return Ok(stored);
+    }
+    match stored.split_last_chunk::<CHECK_BYTES>() {
+        Some((value, check)) if *check == check_of(key, value) => Ok(value),
+        _ => Err(KeyspaceError::Damaged {
+            key: String::from_utf8_lossy(key).into_owned(),
+            why: "its checksum does not fit".to_string(),
+        }),
     }
 }
 
@@ -139,8 +192,8 @@ impl State {
             Err(_) => return Err(damaged("its bookkeeping contradicts itself".to_string())),
         };
         let database = Arc::new(database);
-        match prepare(&database) {
-            Ok(FORMAT) => {}
+        let checked = match prepare(&database) {
+            Ok(found @ 1..=FORMAT) => found >= CHECKED_SINCE,
             Ok(found) => {
                 return Err(StorageError::Refused(format!(
                     "{} has state format {found}, this version reads up to {FORMAT}: upgrade super-node",
@@ -148,8 +201,8 @@ impl State {
                 )));
             }
             Err(error) => return Err(damaged(error.to_string())),
-        }
-        let file = File::read(&database).map_err(|error| damaged(error.to_string()))?;
+        };
+        let file = File::read(&database, checked).map_err(|error| damaged(error.to_string()))?;
         let front = Front {
             version: 0,
             gathering: Arc::default(),
@@ -160,6 +213,7 @@ impl State {
         Ok(State {
             database,
             path: path.to_path_buf(),
+            checked,
             front: Arc::new(Mutex::new(front)),
             writing: Mutex::default(),
             flushing: Mutex::default(),
@@ -210,10 +264,10 @@ fn prepare(database: &Database) -> Result<u64, KeyspaceError> {
 }
 
 impl File {
-    fn read(database: &Arc<Database>) -> Result<File, KeyspaceError> {
+    fn read(database: &Arc<Database>, checked: bool) -> Result<File, KeyspaceError> {
         let transaction = database.begin_read().map_err(failure)?;
         let rows = transaction.open_table(ROWS).map_err(failure)?;
-        Ok(File { rows, _database: Arc::clone(database) })
+        Ok(File { rows, checked, _database: Arc::clone(database) })
     }
 }
 
@@ -265,12 +319,15 @@ impl StateStore for State {
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
             full.for_each(|key, value| match value {
-                Some(value) => table.insert(key, value).map_err(failure).map(|_| ()),
+                Some(value) => {
+                    let stored = pack(self.checked, key, value);
+                    table.insert(key, stored.as_slice()).map_err(failure).map(|_| ())
+                }
                 None => table.remove(key).map_err(failure).map(|_| ()),
             })?;
         }
         transaction.commit().map_err(failure)?;
-        let file = Arc::new(File::read(&self.database)?);
+        let file = Arc::new(File::read(&self.database, self.checked)?);
         let mut front = lock(&self.front);
         (front.file, front.flushing) = (file, None);
         Ok(())
@@ -283,11 +340,12 @@ impl StateStore for State {
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
             for (key, value) in rows {
-                table.insert(key.as_slice(), value.as_slice()).map_err(failure)?;
+                let stored = pack(self.checked, &key, &value);
+                table.insert(key.as_slice(), stored.as_slice()).map_err(failure)?;
             }
         }
         transaction.commit().map_err(failure)?;
-        let file = Arc::new(File::read(&self.database)?);
+        let file = Arc::new(File::read(&self.database, self.checked)?);
         let mut front = lock(&self.front);
         front.version += 1;
         (front.gathering, front.flushing, front.file) = (Arc::default(), None, file);
@@ -349,7 +407,8 @@ impl Layers {
                 return Ok(value.map(|value| value.to_vec()));
             }
         }
-        Ok(self.file.rows.get(key).map_err(failure)?.map(|value| value.value().to_vec()))
+        let Some(stored) = guarded(|| self.file.rows.get(key))? else { return Ok(None) };
+        Ok(Some(unpack(self.file.checked, key, stored.value())?.to_vec()))
     }
 
     /// The newest source first.
@@ -363,16 +422,23 @@ impl Layers {
         for layer in &self.layers {
             sources.push(Box::new(layer.range(self.version, from, to, direction).map(Ok)));
         }
-        let mut range = self.file.rows.range::<&[u8]>((from, to)).map_err(failure)?;
+        let checked = self.file.checked;
+        let mut range = guarded(|| self.file.rows.range::<&[u8]>((from, to)))?;
         sources.push(Box::new(std::iter::from_fn(move || {
-            let row = match direction {
-                Direction::Forward => range.next(),
-                Direction::Backward => range.next_back(),
+            let row = guarded(|| {
+                match direction {
+                    Direction::Forward => range.next(),
+                    Direction::Backward => range.next_back(),
+                }
+                .transpose()
+            });
+            let row = match row {
+                Ok(row) => row?,
+                Err(error) => return Some(Err(error)),
             };
-            let owned = |(key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>)| {
-                (key.value().to_vec(), Some(Bytes::copy_from_slice(value.value())))
-            };
-            row.map(|row| row.map(owned).map_err(failure))
+            let (key, stored) = (row.0.value().to_vec(), row.1.value());
+            let value = unpack(checked, &key, stored).map(|value| Some(Bytes::copy_from_slice(value)));
+            Some(value.map(|value| (key, value)))
         })));
         Ok(sources)
     }

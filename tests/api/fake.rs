@@ -62,6 +62,7 @@ fn status() -> NodeStatus {
         url: None,
         joining: false,
         replaces: None,
+        falls_behind: false,
     };
     NodeStatus {
         cluster: "test".to_string(),
