@@ -15,8 +15,8 @@ use crate::types::UnixMillis;
 
 /// Bytes of rows that are checked at a time.
 const STEP_BYTES: u64 = 64 << 10;
-/// The pause after everything was read once, and the longest between two steps.
-const ROUND_PAUSE: Duration = Duration::from_secs(60);
+/// The pause after everything was read once.
+const ROUND_PAUSE: Duration = Duration::from_secs(10);
 /// How often a waiting scrub looks whether the node ends.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -120,7 +120,7 @@ impl Scrub {
     }
 
     fn pause(&self, span: Duration) {
-        let mut left = span.min(ROUND_PAUSE);
+        let mut left = span;
         while !left.is_zero() && !self.stop.is_cancelled() {
             let part = left.min(GLANCE);
             std::thread::sleep(part);

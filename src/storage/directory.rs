@@ -31,6 +31,9 @@ const LOCK: &str = "lock";
 const LOG: &str = "log";
 const STATE: &str = "state.redb";
 const CONDEMNED: &str = "state.damaged";
+/// A state file up to this size is read through when it is opened, which takes less than a second. Of a larger one, changed
+/// values are noticed when they are read, and the rest by the scrub.
+const VERIFIED_BYTES_MAX: u64 = 128 << 20;
 
 /// What `identity.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,7 +193,12 @@ impl DataDirectory {
         if let Some(why) = self.condemned()? {
             return Err(damaged(&self.path.join(STATE), why));
         }
-        let options = StateOptions { create: !self.identity.state_made, ..StateOptions::default() };
+        let bytes = fs::metadata(self.path.join(STATE)).map_or(0, |file| file.len());
+        let options = StateOptions {
+            create: !self.identity.state_made,
+            verify: bytes <= VERIFIED_BYTES_MAX,
+            ..StateOptions::default()
+        };
         let state = State::open(&self.path.join(STATE), &options)?;
         if !self.identity.state_made {
             sync_directory(&self.path)?;
