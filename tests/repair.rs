@@ -183,3 +183,96 @@ async fn the_scrub_finds_a_changed_byte_in_the_log_of_a_running_node() {
     assert!(text.contains("super_node_scrub_damage_total{kind=\"log\"}"), "{text}");
     cluster.put(0, "goes on", &json!(true)).await;
 }
+
+/// A small file system in memory; unmounted on drop.
+struct SmallDisk {
+    place: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`: this user may not mount.
+    fn new(megabytes: u32) -> Option<SmallDisk> {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"])
+            .arg(place.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success()).then_some(SmallDisk { place })
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut file = std::fs::File::create(self.place.path().join("filler")).expect("a file");
+        while file.write_all(&[1; 64 << 10]).is_ok() {}
+        while file.write_all(&[1]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        std::fs::remove_file(self.place.path().join("filler")).expect("the filler is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _reported = std::process::Command::new("umount").arg("-l").arg(self.place.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_writes_are_refused_at_once_while_reads_and_elections_go_on_and_room_ends_it() {
+    let Some(disk) = SmallDisk::new(160) else {
+        eprintln!("skipped: only root may mount a small file system");
+        return;
+    };
+    let mut setup = Setup::nodes(3).with("SUPER_NODE_STORAGE__RESERVE", "4MiB");
+    setup.root = Some(disk.place.path().to_path_buf());
+    let mut cluster = Cluster::start(&setup);
+    let (leader, term) = cluster.leader().await;
+    cluster.put(leader, "before", &json!("kept")).await;
+    disk.fill();
+    cluster
+        .wait_for("all know that the disk is full", async || {
+            for at in 0..3 {
+                if cluster.try_get(at, "/v1/status").await?["disk_full"] != json!(true) {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    for at in 0..3 {
+        let url = format!("{}/v1/kv/refused", cluster.nodes[at].url());
+        let answer = cluster.http.put(&url).json(&json!(1)).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 503);
+        let problem: Value = answer.json().await.expect("JSON");
+        assert_eq!(problem["code"], json!("overloaded"), "{problem}");
+        assert_eq!(problem["outcome"], json!("not_applied"), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("disk")), "{problem}");
+        assert_eq!(
+            cluster.get(at, "/v1/kv/before").await["value"],
+            json!("kept"),
+            "linearizable reads go on"
+        );
+    }
+    cluster.kill(leader);
+    let (next, _) = cluster.leader_after(term).await;
+    assert_eq!(
+        cluster.get(next, "/v1/kv/before").await["value"],
+        json!("kept"),
+        "an election went on, and it reads"
+    );
+    disk.make_room();
+    cluster.put(next, "after", &json!("written")).await;
+    cluster.start_node(leader);
+    cluster
+        .wait_for("the one that was killed has everything", async || {
+            let read = cluster.try_get(leader, "/v1/kv/after?level=stale").await?;
+            (read["value"] == json!("written")).then_some(())
+        })
+        .await;
+    for at in 0..3 {
+        assert!(!cluster.has_ended(at), "{} has not stopped", cluster.nodes[at].id);
+    }
+}

@@ -90,6 +90,8 @@ pub struct Node {
     pub(super) known_leader: Option<(Term, NodeId)>,
     pub(super) compact_asked: Index,
     pub(super) membership: Membership,
+    /// The disk has no room for further entries.
+    pub(super) disk_full: bool,
     /// When to ask for the state next; `None`: it is there.
     pub(super) ask_for_state_at: Option<Micros>,
     /// Something has ended that requests waited for.
@@ -148,6 +150,7 @@ impl Node {
             known_leader: None,
             compact_asked: Index(0),
             membership,
+            disk_full: false,
             ask_for_state_at: lacks_state.then_some(moment.now),
             unpark: false,
             effects: Vec::new(),
@@ -187,6 +190,12 @@ impl Node {
             Input::Applied(batch) => self.handle_applied(moment, *batch),
             Input::Flushed { index } => self.handle_flushed(moment, index),
             Input::Exported { to, transfer, chunk } => self.handle_exported(moment, to, transfer, chunk),
+            Input::DiskRoom { full } => {
+                if std::mem::replace(&mut self.disk_full, full) != full {
+                    self.effects.push(Effect::Tell(Notice::DiskRoom { full }));
+                    self.step_raft(moment, raft::Input::DiskRoom { full });
+                }
+            }
             Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));
@@ -247,6 +256,11 @@ impl Node {
     /// Its term, and who leads it.
     pub fn term_and_leader(&self) -> (Term, Option<&NodeId>) {
         (self.raft.term(), self.raft.leader())
+    }
+
+    /// Whether the disk has no room for further entries.
+    pub fn disk_is_full(&self) -> bool {
+        self.disk_full
     }
 
     /// Moves with every change of the configuration in force, and when this node is removed or taken in again.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
@@ -41,6 +42,8 @@ const BATCH_MAX: usize = 1_024;
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// The status is renewed at most this often, unless role, term, leader or configuration changed.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// How often the disk thread looks how much room there is, and tries again to write what found none.
+const ROOM_EVERY: Duration = Duration::from_millis(200);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
 
@@ -87,6 +90,8 @@ pub struct Parts<L, P, A> {
     pub agents: Inlet<A>,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
+    /// While the disk has less room than this, in bytes, it counts as full.
+    pub reserve: u64,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -126,7 +131,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     };
     let (results, from_threads) = mpsc::unbounded_channel();
     let expected_by = clock.moment().now;
-    let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
+    let disk = DiskThread::start(log, parts.reserve, results.clone(), Arc::clone(&parts.metrics));
     let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
     let driver = Driver {
         lacks_state: node.lacks_state(),
@@ -331,7 +336,9 @@ impl Driver {
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
-        if !self.flushing && self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
+        // A state that cannot be written to a full disk is kept in memory; the log has everything.
+        let may_flush = !self.flushing && !self.node.disk_is_full();
+        if may_flush && self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
             self.dirty_since = None;
             self.flushing = true;
             self.apply.send(ApplyJob::Flush);
@@ -392,7 +399,7 @@ impl Driver {
         let deadline = self.node.deadline(self.expected_by);
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
-        if let Some(since) = self.dirty_since.filter(|_| !self.flushing) {
+        if let Some(since) = self.dirty_since.filter(|_| !self.flushing && !self.node.disk_is_full()) {
             wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
@@ -519,9 +526,54 @@ struct DiskThread {
     thread: std::thread::JoinHandle<()>,
 }
 
+/// Writes batches as they come, and watches the room on the disk.
+struct Writer<L> {
+    log: L,
+    /// See [`Parts::reserve`].
+    reserve: u64,
+    full: bool,
+    /// The last batch that was taken and not written, since there was no room.
+    waiting: Option<Seq>,
+    results: mpsc::UnboundedSender<FromThread>,
+}
+
+impl<L: LogStore> Writer<L> {
+    /// `false`: the node is gone, or has been told that it must go.
+    fn write(&mut self, batches: &[Persist]) -> bool {
+        let last = batches.last().map(|batch| batch.seq).or(self.waiting);
+        let result = match self.log.append(batches) {
+            Ok(()) => {
+                self.waiting = None;
+                // Nothing was asked for, and nothing waited.
+                let Some(seq) = last else { return true };
+                FromThread::Input(Input::Persisted { seq })
+            }
+            Err(StorageError::Full { .. }) => {
+                self.waiting = last;
+                return self.tell_room(true);
+            }
+            Err(error) => FromThread::Failed(error.into()),
+        };
+        let failed = matches!(result, FromThread::Failed(_));
+        self.results.send(result).is_ok() && !failed
+    }
+
+    /// Looks how much room there is.
+    fn look(&mut self) -> bool {
+        let full = self.waiting.is_some() || self.log.room().is_some_and(|room| room < self.reserve);
+        self.tell_room(full)
+    }
+
+    fn tell_room(&mut self, full: bool) -> bool {
+        std::mem::replace(&mut self.full, full) == full
+            || self.results.send(FromThread::Input(Input::DiskRoom { full })).is_ok()
+    }
+}
+
 impl DiskThread {
     fn start<L: LogStore>(
-        mut log: L,
+        log: L,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
         metrics: Arc<Metrics>,
     ) -> DiskThread {
@@ -530,19 +582,27 @@ impl DiskThread {
         let size = Arc::clone(&bytes);
         let thread = named("disk", move || {
             let _obituary = Obituary { thread: "disk", results: results.clone() };
-            while let Ok(first) = work.recv() {
-                let mut batches = vec![first];
+            let mut writer = Writer { log, reserve, full: false, waiting: None, results };
+            let mut looked = None;
+            loop {
+                if looked.is_none_or(|at: Instant| at.elapsed() >= ROOM_EVERY) {
+                    looked = Some(Instant::now());
+                    if !writer.look() {
+                        return;
+                    }
+                }
+                let mut batches = match work.recv_timeout(ROOM_EVERY) {
+                    Ok(first) => vec![first],
+                    Err(RecvTimeoutError::Timeout) if writer.waiting.is_none() => continue,
+                    Err(RecvTimeoutError::Timeout) => Vec::new(),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
                 batches.extend(work.try_iter());
                 let begun = Instant::now();
-                let last: Seq = batches.last().map_or(0, |batch| batch.seq);
-                let result = match log.append(&batches) {
-                    Ok(()) => FromThread::Input(Input::Persisted { seq: last }),
-                    Err(error) => FromThread::Failed(error.into()),
-                };
+                let goes_on = writer.write(&batches);
                 metrics.wal_sync_seconds.observe(begun.elapsed().as_secs_f64());
-                size.store(log.bytes(), std::sync::atomic::Ordering::Relaxed);
-                let failed = matches!(result, FromThread::Failed(_));
-                if results.send(result).is_err() || failed {
+                size.store(writer.log.bytes(), std::sync::atomic::Ordering::Relaxed);
+                if !goes_on {
                     return;
                 }
             }

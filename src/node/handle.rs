@@ -63,6 +63,12 @@ pub enum Failure {
     /// This node was removed from the cluster. Not applied.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// The leader's disk has no room. Not applied.
+    #[error("the disk of {node} is full")]
+    DiskFull {
+        /// The leader.
+        node: NodeId,
+    },
 }
 
 /// A change of the configuration is complete.
@@ -94,7 +100,8 @@ impl Failure {
             | Failure::Unknown(_)
             | Failure::Timeout
             | Failure::Draining
-            | Failure::Removed => true,
+            | Failure::Removed
+            | Failure::DiskFull { .. } => true,
             Failure::Damaged(_)
             | Failure::Change(_)
             | Failure::ChangePending

@@ -116,6 +116,10 @@ impl Node {
                 }
                 return;
             }
+            if self.disk_full && matches!(request.want, Want::Write(_)) {
+                let node = self.settings.id.clone();
+                return self.finish(fail(request, Failure::DiskFull { node }));
+            }
             let id = request.id;
             let input = match request.want {
                 Want::Write(write) => {

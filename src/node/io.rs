@@ -98,6 +98,11 @@ pub enum Input {
     },
     /// This process did not run for so long.
     Stalled(Duration),
+    /// The disk has no room for further entries (`full`), or has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
 }
 
 /// What the shell must do, in order of the list; `Persist` may go to another thread, and nothing waits for it.
@@ -185,6 +190,11 @@ pub enum Notice {
     Stalled(Duration),
     /// This node was removed from the cluster.
     Removed,
+    /// The disk has no room for further entries, and writes are refused (`full`); or it has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
     /// A follower needs snapshots again and again, and waits for the next.
     FallsBehind {
         /// The follower.

@@ -23,6 +23,7 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         | Notice::Stalled(_)
         | Notice::Removed
         | Notice::FallsBehind { .. }
+        | Notice::DiskRoom { .. }
         | Notice::StateLost { .. }
         | Notice::StateMended { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
@@ -79,6 +80,9 @@ fn measure(notice: &Notice, metrics: &Metrics) {
                 metrics.ping_rtt_seconds.observe(f64::from(*micros) / 1e6);
             }
         }
+        Notice::DiskRoom { full } => {
+            metrics.storage_full.set(i64::from(*full));
+        }
         Notice::Committed(wait) => metrics.raft_commit_seconds.observe(wait.as_secs_f64()),
         _ => {}
     }
@@ -122,6 +126,14 @@ fn describe(notice: &Notice) -> Option<Description> {
                 .to_string(),
             json!({}),
         )),
+        Notice::DiskRoom { full: true } => {
+            let words = "the disk has no room: writes are refused until there is; reads and elections go on"
+                .to_string();
+            Some(("disk_full", words, json!({})))
+        }
+        Notice::DiskRoom { full: false } => {
+            Some(("disk_room", "the disk has room again: writes are taken".to_string(), json!({})))
+        }
         Notice::FallsBehind { node, pause } => {
             let words = format!(
                 "{node} falls behind for ever: it needed more than {NEEDS_MAX} snapshots without catching up, and waits {} s \

@@ -72,6 +72,9 @@ pub struct NodeStatus {
     /// Whether this node's disk confirms writes suspiciously late.
     #[serde(default)]
     pub disk_degraded: bool,
+    /// Whether this node's disk has no room for further entries.
+    #[serde(default)]
+    pub disk_full: bool,
     /// Whether this node's applied state is gone and is being fetched from the leader.
     #[serde(default)]
     pub lacks_state: bool,

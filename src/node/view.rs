@@ -52,6 +52,7 @@ impl Node {
             removed: self.membership.is_removed(),
             transfer: raft.transfer.clone(),
             disk_degraded: raft.disk_degraded,
+            disk_full: self.disk_full,
             lacks_state: self.lacks_state(),
         }
     }

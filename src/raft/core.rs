@@ -51,6 +51,8 @@ pub(super) struct Core {
     pub attempts: u64,
     /// Messages that were ignored as malformed, out of place or from strangers.
     pub dropped: u64,
+    /// The disk has no room for further entries: somebody else should lead.
+    pub disk_full: bool,
     /// The applied state was lost: nothing can be applied before a snapshot has replaced it.
     pub lacks_state: bool,
 }
@@ -134,7 +136,7 @@ impl Core {
 
     /// How much longer than others this node waits before it stands: it would rather not lead, or should not.
     pub fn reluctance(&self) -> Duration {
-        let hesitates = self.config.reluctant || self.disk.degraded();
+        let hesitates = self.config.reluctant || self.disk.degraded() || self.disk_full;
         if hesitates { self.config.election_max } else { Duration::ZERO }
     }
 
@@ -145,7 +147,7 @@ impl Core {
 
     /// Whether it could lead, if it had to.
     pub fn is_able_to_lead(&self) -> bool {
-        !self.disk.degraded() && !self.lacks_state
+        !self.disk.degraded() && !self.disk_full && !self.lacks_state
     }
 
     /// Judges the disk, by what is pending now.

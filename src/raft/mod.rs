@@ -335,6 +335,7 @@ impl Raft {
             announced: None,
             attempts: 0,
             dropped: 0,
+            disk_full: false,
             lacks_state: false,
         });
         let role = Follower::new(&core);

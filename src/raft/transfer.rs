@@ -86,7 +86,7 @@ impl Node<Leader> {
     /// Those who prefer not to lead call themselves unfit, so that among such leadership stays where it is.
     pub fn consider_handing_over(&mut self) {
         let core = &self.core;
-        let degraded = core.disk.degraded();
+        let degraded = core.disk.degraded() || core.disk_full;
         if !(degraded || core.config.reluctant)
             || self.role.transfer.is_some()
             || core.now < self.role.next_hand_over

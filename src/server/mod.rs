@@ -153,6 +153,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         peers: Inlet { receiver: peers, translate: from_peer },
         agents: Inlet { receiver: agents, translate: from_agent },
         metrics: Arc::clone(&metrics),
+        reserve: settings.storage.reserve,
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);

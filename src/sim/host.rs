@@ -9,7 +9,7 @@ use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
 use crate::node::mending::state_is_lost;
 use crate::node::moment::Moment;
-use crate::node::ports::{LogStore, StateStore};
+use crate::node::ports::{LogStore, StateStore, StorageError};
 use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
@@ -35,6 +35,8 @@ pub struct Alive {
     pub applier: Applier,
     /// Batches that the disk has not written yet, with the host's own time of their handing over.
     pub writing: VecDeque<(Micros, Persist)>,
+    /// How many of them the log has taken, and keeps in memory until there is room.
+    pub without_room: usize,
     /// What waits for the apply thread.
     pub jobs: VecDeque<Job>,
     /// When (in the world's time) the last queued apply job will be done; jobs end in order.
@@ -93,6 +95,8 @@ pub enum Wrote {
     Nothing,
     /// Durable up to this batch, with these terms and votes on the way.
     Durable(Seq, Vec<HardState>),
+    /// There is no room; it is to be tried again.
+    NoRoom,
     /// It failed, as was planned: the process must stop.
     Failed(String),
 }
@@ -236,6 +240,7 @@ impl Host {
             log: opened.log,
             applier,
             writing: VecDeque::new(),
+            without_room: 0,
             jobs: VecDeque::new(),
             apply_done_at: now,
             turn_scheduled: false,
@@ -281,7 +286,7 @@ impl Host {
             if !batches.is_empty() && entropy & 1 == 1 {
                 // The write was under way, and stops after so many calls to the disk.
                 self.disk.fail_after((entropy >> 1) & 3);
-                let _interrupted = alive.log.append(&batches);
+                let _interrupted = alive.log.append(&batches[alive.without_room..]);
                 self.interrupted.extend(batches);
             }
             // Whatever way a process ends, its store comes back with some whole transaction since the last flush.
@@ -334,9 +339,19 @@ impl Host {
     /// The disk finishes what it was given. `Err`: a healthy disk was refused.
     pub fn write(&mut self) -> Result<Wrote, String> {
         let Some(alive) = self.alive.as_mut() else { return Ok(Wrote::Nothing) };
-        let batches: Vec<Persist> = alive.writing.drain(..).map(|(_, batch)| batch).collect();
+        let batches: Vec<Persist> = alive.writing.iter().map(|(_, batch)| batch.clone()).collect();
         let Some(last) = batches.last().map(|batch| batch.seq) else { return Ok(Wrote::Nothing) };
-        match alive.log.append(&batches) {
+        let result = alive.log.append(&batches[alive.without_room..]);
+        if let Err(StorageError::Full { path }) = &result {
+            if self.trouble.full == 0 {
+                return Err(format!("storage: no room for {path} on a disk that is not full"));
+            }
+            alive.without_room = batches.len();
+            return Ok(Wrote::NoRoom);
+        }
+        alive.writing.clear();
+        alive.without_room = 0;
+        match result {
             Ok(()) => {
                 batches.iter().for_each(|batch| self.acknowledged.record(batch));
                 Ok(Wrote::Durable(last, batches.into_iter().filter_map(|batch| batch.hard_state).collect()))

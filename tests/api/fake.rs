@@ -87,6 +87,7 @@ fn status() -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
         lacks_state: false,
     }
 }

@@ -105,7 +105,8 @@ fn no_changed_byte_of_a_whole_directory_is_read_as_other_content() {
         // Every byte that says anything, and some of the zeros.
         let used: Vec<usize> =
             (0..bytes.len()).filter(|&at| bytes[at] != 0 || at < 64 || at % 16_384 == 7).collect();
-        let step = if name.ends_with("state.redb") { used.len().div_ceil(1_500) } else { 1 };
+        // The log alone is changed at every byte in `damage`.
+        let step = if name.ends_with("identity.json") { 1 } else { used.len().div_ceil(400) };
         for &at in used.iter().step_by(step) {
             let mut changed = bytes.clone();
             changed[at] ^= 1 << (at % 8);
@@ -126,7 +127,7 @@ fn no_changed_byte_of_a_whole_directory_is_read_as_other_content() {
         }
     }
     std::panic::set_hook(hook);
-    assert!(noticed > 1_000, "{noticed} noticed, {harmless} harmless");
+    assert!(noticed > 500, "{noticed} noticed, {harmless} harmless");
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn status(id: &NodeId) -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
         lacks_state: false,
     }
 }
