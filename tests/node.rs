@@ -366,6 +366,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         peers: inlet(),
         agents: inlet(),
         metrics: Arc::default(),
+        reserve: 0,
         stop: CancellationToken::new(),
     }
 }
@@ -382,6 +383,10 @@ impl LogStore for TestLog {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -411,6 +416,10 @@ impl StateStore for PanickingState {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -132,7 +132,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     let (results, from_threads) = mpsc::unbounded_channel();
     let expected_by = clock.moment().now;
     let disk = DiskThread::start(log, parts.reserve, results.clone(), Arc::clone(&parts.metrics));
-    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
+    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), parts.reserve, results);
     let driver = Driver {
         lacks_state: node.lacks_state(),
         proposals: Proposals::new(&parts.metrics),
@@ -170,6 +170,8 @@ struct Inlets<P, A> {
 
 enum FromThread {
     Input(Input),
+    /// There was no room for the state: a flush that began would have failed, for good.
+    NotFlushed,
     Failed(NodeError),
 }
 
@@ -273,6 +275,10 @@ impl Driver {
                     FromThread::Input(input) => {
                         self.flushing &= !matches!(input, Input::Flushed { .. });
                         self.step(input);
+                    }
+                    FromThread::NotFlushed => {
+                        self.flushing = false;
+                        self.dirty_since.get_or_insert_with(Instant::now);
                     }
                     FromThread::Failed(error) => return Err(error),
                 }
@@ -650,12 +656,13 @@ impl ApplyThread {
     fn start(
         mut applier: Applier,
         state: Arc<dyn StateStore>,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
     ) -> ApplyThread {
         let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
         let thread = named("apply", move || {
             let _obituary = Obituary { thread: "apply", results: results.clone() };
-            let (flushes, flusher) = Self::start_flusher(state, results.clone());
+            let (flushes, flusher) = Self::start_flusher(state, reserve, results.clone());
             while let Ok(job) = work.recv() {
                 if matches!(job, ApplyJob::Flush) {
                     // What is applied by now is flushed while more is applied.
@@ -688,12 +695,19 @@ impl ApplyThread {
     /// applied when it was made.
     fn start_flusher(
         state: Arc<dyn StateStore>,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
     ) -> (std::sync::mpsc::Sender<Index>, std::thread::JoinHandle<()>) {
         let (demands, work) = std::sync::mpsc::channel::<Index>();
         let thread = named("flush", move || {
             let _obituary = Obituary { thread: "flush", results: results.clone() };
             while let Ok(index) = work.recv() {
+                if state.room().is_some_and(|room| room < reserve) {
+                    if results.send(FromThread::NotFlushed).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 let result = match state.flush() {
                     Ok(()) => FromThread::Input(Input::Flushed { index }),
                     Err(error) => FromThread::Failed(error.into()),

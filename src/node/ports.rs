@@ -89,6 +89,9 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn bytes(&self) -> u64;
+
+    /// Bytes that the disk still has room for; `None` if that cannot be told.
+    fn room(&self) -> Option<u64>;
 }
 
 /// Who belongs to the cluster, as this node knows it now, and where to reach them.
