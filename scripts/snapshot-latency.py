@@ -57,7 +57,9 @@ class Cluster:
 
     def start(self, node):
         peers = ",".join(f"{other}=127.0.0.1:{port}" for other, port in self.peers.items())
-        environment = dict(os.environ, SUPER_NODE_LISTEN__AGENTS=f"127.0.0.1:{free_port()}")
+        # A log that forgets soon: otherwise the state would be made again from it.
+        environment = dict(os.environ, SUPER_NODE_LISTEN__AGENTS=f"127.0.0.1:{free_port()}",
+                           SUPER_NODE_RAFT__SNAPSHOT_ENTRIES="100")
         environment.pop("MONGODB_URI", None)
         log = open(self.directory / f"{node}.log", "a")
         self.processes[node] = subprocess.Popen(
