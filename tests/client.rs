@@ -9,8 +9,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use super_node::client::{Call, Client, Options, Outcome};
+use super_node::node::events::NodeEvent;
+use super_node::node::status::NodeStatus;
 
 /// One scripted answer.
 #[derive(Clone)]
@@ -184,4 +186,59 @@ async fn a_node_s_refusal_does_not_end_the_doubt_about_an_earlier_try() {
     let (url, _) = node([lost, Line::Gone]).await;
     let error = client(vec![url], Duration::from_secs(5)).send(write()).await.expect_err("refused");
     assert_eq!(error.outcome, Some(Outcome::Unknown));
+}
+
+/// The same value as a node of a later version would say it: with fields that nobody here knows, on every level.
+fn later(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let known = fields.iter().map(|(name, field)| (name.clone(), later(field)));
+            known.chain([("of_a_later_version".to_string(), json!({"x": [1]}))]).collect()
+        }
+        Value::Array(items) => items.iter().map(later).collect(),
+        other => other.clone(),
+    }
+}
+
+#[tokio::test]
+async fn what_a_later_version_adds_is_passed_over() {
+    let node = json!({"id": "n1", "address": "", "role": "leader", "match": 1, "lag": 0, "contact_ms": 0, "up": true,
+        "url": null});
+    let status = json!({
+        "cluster": "c", "id": "n1", "role": "leader", "term": 3, "leader": "n1", "commit": 7, "applied": 6,
+        "voters": ["n1"], "nodes": [node],
+        "members": {"total": 0, "up": 0, "suspect": 0, "down": 0, "suspended": 0},
+        "interval": {"open": 0, "next_settle": 0}, "ledger": {"records": 0, "head_hash": ""},
+        "projection": {"enabled": false, "checkpoint": 0, "lag_records": 0, "error": null},
+        "version": "", "url": "",
+    });
+    let listing = json!({"items": [{"key": "a", "value": 1, "revision": 4}], "next": null, "keys": 1, "revision": 4,
+        "more": false});
+    let problem = json!({"type": "", "title": "conflict", "detail": "no", "status": 409, "code": "conflict",
+        "leader": null, "term": 1, "retryable": false, "outcome": "not_applied", "index": 7});
+    let event = json!({"id": 1, "at": "2026-01-01T00:00:00Z", "type": "t", "message": "m", "data": {}});
+    let (status, listing, problem) = (later(&status), later(&listing), later(&problem));
+    let event = format!("data: {}\n\n", later(&event));
+    let router = Router::new()
+        .route("/v1/status", axum::routing::get(async || axum::Json(status)))
+        .route("/v1/kv", axum::routing::get(async || axum::Json(listing)))
+        .route("/v1/add", axum::routing::post(async || (StatusCode::CONFLICT, axum::Json(problem))))
+        .route("/v1/events", axum::routing::get(async || event));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let client = client(vec![url], Duration::from_secs(5));
+    let status = client.send(Call::get("/v1/status")).await.expect("an answer");
+    assert_eq!(status.read::<NodeStatus>().expect("a status").term.0, 3);
+    assert_eq!(client.pages(Call::get("/v1/kv"), None).await.expect("a page").len(), 1);
+    assert_eq!(client.watch("a").next().await.expect("a change")["value"], json!(1));
+    let refused = client.send(write()).await.expect_err("a refusal");
+    assert_eq!((refused.code.as_str(), refused.outcome), ("conflict", Some(Outcome::NotApplied)));
+    let mut seen: Vec<NodeEvent> = Vec::new();
+    let visit = &mut |event| {
+        seen.push(event);
+        std::ops::ControlFlow::Continue(())
+    };
+    client.events(Default::default(), visit).await.expect("a stream that ends");
+    assert_eq!(seen[0].kind, "t");
 }

@@ -48,6 +48,8 @@ fn settings(name: &str) -> Settings {
         peers,
         keep_entries: 16,
         snapshot_rate: 0,
+        in_memory: false,
+        replace_dead_after: None,
         address: format!("test:{name}"),
         url: String::new(),
         incarnation: String::new(),
@@ -584,6 +586,48 @@ fn a_stranger_is_told_that_it_is_one_and_members_are_not() {
     // Whoever pings is answered, member or not.
     let pong = node.hears("n9", Frame::Ping { seq: 2 });
     assert!(matches!(&pong[..], [Effect::Send { frame: Frame::Pong { seq: 2, .. }, .. }, ..]), "{pong:?}");
+}
+
+/// A leader that came back with a new directory is refused by a node whose state knows the old one. The others tell that
+/// node which directories count now, and it believes who knows more.
+#[test]
+fn a_node_that_was_away_learns_which_directories_count() {
+    let mut node = Bench::start("n1", 3);
+    node.follow("n2", 2);
+    let entries = node.append("n2", 2, (0, 0), 4);
+    node.apply(&entries);
+    let answers = |effects: &[Effect]| -> Vec<(NodeId, Index)> {
+        let told = |effect: &Effect| match effect {
+            Effect::Send { to, frame: Frame::Bound { as_of, .. } } => Some((to.clone(), *as_of)),
+            _ => None,
+        };
+        effects.iter().filter_map(told).collect()
+    };
+    let asks = |as_of: u64| Frame::HearsNoLeader { as_of: Index(as_of) };
+    assert_eq!(answers(&node.hears("n3", asks(3))), [(id("n3"), Index(4))]);
+    assert_eq!(answers(&node.hears("n3", asks(4))), [], "that one knows as much");
+    assert_eq!(answers(&node.hears("n2", asks(3))), [], "that one leads");
+    assert_eq!(answers(&node.hears("n9", asks(3))), [], "that one is nobody");
+
+    let bound = |as_of: u64, to: &str| Frame::Bound {
+        as_of: Index(as_of),
+        incarnations: BTreeMap::from([(id("n2"), to.to_string())]),
+    };
+    let book = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::SetBook(book) => Some(book.incarnations.clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(book(&node.hears("n3", bound(4, "old"))), None, "its own state is as new");
+    assert_eq!(book(&node.hears("n9", bound(9, "forged"))), None, "that one is nobody");
+    let new = BTreeMap::from([(id("n2"), "new".to_string())]);
+    assert_eq!(book(&node.hears("n3", bound(7, "new"))), Some(new));
+    assert_eq!(book(&node.hears("n3", bound(6, "older"))), None);
+    // Its own state counts again once it is as new.
+    let entries = node.append("n2", 2, (4, 2), 7);
+    let caught_up = node.apply(&entries);
+    assert_eq!(book(&caught_up), Some(BTreeMap::new()));
 }
 
 fn removed(effects: &[Effect]) -> bool {

@@ -24,9 +24,9 @@ use super::problem::{Code, Problem};
 use super::{ApiState, ReadWish, unexpected};
 
 /// Longest `wait` of a long poll.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A page of the dictionary ends early once its values exceed this many bytes.
-const PAGE_BYTES_MAX: usize = 4 << 20;
+pub(super) const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Entries fetched at a time while a page is filled, so that large values do not pile up beyond the page's bound.
 const PAGE_STEP: usize = 16;
 
@@ -76,7 +76,7 @@ pub(super) fn check_batch(operations: usize) -> Result<(), Problem> {
 }
 
 /// An entry with its value as it was written: digits and order included.
-fn entry_json(entry: &KvEntry) -> String {
+pub(super) fn entry_json(entry: &KvEntry) -> String {
     let KvEntry { key, value, revision } = entry;
     format!("{{\"key\":{},\"value\":{value},\"revision\":{revision}}}", Value::from(key.as_str()))
 }
@@ -85,7 +85,7 @@ fn etag(revision: u64) -> (header::HeaderName, String) {
     (header::ETAG, format!("\"{revision}\""))
 }
 
-fn json_text(text: String) -> impl IntoResponse {
+pub(super) fn json_text(text: String) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], text)
 }
 
@@ -250,9 +250,8 @@ pub async fn batch(
 }
 
 /// `GET /v1/kv?prefix=&after=&limit=`: keys in byte order. A page ends early when its values get large.
-pub async fn list(State(state): State<ApiState>, uri: Uri) -> Result<Response, Problem> {
-    let params = Params::parse(&uri, &["prefix", "after", "limit", "level", "max_stale", "forward"])?;
-    let wish = ReadWish::parse(&params, &uri)?;
+pub(super) async fn list(state: &ApiState, params: &Params, uri: &Uri) -> Result<Response, Problem> {
+    let wish = ReadWish::parse(params, uri)?;
     let limit = params.limit()?;
     let prefix = params.get("prefix").unwrap_or_default().to_string();
     let mut after = params.get("after").map(str::to_string);

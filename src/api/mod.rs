@@ -1,7 +1,7 @@
 //! HTTP: `/v1`, events, probes and metrics over a running node.
 //!
 //! A request is read by [`extract`], becomes a command or a read on the [`Handle`], and its answer becomes JSON. What
-//! goes wrong becomes a [`Problem`]. `finish` wraps every answer: headers about the node, problem bodies, metrics.
+//! goes wrong becomes a [`Problem`]. Which requests there are stands in [`routes`], with what they take and give. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
 pub mod events;
@@ -9,12 +9,15 @@ pub mod exposition;
 pub mod extract;
 pub mod history;
 pub mod kv;
+mod kv_watch;
 mod listen;
 pub mod members;
 mod native;
 pub mod nodes;
+pub mod openapi;
 pub mod operations;
 pub mod problem;
+pub mod routes;
 pub mod sessions;
 
 use std::pin::Pin;
@@ -26,7 +29,6 @@ use axum::extract::{MatchedPath, Request as HttpRequest, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router};
 use prometheus_client::metrics::counter::Counter;
@@ -114,32 +116,11 @@ pub struct ApiParts {
 
 /// Everything under one roof.
 pub fn router(state: ApiState) -> Router {
-    Router::new()
-        .route("/", get(operations::index))
-        .route("/livez", get(operations::livez))
-        .route("/readyz", get(operations::readyz))
-        .route("/metrics", get(operations::metrics))
-        .route("/v1/status", get(operations::status))
-        .route("/v1/events", get(events::stream))
-        .route("/v1/kv", get(kv::list))
-        .route(kv::PREFIX, get(kv::no_key).put(kv::no_key).delete(kv::no_key))
-        .route(kv::ROUTE, get(kv::get_key).put(kv::put_key).delete(kv::delete_key))
-        .route("/v1/kv:batch", post(kv::batch))
-        .route("/v1/add", post(kv::add))
-        .route("/v1/sessions", post(sessions::open))
-        .route("/v1/sessions/{id}", post(sessions::keep_alive).delete(sessions::close))
-        .route("/v1/members", get(members::list).post(members::join))
-        .route("/v1/members/{id}", get(members::show).delete(members::leave).post(nodes::act))
-        .route("/v1/leader:transfer", post(nodes::transfer))
-        .route("/v1/balances", get(members::balances))
-        .route("/v1/policy", get(history::policy))
-        .route("/v1/rewards", get(history::rewards))
-        .route("/v1/intervals", get(history::intervals))
-        .route("/v1/intervals/{id}", get(history::interval))
-        .route("/v1/intervals/{id}/members/{member}", get(history::explain))
-        .route("/v1/elections", get(history::elections))
-        .route("/v1/elections/{term}", get(history::election))
-        .route("/v1/ledger/verify", get(history::verify))
+    let mut router = Router::new();
+    for route in routes::table() {
+        router = router.route(route.path, route.methods);
+    }
+    router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(state.clone(), finish))

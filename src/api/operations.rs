@@ -57,6 +57,12 @@ fn checks(state: &ApiState) -> Vec<Check> {
             good: lag <= READY_LAG_MAX,
             detail: format!("{} of {} committed", status.applied, status.commit),
         },
+        Check {
+            name: "storage",
+            good: true,
+            detail: if status.in_memory { "in memory: nothing outlives this process" } else { "on disk" }
+                .to_string(),
+        },
     ]
 }
 
@@ -97,6 +103,7 @@ pub async fn index(State(state): State<ApiState>) -> Html<String> {
         ("/v1/ledger/verify", "verify the ledger"),
         ("/readyz?verbose", "readiness"),
         ("/metrics", "metrics (Prometheus)"),
+        ("/openapi.json", "all routes, for programs (OpenAPI)"),
     ];
     let rows: String = links
         .iter()

@@ -1,10 +1,12 @@
-//! `kv get|set|delete|list|watch`: the shared dictionary.
+//! `kv get|set|delete|list|watch|batch`: the shared dictionary.
+
+use std::io::Read as _;
 
 use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::client::{Call, Client, segment};
+use crate::client::{Call, Client, Listing, segment};
 use crate::config::value::parse_duration;
 
 use super::output::{Format, field};
@@ -43,7 +45,7 @@ pub enum KvCommand {
         #[arg(long, value_name = "REV")]
         if_revision: Option<u64>,
     },
-    /// List keys in order
+    /// List keys in order, and who leads (on stderr unless a table is printed)
     List {
         /// Only keys that begin so
         #[arg(long, default_value = "")]
@@ -58,10 +60,19 @@ pub enum KvCommand {
         #[command(flatten)]
         read: ReadArgs,
     },
-    /// Print a key's value now and whenever it changes, until it is deleted
+    /// Print a key's value now and whenever it changes, until it is deleted; with --prefix, of all keys that begin so
     Watch {
-        /// The key.
+        /// The key, or what the keys begin with.
         key: String,
+        /// Watch all keys that begin with KEY, deletions included, until Ctrl-C
+        #[arg(long)]
+        prefix: bool,
+    },
+    /// Set and delete up to 1 000 keys at once, all or nothing
+    Batch {
+        /// JSON: {"op":"put","key":K,"value":V} and {"op":"delete","key":K}, in an array or one after another; - is stdin
+        #[arg(value_name = "FILE|-")]
+        file: String,
     },
 }
 
@@ -136,15 +147,26 @@ pub async fn run(command: KvCommand, client: &Client, output: &mut Output) -> Re
         }
         KvCommand::List { prefix, after, limit, read } => {
             let call = read.apply(Call::get("/v1/kv").query("prefix", prefix)).query_if("after", after);
-            let items = client.pages(call, limit).await?;
+            let Listing { items, node, leader } = client.listing(call, limit).await?;
             let row = |item: &Value| {
                 let value = item.get("value").unwrap_or(&Value::Null).to_string();
                 vec![field(item, "key"), value, field(item, "revision")]
             };
             let rows: Vec<_> = items.iter().map(row).collect();
-            Ok(output.list(&["KEY", "VALUE", "REVISION"], &rows, &items)?)
+            output.list(&["KEY", "VALUE", "REVISION"], &rows, &items)?;
+            let leader = leader.unwrap_or_else(|| "nobody".to_string());
+            let words = format!("{} keys; leader: {leader}, as {node} says", items.len());
+            match output.format() {
+                Format::Json => {}
+                Format::Table => output.line(&format!("\n{words}"))?,
+                // Scripts read rows; people read this.
+                Format::Plain => eprintln!("{words}"),
+            }
+            Ok(())
         }
-        KvCommand::Watch { key } => watch(&key, client, output).await,
+        KvCommand::Watch { key, prefix: false } => watch(&key, client, output).await,
+        KvCommand::Watch { key, prefix: true } => watch_prefix(&key, client, output).await,
+        KvCommand::Batch { file } => batch(&file, client, output).await,
     }
 }
 
@@ -194,5 +216,90 @@ async fn watch(key: &str, client: &Client, output: &mut Output) -> Result<(), Cl
         let Some(revision) = answer.body.get("revision").and_then(Value::as_u64) else { continue };
         seen = revision;
         print_entry(&answer.body, output)?;
+    }
+}
+
+/// Prints every key below a prefix now and whenever it changes; one that is gone without a value.
+async fn watch_prefix(prefix: &str, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let mut watch = client.watch(prefix);
+    loop {
+        let change = watch.next().await?;
+        match output.format() {
+            Format::Json => output.json(&change)?,
+            _ if change.get("deleted").is_some() => {
+                output.line(&format!("{}\tdeleted", field(&change, "key")))?;
+            }
+            _ => {
+                let value = change.get("value").unwrap_or(&Value::Null);
+                let (key, revision) = (field(&change, "key"), field(&change, "revision"));
+                output.line(&format!("{key}\t{value}\t{revision}"))?;
+            }
+        }
+    }
+}
+
+/// Operations in any of the ways that a file may hold them.
+fn operations_of(text: &str, source: &str) -> Result<Vec<Value>, CliError> {
+    const HINT: &str =
+        r#"write {"op":"put","key":"a","value":1} or {"op":"delete","key":"b"}, one after another"#;
+    let mut operations = Vec::new();
+    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+        let value = value.map_err(|error| CliError::usage(format!("{source} is not JSON: {error}"), HINT))?;
+        match value {
+            Value::Array(items) => operations.extend(items),
+            Value::Object(mut fields) => match fields.shift_remove("operations") {
+                Some(Value::Array(items)) => operations.extend(items),
+                Some(_) => return Err(CliError::usage(format!("{source}: operations is no array"), HINT)),
+                None => operations.push(Value::Object(fields)),
+            },
+            other => return Err(CliError::usage(format!("{source}: {other} is no operation"), HINT)),
+        }
+    }
+    Ok(operations)
+}
+
+async fn batch(file: &str, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let (text, source) = if file == "-" {
+        let mut text = String::new();
+        (std::io::stdin().read_to_string(&mut text).map(|_| text), "standard input")
+    } else {
+        (std::fs::read_to_string(file), file)
+    };
+    let text = text.map_err(|error| CliError::usage(format!("{source}: {error}"), "name a file, or -"))?;
+    let operations = operations_of(&text, source)?;
+    // One of its keys tells: all are written, or none.
+    let find_out = operations.first().map_or("super-node kv list".to_string(), |first| {
+        format!("super-node kv get {}", field(first, "key"))
+    });
+    let call = Call::new(Method::POST, "/v1/kv:batch").body(&json!({ "operations": operations }));
+    let answer = client.send(call.find_out(find_out)).await?.body;
+    match output.format() {
+        Format::Table => {
+            let (revision, index) = (field(&answer, "revision"), field(&answer, "index"));
+            let words = format!("{} operations: revision {revision}, log index {index}", operations.len());
+            Ok(output.line(&words)?)
+        }
+        _ => print_written(&answer, output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_read_however_it_is_written() {
+        let (put, delete) = (r#"{"op":"put","key":"a","value":1}"#, r#"{"op":"delete","key":"b"}"#);
+        for text in [
+            format!("{put}\n{delete}\n"),
+            format!("[{put}, {delete}]"),
+            format!("{{\"operations\": [{put}, {delete}]}}"),
+        ] {
+            let operations = operations_of(&text, "it").expect("it can be read");
+            assert_eq!(json!(operations).to_string(), format!("[{put},{delete}]"), "{text}");
+        }
+        for text in ["{\"op\":", "5", "{\"operations\":5}"] {
+            assert!(operations_of(text, "it").is_err(), "{text}");
+        }
     }
 }

@@ -18,8 +18,11 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,
     /// Where log and state are kept [default: data/ID]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "in_memory")]
     pub data_dir: Option<String>,
+    /// Keep log and state in memory: for tests and demonstrations; everything is lost when the process ends
+    #[arg(long)]
+    pub in_memory: bool,
     /// Where clients connect (HTTP) [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -103,6 +106,9 @@ impl SettingsArgs {
             if let Some(value) = value {
                 inputs.flags.push((key, flag, value.clone()));
             }
+        }
+        if self.in_memory {
+            inputs.flags.push(("node.in_memory", "--in-memory", "true".to_string()));
         }
         inputs.insecure |= self.insecure;
     }

@@ -68,6 +68,9 @@ async fn cluster(client: &Client, output: &mut Output, watch: bool) -> Result<()
     if status.removed {
         output.line(&format!("{} was removed from the cluster and is idle", status.id))?;
     }
+    if status.in_memory {
+        output.line(&format!("{} is in memory: it loses everything when it ends", status.id))?;
+    }
     let text = if output.format() == Format::Table { as_table(&status) } else { as_plain(&status) };
     Ok(output.line(&text)?)
 }

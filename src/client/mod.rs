@@ -14,6 +14,7 @@ pub mod events;
 pub mod membership;
 pub mod native;
 pub mod session;
+pub mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
 pub use membership::NewSuperNode;
 pub use session::Session;
+pub use watch::PrefixWatch;
 
 /// Items asked for at once; the nodes' own limit.
 const PAGE_ITEMS: usize = 1_000;
@@ -165,6 +167,17 @@ impl Answer {
     }
 }
 
+/// A list, read to its end.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The items, in order.
+    pub items: Vec<Value>,
+    /// The node that gave the last page.
+    pub node: String,
+    /// Who leads, as that node knows it.
+    pub leader: Option<String>,
+}
+
 /// A page of a list.
 #[derive(Deserialize)]
 struct Page {
@@ -288,19 +301,25 @@ impl Client {
 
     /// Fetches a list page by page, up to `limit` items if there is one.
     pub async fn pages(&self, call: Call, limit: Option<usize>) -> Result<Vec<Value>, ClientError> {
-        let mut items: Vec<Value> = Vec::new();
+        Ok(self.listing(call, limit).await?.items)
+    }
+
+    /// The same, with who answered and who leads.
+    pub async fn listing(&self, call: Call, limit: Option<usize>) -> Result<Listing, ClientError> {
+        let mut listing = Listing::default();
         let mut call = call.query("limit", "");
         loop {
-            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(items.len()));
+            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(listing.items.len()));
             if left == 0 {
-                return Ok(items);
+                return Ok(listing);
             }
             call.set_query("limit", left.min(PAGE_ITEMS).to_string());
             let answer = self.send(call.clone()).await?;
+            (listing.node, listing.leader) = (answer.node.clone(), answer.leader.clone());
             let page: Page = answer.read()?;
-            items.extend(page.items);
+            listing.items.extend(page.items);
             match page.next {
-                Value::Null => return Ok(items),
+                Value::Null => return Ok(listing),
                 Value::String(next) => call.set_query("after", next),
                 next => call.set_query("after", next.to_string()),
             }

@@ -60,6 +60,10 @@ fn millis(span: Duration) -> u64 {
 pub const KEYS: &[Key] = &[
     key!("node.id", set_node_id, |s| s.node.id.to_string()),
     key!("node.data_dir", set_data_dir, |s| s.node.data_dir.display().to_string()),
+    key!("node.in_memory", |s, raw| value::truth(raw).map(|v| s.node.in_memory = v), |s| s
+        .node
+        .in_memory
+        .to_string()),
     key!("node.cluster", |s, raw| value::plain_text(raw, 64).map(|v| s.node.cluster = v), |s| s
         .node
         .cluster
@@ -91,6 +95,10 @@ pub const KEYS: &[Key] = &[
         .as_ref()
         .map(ToString::to_string)
         .unwrap_or_default()),
+    key!("cluster.replace_dead_after", set_replace_dead_after, |s| s
+        .cluster
+        .replace_dead_after
+        .map_or("false".to_string(), value::show_duration)),
     key!(
         "raft.heartbeat",
         |s, raw| value::duration(raw, MS(5), SECS(10)).map(|v| s.raft.heartbeat = v),
@@ -260,6 +268,16 @@ fn set_replaces(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
             .map_err(|_| Problem::new("is not a usable name", "write the id of the super-node that leaves"))
     };
     settings.cluster.replaces = value::optional_text(raw, 80)?.map(parse).transpose()?;
+    Ok(())
+}
+
+fn set_replace_dead_after(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.cluster.replace_dead_after = match value::truth(raw) {
+        Ok(false) => None,
+        _ => Some(value::duration(raw, SECS(1), SECS(7 * 86_400)).map_err(|problem| {
+            Problem::new(problem.what, format!("write false, or a duration; {}", problem.hint))
+        })?),
+    };
     Ok(())
 }
 

@@ -59,6 +59,8 @@ pub struct NodeSettings {
     pub id: NodeId,
     /// Where it keeps its log and state.
     pub data_dir: PathBuf,
+    /// Whether it keeps them in memory instead, and loses them when it ends.
+    pub in_memory: bool,
     /// The configured name of the cluster; nodes with different names refuse each other.
     pub cluster: String,
 }
@@ -85,6 +87,8 @@ pub struct ClusterSettings {
     pub join: Option<String>,
     /// The super-node that leaves when this one, which joins, becomes a voter.
     pub replaces: Option<NodeId>,
+    /// While this node leads, it replaces a voter that was silent for so long by a learner. `None`: never.
+    pub replace_dead_after: Option<Duration>,
 }
 
 /// `[raft]`
@@ -209,6 +213,7 @@ impl Default for Settings {
             node: NodeSettings {
                 id: "n1".parse().expect("a valid name"),
                 data_dir: PathBuf::from("data/n1"),
+                in_memory: false,
                 cluster: "super-node".to_string(),
             },
             listen: ListenSettings {

@@ -47,7 +47,9 @@ impl LaneName {
             | Frame::Transfer { .. }
             | Frame::TransferAnswer { .. }
             | Frame::NotMember { .. }
-            | Frame::WantState { .. } => LaneName::Urgent,
+            | Frame::WantState { .. }
+            | Frame::HearsNoLeader { .. }
+            | Frame::Bound { .. } => LaneName::Urgent,
         }
     }
 }

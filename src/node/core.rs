@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::health::{self, Health};
 use crate::ledger::command::Command;
@@ -13,6 +14,7 @@ use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
 use crate::types::{Index, Micros, NodeId, Term};
 
 use super::applier::Standing;
+use super::autopilot::Autopilot;
 use super::duties::Duties;
 use super::facts::Facts;
 use super::heard::Heard;
@@ -54,6 +56,10 @@ pub struct Settings {
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
     pub incarnation: String,
+    /// Whether log and state are in memory only; for the status.
+    pub in_memory: bool,
+    /// While it leads, it replaces a voter that was silent for so long by a learner. `None`: never.
+    pub replace_dead_after: Option<Duration>,
 }
 
 impl Settings {
@@ -94,6 +100,7 @@ pub struct Node {
     pub(super) disk_full: bool,
     /// When to ask for the state next; `None`: it is there.
     pub(super) ask_for_state_at: Option<Micros>,
+    pub(super) autopilot: Autopilot,
     /// Something has ended that requests waited for.
     pub(super) unpark: bool,
     pub(super) effects: Vec<Effect>,
@@ -152,6 +159,7 @@ impl Node {
             membership,
             disk_full: false,
             ask_for_state_at: lacks_state.then_some(moment.now),
+            autopilot: Autopilot::default(),
             unpark: false,
             effects: Vec::new(),
             facts: facts.clone(),
@@ -218,6 +226,7 @@ impl Node {
         }
         self.needs.forget(|node| self.raft.has_caught_up(node));
         self.do_duties(moment);
+        self.replace_dead_voters(moment);
         self.run_raft(moment);
         let moved = self.notice_leader(moment);
         if moved | self.retry_parked(moment) {
@@ -238,6 +247,7 @@ impl Node {
             self.membership.deadline(),
             self.state_deadline(),
             self.needs.deadline(),
+            self.autopilot.deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
         others.into_iter().flatten().fold(self.raft.deadline(), Micros::min)

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::command::Applied;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::metrics::{Metrics, PeerLabel, ResultLabel};
-use crate::raft::{Entry, Persist, RecoveryError, Seq};
+use crate::raft::{Entry, Payload, Persist, RecoveryError, Seq};
 use crate::types::{Index, Micros, Term, UnixMillis};
 
 use super::applier::Applier;
@@ -38,14 +38,21 @@ use super::status::{NodeStatus, RoleName};
 const ASKS_MAX: usize = 8_192;
 /// Inputs of one kind taken into one batch.
 const BATCH_MAX: usize = 1_024;
-/// How often the applied state is made durable while it changes.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// Applied entries wait at most so long to be made durable. The log can replay them; and the longer they gather, the more
+/// of them share a page of the state's file.
+const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// So many bytes of applied commands are made durable at once, so that a restart after a crash has little to replay.
+const FLUSH_BYTES: usize = 16 << 20;
+/// The flush thread's niceness: it has seconds, while others have clients that wait.
+const FLUSH_NICENESS: i32 = 10;
 /// The status is renewed at most this often, unless role, term, leader or configuration changed.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 /// How often the disk thread looks how much room there is, and tries again to write what found none.
 const ROOM_EVERY: Duration = Duration::from_millis(200);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
+/// How often a log of level debug hears how things stand.
+const STANDING_EVERY: Duration = Duration::from_secs(1);
 
 /// A node stopped because it could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -149,10 +156,11 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         last_ask: 0,
         status,
         status_at: None,
+        told_at: None,
         membership_changes: 0,
         applied,
         leading,
-        dirty_since: None,
+        dirty: None,
         flushing: false,
         expected_by,
     };
@@ -231,14 +239,16 @@ struct Driver {
     last_ask: AskId,
     status: watch::Sender<NodeStatus>,
     status_at: Option<Instant>,
+    /// When the log heard last how things stand.
+    told_at: Option<Instant>,
     /// As of the last status; see [`Node::membership_changes`].
     membership_changes: u64,
     /// As of the last turn; see [`Node::lacks_state`].
     lacks_state: bool,
     applied: watch::Sender<Index>,
     leading: watch::Sender<Option<Term>>,
-    /// Since when applied entries wait to be made durable.
-    dirty_since: Option<Instant>,
+    /// Since when applied entries wait to be made durable, and their bytes.
+    dirty: Option<(Instant, usize)>,
     /// A flush is under way; the next one waits for its end.
     flushing: bool,
     /// When the clock should be read again at the latest: now, while there is work; the next deadline during a sleep.
@@ -278,7 +288,7 @@ impl Driver {
                     }
                     FromThread::NotFlushed => {
                         self.flushing = false;
-                        self.dirty_since.get_or_insert_with(Instant::now);
+                        self.dirty.get_or_insert_with(|| (Instant::now(), 0));
                     }
                     FromThread::Failed(error) => return Err(error),
                 }
@@ -344,8 +354,9 @@ impl Driver {
         }
         // A state that cannot be written to a full disk is kept in memory; the log has everything.
         let may_flush = !self.flushing && !self.node.disk_is_full();
-        if may_flush && self.dirty_since.is_some_and(|since| since.elapsed() >= FLUSH_EVERY) {
-            self.dirty_since = None;
+        let due = |(since, bytes): (Instant, usize)| since.elapsed() >= FLUSH_EVERY || bytes >= FLUSH_BYTES;
+        if may_flush && self.dirty.is_some_and(due) {
+            self.dirty = None;
             self.flushing = true;
             self.apply.send(ApplyJob::Flush);
         }
@@ -363,7 +374,8 @@ impl Driver {
             }
             Effect::Ping { member, address, seq } => self.pinger.ping(&member, &address, seq),
             Effect::Apply(entries) => {
-                self.dirty_since.get_or_insert_with(Instant::now);
+                let (_, bytes) = self.dirty.get_or_insert_with(|| (Instant::now(), 0));
+                *bytes += entries.iter().map(command_bytes).sum::<usize>();
                 self.apply.send(ApplyJob::Apply(entries));
             }
             Effect::Export(part) => self.apply.send(ApplyJob::Export(part)),
@@ -405,7 +417,7 @@ impl Driver {
         let deadline = self.node.deadline(self.expected_by);
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
-        if let Some(since) = self.dirty_since.filter(|_| !self.flushing && !self.node.disk_is_full()) {
+        if let Some((since, _)) = self.dirty.filter(|_| !self.flushing && !self.node.disk_is_full()) {
             wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
@@ -435,8 +447,17 @@ impl Driver {
                 self.status_at = None;
                 let status = self.node.status(moment.now);
                 self.measure(&status);
+                self.tell_standing(&status, now);
                 self.status.send_replace(status);
             }
+        }
+    }
+
+    fn tell_standing(&mut self, status: &NodeStatus, now: Instant) {
+        let due = self.told_at.is_none_or(|told| now.duration_since(told) >= STANDING_EVERY);
+        if due && tracing::enabled!(tracing::Level::DEBUG) {
+            self.told_at = Some(now);
+            tracing::debug!(event = "standing", "{}", notices::standing(status));
         }
     }
 
@@ -470,6 +491,13 @@ impl Driver {
         self.disk.finish();
         self.apply.finish();
         Ok(())
+    }
+}
+
+fn command_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Command(command) => command.len(),
+        Payload::Noop | Payload::Configuration(_) => 0,
     }
 }
 
@@ -701,6 +729,10 @@ impl ApplyThread {
         let (demands, work) = std::sync::mpsc::channel::<Index>();
         let thread = named("flush", move || {
             let _obituary = Obituary { thread: "flush", results: results.clone() };
+            // Of this thread only. Where it is refused, flushes are as urgent as everything else.
+            if let Err(error) = rustix::process::setpriority_process(None, FLUSH_NICENESS) {
+                tracing::debug!(%error, "the flush thread keeps its priority");
+            }
             while let Ok(index) = work.recv() {
                 if state.room().is_some_and(|room| room < reserve) {
                     if results.send(FromThread::NotFlushed).is_err() {

@@ -1,5 +1,7 @@
 //! What super-nodes say to each other over a peer connection. Variants may only be appended.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::command::{Applied, Request};
@@ -133,6 +135,19 @@ pub enum Frame {
     NotMember {
         /// As of this applied position.
         as_of: Index,
+    },
+    /// "I hear no leader": said beside a ping. There may be one that the speaker refuses to hear, because it came back
+    /// under its name with a new directory, and the speaker's state is too old to know.
+    HearsNoLeader {
+        /// The speaker's applied position.
+        as_of: Index,
+    },
+    /// "These are the data directories that super-nodes are bound to": the answer of a member that hears a leader.
+    Bound {
+        /// As of this applied position.
+        as_of: Index,
+        /// At most [`crate::raft::NODES_MAX`].
+        incarnations: BTreeMap<NodeId, String>,
     },
     /// "My log is whole and my state is gone": asks the leader for a snapshot.
     WantState {

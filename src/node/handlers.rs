@@ -49,6 +49,8 @@ impl Node {
             Frame::Snapshot(_) => {}
             Frame::NotMember { as_of } => self.told_not_member(as_of),
             Frame::WantState { base } => self.wanted_state(moment, &from, base),
+            Frame::HearsNoLeader { as_of } => self.tell_bindings(from, as_of),
+            Frame::Bound { as_of, incarnations } => self.told_bindings(as_of, incarnations),
             Frame::Pong { seq, version } => {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
@@ -328,7 +330,10 @@ impl Node {
         for effect in self.health.step(moment.now, input) {
             match effect {
                 health::Effect::Ping { member, target, seq } => match target {
-                    Target::Node(to) => self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } }),
+                    Target::Node(to) => {
+                        self.ask_about_leader(&to);
+                        self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } });
+                    }
                     Target::Agent { address } => self.effects.push(Effect::Ping { member, address, seq }),
                 },
                 health::Effect::Judged { outcome, .. } => {

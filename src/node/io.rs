@@ -190,6 +190,13 @@ pub enum Notice {
     Stalled(Duration),
     /// This node was removed from the cluster.
     Removed,
+    /// This leader has a voter replaced that was silent for too long (`done: false`), or that has happened.
+    Replaced {
+        /// Who, by whom, and why.
+        replacement: super::autopilot::Replacement,
+        /// Whether it has happened.
+        done: bool,
+    },
     /// The disk has no room for further entries, and writes are refused (`full`); or it has it again.
     DiskRoom {
         /// Whether it has none.

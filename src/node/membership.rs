@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::health;
-use crate::raft::{Change, Configuration};
+use crate::raft::{Change, Configuration, NODES_MAX};
 use crate::types::{Index, Micros, NodeId};
 
 use super::core::Node;
@@ -49,6 +49,8 @@ pub(super) struct Membership {
     pub changes: u64,
     /// When which stranger was told last.
     told: BTreeMap<NodeId, Micros>,
+    /// The directories that super-nodes are bound to, as a member told that is further than this node.
+    bindings: Option<(Index, BTreeMap<NodeId, String>)>,
     /// A member has said that this node is none; forgotten when a leader feeds it.
     word: bool,
     /// Since when this node is removed.
@@ -68,6 +70,7 @@ impl Membership {
             seen: None,
             changes: 0,
             told: BTreeMap::new(),
+            bindings: None,
             word: false,
             removed_since: None,
             excluded_since: None,
@@ -122,6 +125,33 @@ impl Node {
         }
     }
 
+    /// This node hears no leader. There may be one whose connections it refuses: its state is too old to know the directory
+    /// that the leader is bound to now, and only the leader could bring it up to date. Voters would go on asking for
+    /// votes in vain, and learners wait for ever.
+    pub(super) fn ask_about_leader(&mut self, member: &NodeId) {
+        if self.raft.leader().is_none() {
+            let frame = Frame::HearsNoLeader { as_of: self.applied.index };
+            self.effects.push(Effect::Send { to: member.clone(), frame });
+        }
+    }
+
+    /// The asker hears no leader; this node hears one, and knows more.
+    pub(super) fn tell_bindings(&mut self, asker: NodeId, as_of: Index) {
+        let (leader, index) = (self.raft.leader(), self.applied.index);
+        if leader.is_some_and(|leader| *leader != asker) && index > as_of {
+            let frame = Frame::Bound { as_of: index, incarnations: self.facts.incarnations.clone() };
+            self.effects.push(Effect::Send { to: asker, frame });
+        }
+    }
+
+    /// Believed until this node's own state is as new: what is bound is a function of the log, so the newer word holds.
+    pub(super) fn told_bindings(&mut self, as_of: Index, incarnations: BTreeMap<NodeId, String>) {
+        let newest = self.membership.bindings.as_ref().map_or(self.applied.index, |(index, _)| *index);
+        if as_of > newest.max(self.applied.index) && incarnations.len() <= NODES_MAX {
+            self.membership.bindings = Some((as_of, incarnations));
+        }
+    }
+
     /// Follows the configuration in force, after a batch: the network's book, and whether this node is still in it.
     pub(super) fn follow_configuration(&mut self, moment: Moment) {
         self.notice_removal(moment);
@@ -129,9 +159,11 @@ impl Node {
         let configuration = self.raft.configuration();
         let gone = self.membership.removed_since.is_some_and(|since| now.since(since) >= FAREWELL);
         let identity = self.facts.genesis.as_ref().map(|genesis| &genesis.identity);
-        let incarnations = &self.facts.incarnations;
+        self.membership.bindings.take_if(|(as_of, _)| *as_of <= self.applied.index);
+        let told = self.membership.bindings.as_ref().map(|(_, incarnations)| incarnations);
+        let incarnations = told.unwrap_or(&self.facts.incarnations).clone();
         let known = self.membership.book.identity.as_ref() == identity
-            && self.membership.book.incarnations == *incarnations
+            && self.membership.book.incarnations == incarnations
             && gone == (self.membership.seen.is_none() && self.membership.is_removed());
         if known && (gone || self.membership.seen.as_ref() == Some(configuration)) {
             return;
@@ -144,7 +176,7 @@ impl Node {
             let address = self.address_of(configuration, &node);
             nodes.extend(address.map(|address| (node, address.to_string())));
         }
-        let book = AddressBook { identity, nodes, incarnations: incarnations.clone() };
+        let book = AddressBook { identity, nodes, incarnations };
         for left in self.membership.book.nodes.keys().filter(|node| !book.nodes.contains_key(*node)) {
             self.peer_contact.remove(left);
             self.peer_urls.remove(left);

@@ -8,6 +8,7 @@
 //! | `heard` | what others have passed on to this node, so that it is done once |
 //! | `membership` | who belongs to the cluster: changes, the address book, and what a removed node does |
 //! | `duties`, `report`, `facts` | what the node proposes by itself, from the replicated state as it sees it |
+//! | `autopilot` | replaces voters that were silent for too long, if switched on |
 //! | `snapshot` | transfers of a whole state |
 //! | `applier` | applies entries in one transaction a batch |
 //! | `view`, `status`, `events`, `notices` | what it says about itself |
@@ -16,6 +17,7 @@
 //! | `driver` | the task and the two threads that run it for real |
 
 pub mod applier;
+pub mod autopilot;
 pub mod core;
 // The driver is the shell: it reads the clock, rolls the dice and starts the threads.
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

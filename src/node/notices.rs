@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use crate::health::{Level, Outcome};
 use crate::ledger::apply::Happening;
 use crate::metrics::{ElectionLabels, KindLabel, MemberLabel, Metrics, ResultLabel};
-use crate::raft;
-use crate::types::UnixMillis;
+use crate::raft::{self, ElectionReason};
+use crate::types::{NodeId, UnixMillis};
 
+use super::autopilot::Replacement;
 use super::events::EventLog;
 use super::io::Notice;
 use super::snapshot::NEEDS_MAX;
+use super::status::{NodeStatus, RoleName};
 
 /// Tells a notice everywhere.
 pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metrics) {
@@ -26,11 +28,14 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         | Notice::DiskRoom { .. }
         | Notice::StateLost { .. }
         | Notice::StateMended { .. }
+        | Notice::Replaced { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
             tracing::warn!(event = kind, "{message}");
         }
         Notice::Raft(
             raft::Event::BecameLeader { .. }
+            | raft::Event::ElectionStarted { pre_vote: false, .. }
+            | raft::Event::FollowsLeader { .. }
             | raft::Event::SteppedDown { .. }
             | raft::Event::TransferStarted { .. }
             | raft::Event::DiskRecovered
@@ -152,7 +157,45 @@ fn describe(notice: &Notice) -> Option<Description> {
             let words = format!("the applied state is there again, from {from}, up to index {index}");
             Some(("state_mended", words, json!({"from": from, "index": index})))
         }
+        Notice::Replaced { replacement, done } => {
+            let Replacement { voter, learner, silent, limit } = replacement;
+            let why =
+                format!("{voter} was silent for {} s, longer than {} s", silent.as_secs(), limit.as_secs());
+            let data = json!({"voter": voter, "learner": learner, "silent_ms": silent.as_millis(),
+                "limit_ms": limit.as_millis(), "reason": why});
+            Some(if *done {
+                ("voter_replaced", format!("{learner} votes in the place of {voter}: {why}"), data)
+            } else {
+                ("voter_replacing", format!("{learner} is to vote in the place of {voter}: {why}"), data)
+            })
+        }
         Notice::Pinged(_) | Notice::Committed(_) => None,
+    }
+}
+
+/// How things stand, for a log that wants to hear it now and then.
+pub fn standing(status: &NodeStatus) -> String {
+    let heard = |id: &NodeId| {
+        let found = status.nodes.iter().find(|node| node.id == *id);
+        found
+            .and_then(|node| node.contact_ms)
+            .map_or("never".to_string(), |millis| format!("{millis} ms ago"))
+    };
+    let term = status.term;
+    match (status.role, &status.leader) {
+        (RoleName::Leader, _) => {
+            let followers = status.nodes.iter().filter(|node| node.id != status.id);
+            let followers: Vec<String> =
+                followers.map(|node| format!("{} {}", node.id, heard(&node.id))).collect();
+            let answered = if followers.is_empty() { "none".to_string() } else { followers.join(", ") };
+            format!("leads term {term}, commit {}; heartbeats answered: {answered}", status.commit)
+        }
+        (RoleName::Follower | RoleName::Learner, Some(leader)) => {
+            let applied = status.applied;
+            format!("follows {leader} in term {term}, applied {applied}; last heartbeat {}", heard(leader))
+        }
+        (RoleName::Candidate, _) => format!("stands for election, term {term}"),
+        (RoleName::Follower | RoleName::Learner, None) => format!("knows no leader, term {term}"),
     }
 }
 
@@ -160,7 +203,11 @@ fn describe_raft(event: &raft::Event) -> Description {
     match event {
         raft::Event::ElectionStarted { term, pre_vote, reason } => {
             let what = if *pre_vote { "asks whether it could win" } else { "asks for votes in" };
-            let words = format!("{what} term {term}: {}", reason.as_str());
+            let why = match reason {
+                ElectionReason::Timeout => "election timeout",
+                other => other.as_str(),
+            };
+            let words = format!("{why}: {what} term {term}");
             let data = json!({"term": term, "pre_vote": pre_vote, "reason": reason.as_str()});
             ("election_started", words, data)
         }
@@ -279,4 +326,41 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };
     Some((kind, words, serde_json::to_value(happening).unwrap_or(Value::Null)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(role: &str, leader: Option<&str>) -> NodeStatus {
+        let node = |id: &str, contact: Value| {
+            json!({"id": id, "address": "", "role": "follower", "match": null, "lag": null,
+                "contact_ms": contact, "up": true, "url": null})
+        };
+        let status = json!({
+            "cluster": "c", "id": "n1", "role": role, "term": 3, "leader": leader, "commit": 7, "applied": 6,
+            "voters": ["n1", "n2", "n3"],
+            "nodes": [node("n1", json!(0)), node("n2", json!(12)), node("n3", Value::Null)],
+            "members": {"total": 0, "up": 0, "suspect": 0, "down": 0, "suspended": 0},
+            "interval": {"open": 0, "next_settle": 0}, "ledger": {"records": 0, "head_hash": ""},
+            "projection": {"enabled": false, "checkpoint": 0, "lag_records": 0, "error": null},
+            "version": "", "url": "",
+        });
+        serde_json::from_value(status).expect("a status")
+    }
+
+    #[test]
+    fn the_standing_tells_role_and_age_of_the_last_heartbeat() {
+        for (role, leader, words) in [
+            ("leader", Some("n1"), "leads term 3, commit 7; heartbeats answered: n2 12 ms ago, n3 never"),
+            ("follower", Some("n2"), "follows n2 in term 3, applied 6; last heartbeat 12 ms ago"),
+            ("learner", Some("n3"), "follows n3 in term 3, applied 6; last heartbeat never"),
+            ("follower", None, "knows no leader, term 3"),
+            ("candidate", None, "stands for election, term 3"),
+        ] {
+            assert_eq!(standing(&status(role, leader)), words);
+        }
+    }
 }

@@ -59,6 +59,20 @@ pub trait LogStore: Send + 'static {
     fn room(&self) -> Option<u64>;
 }
 
+impl LogStore for Box<dyn LogStore> {
+    fn append(&mut self, batches: &[Persist]) -> Result<(), StorageError> {
+        (**self).append(batches)
+    }
+
+    fn bytes(&self) -> u64 {
+        (**self).bytes()
+    }
+
+    fn room(&self) -> Option<u64> {
+        (**self).room()
+    }
+}
+
 /// What opening a log gives.
 pub struct OpenedLog<L> {
     /// The log, ready to append.

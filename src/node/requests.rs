@@ -461,6 +461,9 @@ fn shows(configuration: &Configuration, change: &Change) -> bool {
         Change::Demote { node } => configuration.learners.contains(node),
         Change::Remove { node } => !configuration.contains(node),
         Change::Readdress { node, address } => configuration.addresses.get(node) == Some(address),
+        Change::Replace { voter, learner } => {
+            configuration.voters.contains(learner) && !configuration.contains(voter)
+        }
     }
 }
 

@@ -78,6 +78,9 @@ pub struct NodeStatus {
     /// Whether this node's applied state is gone and is being fetched from the leader.
     #[serde(default)]
     pub lacks_state: bool,
+    /// Whether this node keeps log and state in memory, and loses them when it ends.
+    #[serde(default)]
+    pub in_memory: bool,
 }
 
 /// A super-node as seen from another.

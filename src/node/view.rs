@@ -54,6 +54,7 @@ impl Node {
             disk_degraded: raft.disk_degraded,
             disk_full: self.disk_full,
             lacks_state: self.lacks_state(),
+            in_memory: self.settings.in_memory,
         }
     }
 

@@ -97,6 +97,20 @@ impl Configuration {
                     return Err(ChangeError::SameAddress);
                 }
             }
+            Change::Replace { voter, learner } => {
+                if !self.contains(voter) || !self.contains(learner) {
+                    return Err(ChangeError::NotMember);
+                }
+                if !next.voters.remove(voter) {
+                    return Err(ChangeError::NotVoter);
+                }
+                if !next.learners.remove(learner) {
+                    return Err(ChangeError::NotLearner);
+                }
+                // What was planned for the learner has come true in another way.
+                next.joining.remove(learner);
+                next.voters.insert(learner.clone());
+            }
         }
         if next.voters != self.voters {
             next.outgoing = Some(self.voters.clone());
@@ -198,7 +212,7 @@ impl Node<Leader> {
             return Err(Refusal::ChangePending);
         }
         let next = present.changed(change).map_err(Refusal::InvalidChange)?;
-        if let Change::Promote { node } = change
+        if let Change::Promote { node } | Change::Replace { learner: node, .. } = change
             && !self.has_caught_up(node)
         {
             return Err(Refusal::InvalidChange(ChangeError::NotCaughtUp));
@@ -347,6 +361,7 @@ mod tests {
             1 => one().prop_map(|node| Change::Demote { node }),
             2 => one().prop_map(|node| Change::Remove { node }),
             1 => (one(), "[a-c]{0,2}").prop_map(|(node, address)| Change::Readdress { node, address }),
+            1 => (one(), one()).prop_map(|(voter, learner)| Change::Replace { voter, learner }),
         ]
     }
 
@@ -402,6 +417,16 @@ mod tests {
                     return false;
                 }
                 row.address = Some(address.clone());
+            }
+            Change::Replace { voter, learner } => {
+                let waits = table.get(learner).is_some_and(|row| !row.votes);
+                if !votes(table, voter) || !waits {
+                    return false;
+                }
+                table.remove(voter);
+                table.entry(learner.clone()).and_modify(|row| {
+                    (row.votes, row.joins, row.replaces) = (true, false, None);
+                });
             }
         }
         // Who has left or votes no more is replaced by nobody.

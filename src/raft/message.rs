@@ -64,6 +64,13 @@ pub enum Change {
         /// Where its peers reach it from now on.
         address: String,
     },
+    /// A learner that has caught up takes the place of a voter, in one change.
+    Replace {
+        /// The voter, which leaves.
+        voter: NodeId,
+        /// The learner.
+        learner: NodeId,
+    },
 }
 
 /// Why a [`Change`] cannot be.

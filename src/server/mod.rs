@@ -1,6 +1,7 @@
 //! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
 
 mod join;
+mod opened;
 mod scrub;
 mod state;
 
@@ -21,23 +22,19 @@ use crate::database::{shell, verify};
 use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
-use crate::ledger::query;
 use crate::metrics::Metrics;
 use crate::network::peers::{self, PeerEvent, PeerSettings};
 use crate::network::udp::{AgentEvent, UdpPinger};
-use crate::node::applier;
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
 use crate::node::handle::Handle;
 use crate::node::io::Input;
-use crate::node::ports::{AddressBook, OpenedLog, StateStore as _, StorageError};
+use crate::node::ports::{AddressBook, StorageError};
 use crate::node::status::ProjectionStatus;
-use crate::raft::{self, Payload, Recovered};
+use crate::raft;
 use crate::storage::directory::{DataDirectory, condemn_state};
-use crate::storage::{Log, RealDisk, State};
-use crate::types::Index;
 
-use join::Past;
+use opened::Opened;
 
 /// Frames from peers that wait for the node; then the connections wait.
 const PEER_INBOX_MAX: usize = 4_096;
@@ -119,13 +116,18 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     settings.listen.client = bound(&client_listener)?;
     settings.listen.peer = bound(&peer_listener)?;
     let address = join::own_address(&settings, settings.listen.peer).await;
-    let Some(Opened { directory, log, state, invitation }) = open(&mut settings, &address, &stop).await?
-    else {
-        return Ok(());
-    };
+    tracing::info!(
+        event = "node_start",
+        "node {} of cluster {} starts: super-node {}, process {}",
+        settings.node.id,
+        settings.node.cluster,
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
+    let Some(opened) = opened::open(&mut settings, &address, &stop).await? else { return Ok(()) };
+    let Opened { directory, incarnation, log, state, invitation } = opened;
     let metrics = Arc::new(Metrics::new());
-    let incarnation = directory.identity().incarnation.clone();
-    let node_settings = node_settings(&settings, address.clone(), incarnation);
+    let node_settings = node_settings(&settings, address.clone(), incarnation.clone());
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
@@ -134,7 +136,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         book: AddressBook { nodes: node_settings.peers.clone(), ..AddressBook::default() },
         address: address.clone(),
         url: settings.client_url(),
-        incarnation: directory.identity().incarnation.clone(),
+        incarnation,
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
@@ -157,7 +159,10 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
-    let scrub = start_scrub(&settings, &directory, &handle, &metrics, stop.child_token())?;
+    let scrub = match &directory {
+        Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
+        None => None,
+    };
     let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
     let mongo = mongo_settings(&settings);
     let projection = mongo.clone().map(|mongo| {
@@ -190,7 +195,11 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     if scrub.is_some_and(|scrub| scrub.join().is_err()) {
         tracing::error!("the scrub thread panicked");
     }
-    if let Err(ServerError::Node(NodeError::State(error @ KeyspaceError::Damaged { .. }))) = &result {
+    if let (
+        Err(ServerError::Node(NodeError::State(error @ KeyspaceError::Damaged { .. }))),
+        Some(directory),
+    ) = (&result, &directory)
+    {
         // The next start does without it.
         if let Err(error) = condemn_state(directory.path(), &error.to_string()) {
             tracing::error!("the damaged state could not be marked: {error}");
@@ -263,70 +272,6 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|error| refused(what, address, error))
 }
 
-/// What a node finds when it starts.
-struct Opened {
-    directory: DataDirectory,
-    log: OpenedLog<Log<RealDisk>>,
-    state: Arc<State>,
-    /// The cluster that it is to enter, if it has none.
-    invitation: Option<join::Invitation>,
-}
-
-/// Opens the directory; a node that joins looks at the cluster first. `None`: `stop` came meanwhile.
-async fn open(
-    settings: &mut Settings,
-    address: &str,
-    stop: &CancellationToken,
-) -> Result<Option<Opened>, ServerError> {
-    let join = settings.cluster.join.clone();
-    let found = DataDirectory::identity_at(&settings.node.data_dir)?;
-    let mut invitation = None;
-    if let Some(url) = &join {
-        let name = match &found {
-            Some(identity) => identity.cluster.clone(),
-            None => match join::look(url, settings, address, Past::None, stop).await? {
-                Some(invited) => invitation.insert(invited).cluster.clone(),
-                None => return Ok(None),
-            },
-        };
-        // Whoever joins may leave it to the cluster how it is called.
-        if settings.node.cluster == Settings::default().node.cluster {
-            settings.node.cluster = name;
-        }
-    }
-    let mut directory =
-        DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
-    let log = directory.open_log()?;
-    for note in &log.notes {
-        tracing::warn!("{note}");
-    }
-    let state = Arc::new(state::open(&mut directory, &log.recovered, settings)?);
-    if let Some(url) = &join
-        && invitation.is_none()
-    {
-        if belongs(&log.recovered, &state)? {
-            let genesis = query::genesis(&*state.view()?)?;
-            let identity = genesis.as_ref().map(|genesis| genesis.identity.as_str());
-            join::compare(url, identity, &settings.node.cluster).await?;
-        } else {
-            invitation = join::look(url, settings, address, Past::Unused, stop).await?;
-            if invitation.is_none() {
-                return Ok(None);
-            }
-        }
-    }
-    Ok(Some(Opened { directory, log, state, invitation }))
-}
-
-/// Whether a directory knows of a cluster.
-fn belongs(recovered: &Recovered, state: &State) -> Result<bool, ServerError> {
-    let logged = recovered.entries.iter().any(|entry| matches!(entry.payload, Payload::Configuration(_)));
-    let applied = applier::standing(&*state.view()?)?;
-    let configured = applied.configuration.is_some_and(|configuration| !configuration.is_empty());
-    // A log that was compacted had something to forget, even if the state is gone that would tell.
-    Ok(logged || configured || recovered.base.index > Index(0))
-}
-
 fn node_settings(settings: &Settings, address: String, incarnation: String) -> core::Settings {
     let id = settings.node.id.clone();
     let mut peers = settings.cluster.peers.clone();
@@ -371,6 +316,8 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         url: settings.client_url(),
         address,
         incarnation,
+        in_memory: settings.node.in_memory,
+        replace_dead_after: settings.cluster.replace_dead_after,
         id,
     }
 }

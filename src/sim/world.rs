@@ -299,6 +299,8 @@ impl World {
             },
             keep_entries: self.plan.keep_entries,
             snapshot_rate: 0,
+            in_memory: false,
+            replace_dead_after: None,
             address: address(host),
             url: format!("http://{id}"),
             incarnation: format!("disk-{id}-{}", self.hosts.get(host).map_or(0, |host| host.incarnation)),

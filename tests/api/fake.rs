@@ -89,6 +89,7 @@ fn status() -> NodeStatus {
         disk_degraded: false,
         disk_full: false,
         lacks_state: false,
+        in_memory: false,
     }
 }
 

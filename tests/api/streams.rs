@@ -97,3 +97,68 @@ async fn stopping_ends_streams_and_polls() {
     assert!(stream.text.contains("event: one"), "{}", stream.text);
     polled.problem(503, "draining");
 }
+
+async fn poll(fake: &Fake, after: u64, keys: u64, wait: &str) -> Reply {
+    fake.get(&format!("/v1/kv?prefix=a/&after={after}&keys={keys}&wait={wait}")).await
+}
+
+fn keys(reply: &Reply) -> Vec<&str> {
+    reply.json["items"].as_array().expect("items").iter().filter_map(|item| item["key"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_long_poll_on_a_prefix_tells_what_is_newer_and_what_is_gone() {
+    let fake = Fake::start().await;
+    for key in ["a/y", "a/x", "b"] {
+        fake.put(&format!("/v1/kv/{key}"), "1").await;
+    }
+    // What is there comes at once, in the order in which it was written.
+    let first = poll(&fake, 0, 0, "30s").await;
+    assert_eq!(keys(&first), ["a/y", "a/x"]);
+    let about = |reply: &Reply| (reply.json["keys"].clone(), reply.json["revision"].clone());
+    assert_eq!(about(&first), (json!(2), json!(3)));
+    // A write elsewhere is no news; one below the prefix is.
+    let (news, ()) = tokio::join!(poll(&fake, 3, 2, "30s"), async {
+        fake.put("/v1/kv/b", "2").await;
+        fake.put("/v1/kv/a/x", "2").await;
+    });
+    assert_eq!((keys(&news), about(&news)), (vec!["a/x"], (json!(2), json!(5))));
+    // A deletion shows in the number of keys, even if it happened between two polls.
+    Reply::of(fake.request(Method::DELETE, "/v1/kv/a/y")).await;
+    let gone = poll(&fake, 5, 2, "30s").await;
+    assert_eq!((keys(&gone), about(&gone)), (vec![], (json!(1), json!(6))));
+    assert_eq!(poll(&fake, 6, 1, "1ms").await.status, 304);
+    // Deleted and written anew, the number is the same and the revision is not.
+    Reply::of(fake.request(Method::DELETE, "/v1/kv/a/x")).await;
+    fake.put("/v1/kv/a/z", "1").await;
+    let other = poll(&fake, 6, 1, "30s").await;
+    assert_eq!((keys(&other), about(&other)), (vec!["a/z"], (json!(1), json!(8))));
+    // What makes no sense is refused by name.
+    for (query, word) in
+        [("keys=1", "keys only goes with wait"), ("wait=1s&limit=5", "limit"), ("wait=2m", "wait=2m")]
+    {
+        let detail = fake.get(&format!("/v1/kv?{query}")).await;
+        assert!(detail.problem(400, "bad_request").contains(word), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_poll_with_much_to_tell_tells_it_in_parts_that_miss_nothing() {
+    let fake = Fake::start().await;
+    let value = format!("\"{}\"", "x".repeat(900 << 10));
+    for number in 0..7 {
+        assert_eq!(fake.put(&format!("/v1/kv/a/{number}"), &value).await.status, 200);
+    }
+    let (mut after, mut seen, mut parts) = (0, Vec::new(), 0);
+    loop {
+        let part = poll(&fake, after, seen.len() as u64, "30s").await;
+        seen.extend(keys(&part).into_iter().map(str::to_string));
+        after = part.json["revision"].as_u64().expect("a revision");
+        parts += 1;
+        if part.json["more"] == json!(false) {
+            break;
+        }
+    }
+    assert_eq!(seen, ["a/0", "a/1", "a/2", "a/3", "a/4", "a/5", "a/6"]);
+    assert!(parts > 1, "all in one part");
+}

@@ -54,6 +54,7 @@ fn status(id: &NodeId) -> NodeStatus {
         disk_degraded: false,
         disk_full: false,
         lacks_state: false,
+        in_memory: false,
     }
 }
 

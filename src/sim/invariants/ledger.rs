@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::apply::Happening;
 use crate::ledger::query;
 use crate::ledger::verify::verify;
-use crate::node::io::Notice;
 use crate::node::ports::StateStore;
 use crate::types::{Index, IntervalId, NodeId};
 
@@ -32,34 +30,26 @@ fn conservation(host: &Host) -> Result<(), String> {
 /// Watches the ledger.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// The last interval that each node saw settled in its present life.
+    /// The last interval that each node settled, told or not: it may be killed right after.
     settled: BTreeMap<NodeId, IntervalId>,
     /// Where each interval was settled, on whichever node applied it first.
     places: BTreeMap<IntervalId, Index>,
 }
 
 impl Watch {
-    /// A node told something.
-    pub fn notice(&mut self, node: &NodeId, notice: &Notice) -> Result<(), String> {
-        let Notice::Ledger(Happening::IntervalSettled { interval, .. }) = notice else { return Ok(()) };
-        // A restart replays what was not flushed, so a node may see an interval again, but never skips one and never
-        // settles one that its earlier self has not come to.
-        if let Some(last) = self.settled.get(node)
+    /// A node has settled an interval by the entry at `index`. A replay does it at the same place; any other place would
+    /// pay a second time. And a node may see an interval again, since a restart replays what was not flushed, but never skips
+    /// one and never settles one that its earlier self has not come to.
+    pub fn settled_at(&mut self, host: &Host, interval: IntervalId, index: Index) -> Result<(), String> {
+        let node = &host.id;
+        if let Some(last) = self.settled.insert(node.clone(), interval)
             && interval.0 > last.0 + 1
         {
             return Err(format!("settled in order: {node} settles {interval} after {last}"));
         }
-        self.settled.insert(node.clone(), *interval);
-        Ok(())
-    }
-
-    /// A node has settled an interval by the entry at `index`. A replay does it at the same place; any other place would
-    /// pay a second time.
-    pub fn settled_at(&mut self, host: &Host, interval: IntervalId, index: Index) -> Result<(), String> {
         let known = self.places.get(&interval).copied();
         let place = *self.places.entry(interval).or_insert(index);
         if place != index {
-            let node = &host.id;
             return Err(format!(
                 "settled once: {node} settles {interval} at {index}, though it was settled at {place}"
             ));

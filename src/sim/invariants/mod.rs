@@ -158,7 +158,7 @@ impl Watch {
         if let Notice::Raft(Event::BecameLeader { term, votes, .. }) = notice {
             self.election.won(host, *term, votes)?;
         }
-        self.ledger.notice(&host.id, notice)
+        Ok(())
     }
 
     /// A machine lost everything it had and will be somebody new under its old name.

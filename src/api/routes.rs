@@ -1,0 +1,312 @@
+//! The table of routes: what the router is made of, and what `/openapi.json` says.
+//!
+//! To add a route, add a row here, and a recorded request to `tests/contract/v1/`; nothing else has to know.
+
+use serde_json::json;
+
+use super::openapi::schemas::{count, duration, integer, named, object, page, text, time};
+use super::openapi::{self, About, Route};
+use super::problem::Code;
+use super::{events, history, kv, kv_watch, members, nodes, operations, sessions};
+
+/// All routes.
+pub fn table() -> Vec<Route> {
+    let mut routes = local();
+    routes.extend(dictionary());
+    routes.extend(client_sessions());
+    routes.extend(fleet());
+    routes.extend(ledger());
+    routes
+}
+
+/// Answered from local state: none needs a quorum.
+fn local() -> Vec<Route> {
+    let words = |about: About| about.gives_as(200, "text/plain", None);
+    vec![
+        Route::at("/").get(
+            operations::index,
+            About::new("index", "Who this is and where to look.").gives_as(200, "text/html", None),
+        ),
+        Route::at("/livez").get(
+            operations::livez,
+            words(About::new("livez", "200 while the node's driver runs.")).gives_as(503, "text/plain", None),
+        ),
+        Route::at("/readyz").get(
+            operations::readyz,
+            words(About::new("readyz", "200 when the node can take requests."))
+                .query("verbose", json!({ "type": "string" }), "Every check, not only those that fail.")
+                .gives_as(503, "text/plain", None),
+        ),
+        Route::at("/metrics").get(
+            operations::metrics,
+            words(About::new("metrics", "Metrics in the text format of Prometheus.")),
+        ),
+        Route::at("/openapi.json").get(
+            openapi::serve,
+            About::new("openapi", "This document.").gives(object([
+                ("openapi", text()),
+                ("info", json!({})),
+                ("paths", json!({})),
+                ("components", json!({})),
+            ])),
+        ),
+        Route::at("/v1/status").get(
+            operations::status,
+            About::new("status", "What this node knows of itself and of the cluster.").gives(named("Status")),
+        ),
+        Route::at("/v1/events").get(
+            events::stream,
+            About::new("events", "What happened on this node, as server-sent events.")
+                .query("type", text(), "Only events of this kind.")
+                .query("follow", json!({ "type": "boolean", "default": true }), "With false: only the past.")
+                .query("after", count(), "Only events after this number.")
+                .header("Last-Event-ID", count(), "The same, as browsers say it.")
+                .gives_as(200, "text/event-stream", None),
+        ),
+    ]
+}
+
+/// The shared dictionary, and the replicated addition.
+fn dictionary() -> Vec<Route> {
+    let key = |about: About| about.path("key", text(), "The key; its slashes may stand as they are.");
+    let wait = |about: About, what: &str| about.query("wait", duration(), what);
+    vec![
+        Route::at("/v1/kv").get(
+            kv_watch::list_or_watch,
+            wait(
+                About::new("list_keys", "The keys in byte order; with `wait`, what changes below a prefix.")
+                    .query("prefix", text(), "Only keys that begin so.")
+                    .page(text())
+                    .read(),
+                "Long poll: `after` is then a revision, and the answer comes once something below the prefix is newer, \
+                 or its number is not `keys`, or the time is over (304).",
+            )
+            .query("keys", count(), "With `wait`: how many keys the asker knows below the prefix.")
+            .gives(named("Listing"))
+            .gives_as(304, "", None)
+            .fails(&[Code::TooLarge]),
+        ),
+        Route::at(kv::PREFIX).refuses(kv::no_key),
+        Route::at(kv::ROUTE)
+            .get(
+                kv::get_key,
+                wait(
+                    key(About::new("get_key", "The value of a key."))
+                        .query("after", count(), "Only a revision after this one.")
+                        .read(),
+                    "Long poll: how long to wait for a revision after `after`; then 304.",
+                )
+                .header("If-None-Match", text(), "The revision that is known: 304 if it is still that.")
+                .gives(named("Entry"))
+                .gives_as(304, "", None)
+                .fails(&[Code::NotFound]),
+            )
+            .put(
+                kv::put_key,
+                key(About::new("put_key", "Sets a key; the body is any JSON value."))
+                    .conditional()
+                    .write()
+                    .body(json!({}))
+                    .gives(named("Written")),
+            )
+            .delete(
+                kv::delete_key,
+                key(About::new("delete_key", "Removes a key."))
+                    .conditional()
+                    .write()
+                    .gives(named("Written"))
+                    .fails(&[Code::NotFound]),
+            ),
+        Route::at("/v1/kv:batch").post(
+            kv::batch,
+            About::new("batch", "Up to 1 000 puts and deletes, all or nothing, under one revision.")
+                .write()
+                .body(named("Batch"))
+                .gives(named("Written")),
+        ),
+        Route::at("/v1/add").post(
+            kv::add,
+            About::new("add", "Adds two integers through the replicated log.")
+                .write()
+                .body(object([("a", integer()), ("b", integer())]))
+                .gives(named("Sum")),
+        ),
+    ]
+}
+
+fn client_sessions() -> Vec<Route> {
+    let id = |about: About| about.path("id", count(), "The session.");
+    vec![
+        Route::at("/v1/sessions").post(
+            sessions::open,
+            About::new("open_session", "Opens a session, within which every write has a number.")
+                .write()
+                .gives(named("Session")),
+        ),
+        Route::at("/v1/sessions/{id}")
+            .post(
+                sessions::keep_alive,
+                id(About::new("keep_session", "An idle session begins its time anew."))
+                    .write()
+                    .gives(named("Session")),
+            )
+            .delete(
+                sessions::close,
+                id(About::new(
+                    "close_session",
+                    "Closes a session; what of it is still on its way is refused.",
+                ))
+                .write()
+                .gives(named("Session")),
+            ),
+    ]
+}
+
+/// The members of the fleet, the super-nodes, and who leads.
+fn fleet() -> Vec<Route> {
+    let id = |about: About| about.path("id", text(), "The name of the member.");
+    let action = |name, summary| {
+        id(About::new(name, summary)).write().gives(named("Changed")).fails(&[Code::NotFound])
+    };
+    vec![
+        Route::at("/v1/members")
+            .get(
+                members::list,
+                About::new("list_members", "The members by name.")
+                    .query("member", text(), "Only this one.")
+                    .page(text())
+                    .read()
+                    .gives(page(named("Member"), text())),
+            )
+            .post(
+                members::join,
+                About::new("join_member", "An agent joins or moves; a super-node joins as a learner.")
+                    .write()
+                    .body(named("Join"))
+                    .gives(named("Changed"))
+                    .fails(&[Code::NotFound]),
+            ),
+        Route::at("/v1/members/{id}")
+            .get(
+                members::show,
+                id(About::new("show_member", "One member."))
+                    .read()
+                    .gives(named("Member"))
+                    .fails(&[Code::NotFound]),
+            )
+            .delete(
+                members::leave,
+                id(About::new("remove_member", "The member leaves; its account stays."))
+                    .write()
+                    .gives(named("Changed"))
+                    .fails(&[Code::NotFound]),
+            )
+            .actions(
+                nodes::act,
+                [
+                    (
+                        "/v1/members/{id}:promote",
+                        action("promote_member", "A learner that has caught up becomes a voter."),
+                    ),
+                    ("/v1/members/{id}:demote", action("demote_member", "A voter becomes a learner.")),
+                ],
+            ),
+        Route::at("/v1/leader:transfer").post(
+            nodes::transfer,
+            About::new("transfer_leader", "Hands the leadership over; answers when another node leads.")
+                .write()
+                .may_have_body(named("Transfer"))
+                .gives(named("Transferred")),
+        ),
+        Route::at("/v1/balances").get(
+            members::balances,
+            About::new("list_balances", "The accounts by name.")
+                .query("member", text(), "Only this one.")
+                .page(text())
+                .read()
+                .gives(page(named("Balance"), text())),
+        ),
+    ]
+}
+
+/// What the ledger holds; all lists are newest last.
+fn ledger() -> Vec<Route> {
+    let span = |about: About| {
+        about.query("from", time(), "Not before this time.").query("to", time(), "Before this time.")
+    };
+    vec![
+        Route::at("/v1/policy").get(
+            history::policy,
+            About::new("show_policy", "The policy of the open interval.")
+                .read()
+                .gives(named("Policy"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/rewards").get(
+            history::rewards,
+            span(About::new("list_rewards", "Rewards, penalties and all other movements."))
+                .query("member", text(), "Only of this member.")
+                .query(
+                    "kind",
+                    text(),
+                    "Only of this kind: reward, penalty, claim, claim_penalty, adjustment.",
+                )
+                .page(count())
+                .read()
+                .gives(page(named("Movement"), count())),
+        ),
+        Route::at("/v1/intervals").get(
+            history::intervals,
+            span(About::new("list_intervals", "The settled intervals."))
+                .query("member", text(), "Only those in which this member was judged.")
+                .query("verdict", text(), "Only with this verdict: settled, void, correlated.")
+                .page(count())
+                .read()
+                .gives(page(named("Interval"), count())),
+        ),
+        Route::at("/v1/intervals/{id}").get(
+            history::interval,
+            About::new("show_interval", "One settled interval.")
+                .path("id", count(), "The interval.")
+                .read()
+                .gives(named("Interval"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/intervals/{id}/members/{member}").get(
+            history::explain,
+            About::new("explain_payment", "The pings, who saw them, the formula and the result.")
+                .path("id", count(), "The interval.")
+                .path("member", text(), "The name of the member.")
+                .read()
+                .gives(named("Explanation"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/elections").get(
+            history::elections,
+            span(About::new("list_elections", "The elections that were won."))
+                .query("member", text(), "Only those that this node won.")
+                .page(count())
+                .read()
+                .gives(page(named("Election"), count())),
+        ),
+        Route::at("/v1/elections/{term}").get(
+            history::election,
+            About::new("show_election", "One election.")
+                .path("term", count(), "The term that it began.")
+                .read()
+                .gives(named("Election"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/ledger/verify").get(
+            history::verify,
+            About::new("verify_ledger", "Recomputes hashes and sums of what this node holds.")
+                .query(
+                    "mongodb",
+                    json!({ "type": "boolean", "default": false }),
+                    "Compares with MongoDB, too.",
+                )
+                .gives(named("Verification"))
+                .fails(&[Code::Timeout, Code::Damaged]),
+        ),
+    ]
+}
