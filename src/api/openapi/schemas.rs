@@ -142,6 +142,8 @@ fn status() -> Value {
         ("removed", truth()),
         ("transfer", or_null(text())),
         ("disk_degraded", truth()),
+        ("disk_full", truth()),
+        ("lacks_state", truth()),
         ("in_memory", truth()),
     ])
 }
@@ -158,6 +160,7 @@ fn peer_status() -> Value {
         ("url", or_null(text())),
         ("joining", truth()),
         ("replaces", or_null(text())),
+        ("falls_behind", truth()),
     ])
 }
 
