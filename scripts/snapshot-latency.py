@@ -83,8 +83,8 @@ class Cluster:
 
 
 def fill(url, mib):
-    text = "x" * (1 << 20)
-    for number in range(mib):
+    text = "x" * (1 << 19)
+    for number in range(2 * mib):
         request = urllib.request.Request(f"{url}/v1/kv/fill{number:06}", method="PUT",
                                          data=json.dumps(f"{number:06}{text}").encode(),
                                          headers={"content-type": "application/json"})

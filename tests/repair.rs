@@ -166,7 +166,7 @@ async fn the_scrub_finds_a_changed_byte_in_the_log_of_a_running_node() {
     let segments = cluster.nodes[0].directory.join("log");
     let mut number = 0;
     while std::fs::read_dir(&segments).expect("the log").count() < 2 {
-        cluster.put(0, &format!("large{}", number % 4), &json!("x".repeat(1 << 20))).await;
+        cluster.put(0, &format!("large{}", number % 4), &json!("x".repeat(512 << 10))).await;
         number += 1;
     }
     let path = segments.join("000000000001.log");
@@ -181,7 +181,7 @@ async fn the_scrub_finds_a_changed_byte_in_the_log_of_a_running_node() {
         cluster.http.get(format!("{}/metrics", cluster.nodes[0].url())).send().await.expect("an answer");
     let text = metrics.text().await.expect("a body");
     assert!(text.contains("super_node_scrub_damage_total{kind=\"log\"}"), "{text}");
-    cluster.put(0, "goes on", &json!(true)).await;
+    cluster.put(0, "onward", &json!(true)).await;
 }
 
 /// A small file system in memory; unmounted on drop.
