@@ -47,6 +47,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        snapshot_rate: 0,
         in_memory: false,
         replace_dead_after: None,
         address: format!("test:{name}"),
@@ -368,6 +369,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         peers: inlet(),
         agents: inlet(),
         metrics: Arc::default(),
+        reserve: 0,
         stop: CancellationToken::new(),
     }
 }
@@ -384,6 +386,10 @@ impl LogStore for TestLog {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -413,6 +419,10 @@ impl StateStore for PanickingState {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 

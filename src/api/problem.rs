@@ -241,6 +241,11 @@ impl Problem {
             }
             Failure::Overloaded => Problem::new(Code::Overloaded, "this node's queue is full")
                 .hint("send less at once, and retry"),
+            Failure::DiskFull { node } => Problem::new(
+                Code::Overloaded,
+                format!("the disk of the leader {node} has less room than storage.reserve: writes are refused, reads go on"),
+            )
+            .hint(format!("make room on the disk of {node}; writes are taken again by themselves")),
             Failure::Superseded => {
                 Problem::new(Code::NoLeader, "a new leader replaced the entry before it was committed")
                     .hint("retry: the new leader takes it")
@@ -328,6 +333,7 @@ mod tests {
             Failure::NoTarget,
             Failure::TransferAborted { to: "n2".parse().expect("a name") },
             Failure::Removed,
+            Failure::DiskFull { node: "n1".parse().expect("a name") },
         ];
         for failure in failures {
             let problem = Problem::failed(failure.clone());

@@ -138,6 +138,21 @@ pub const KEYS: &[Key] = &[
         .reluctant
         .to_string()),
     key!(
+        "storage.scrub_rate",
+        |s, raw| value::size(raw, 0, 1 << 30).map(|v| s.storage.scrub_rate = v),
+        |s| value::show_size(s.storage.scrub_rate)
+    ),
+    key!(
+        "storage.snapshot_rate",
+        |s, raw| value::size(raw, 64 << 10, 16 << 30).map(|v| s.storage.snapshot_rate = v),
+        |s| value::show_size(s.storage.snapshot_rate)
+    ),
+    key!(
+        "storage.reserve",
+        |s, raw| value::size(raw, 1 << 20, 1 << 40).map(|v| s.storage.reserve = v),
+        |s| value::show_size(s.storage.reserve)
+    ),
+    key!(
         "ledger.interval",
         |s, raw| value::duration(raw, MS(100), INTERVAL_MAX).map(|v| s.ledger.interval_ms = millis(v)),
         |s| value::show_duration(MS(s.ledger.interval_ms))

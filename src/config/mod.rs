@@ -39,6 +39,8 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// `[raft]`
     pub raft: RaftSettings,
+    /// `[storage]`
+    pub storage: StorageSettings,
     /// `[ledger]`: the initial policy, read once when a cluster is first formed.
     pub ledger: Policy,
     /// `[mongodb]`
@@ -115,6 +117,17 @@ pub struct RaftSettings {
     pub lease: Lease,
     /// Whether this node prefers not to lead.
     pub reluctant: bool,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// How fast what lies on disk is read again in the background to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
+    /// How fast a snapshot is sent to one receiver, bytes a second.
+    pub snapshot_rate: u64,
+    /// Writes are refused as long as the disk has less room than this, in bytes.
+    pub reserve: u64,
 }
 
 /// For how long a leader answers reads by itself after a quorum has answered it.
@@ -236,6 +249,7 @@ impl Default for Settings {
                 lease: Lease::Off,
                 reluctant: false,
             },
+            storage: StorageSettings { scrub_rate: 1 << 20, snapshot_rate: 64 << 20, reserve: 64 << 20 },
             ledger: Policy::default(),
             mongodb: MongodbSettings {
                 uri: None,

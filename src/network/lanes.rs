@@ -49,6 +49,7 @@ impl LaneName {
             | Frame::NotMember { .. }
             | Frame::AskHelp { .. }
             | Frame::Word { .. }
+            | Frame::WantState { .. }
             | Frame::HearsNoLeader { .. }
             | Frame::Bound { .. } => LaneName::Urgent,
         }

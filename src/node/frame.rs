@@ -171,6 +171,11 @@ pub enum Frame {
         /// Whether the member answered.
         alive: bool,
     },
+    /// "My log is whole and my state is gone": asks the leader for a snapshot.
+    WantState {
+        /// Where the log begins: an older state is of no use.
+        base: Index,
+    },
 }
 
 /// Part of the state.

@@ -95,6 +95,11 @@ pub enum Input {
     Stalled(Duration),
     /// A ping to an agent could not be sent.
     PingNotSent,
+    /// The disk has no room for further entries (`full`), or has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
 }
 
 /// What the shell must do, in order of the list; `Persist` may go to another thread, and nothing waits for it.
@@ -190,5 +195,29 @@ pub enum Notice {
         replacement: super::autopilot::Replacement,
         /// Whether it has happened.
         done: bool,
+    },
+    /// The disk has no room for further entries, and writes are refused (`full`); or it has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
+    /// A follower needs snapshots again and again, and waits for the next.
+    FallsBehind {
+        /// The follower.
+        node: NodeId,
+        /// How long it waits.
+        pause: Duration,
+    },
+    /// The applied state is gone, and is being fetched from the leader.
+    StateLost {
+        /// Where the log begins: what came before is only in the state.
+        base: Index,
+    },
+    /// The applied state is there again.
+    StateMended {
+        /// Whose state it is.
+        from: NodeId,
+        /// Up to where.
+        index: Index,
     },
 }

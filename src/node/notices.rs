@@ -11,6 +11,7 @@ use crate::types::{NodeId, UnixMillis};
 use super::autopilot::Replacement;
 use super::events::EventLog;
 use super::io::Notice;
+use super::snapshot::NEEDS_MAX;
 use super::status::{NodeStatus, RoleName};
 
 /// Tells a notice everywhere.
@@ -23,6 +24,10 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         Notice::Level { .. }
         | Notice::Stalled(_)
         | Notice::Removed
+        | Notice::FallsBehind { .. }
+        | Notice::DiskRoom { .. }
+        | Notice::StateLost { .. }
+        | Notice::StateMended { .. }
         | Notice::Replaced { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
             tracing::warn!(event = kind, "{message}");
@@ -80,6 +85,9 @@ fn measure(notice: &Notice, metrics: &Metrics) {
                 metrics.ping_rtt_seconds.observe(f64::from(*micros) / 1e6);
             }
         }
+        Notice::DiskRoom { full } => {
+            metrics.storage_full.set(i64::from(*full));
+        }
         Notice::Committed(wait) => metrics.raft_commit_seconds.observe(wait.as_secs_f64()),
         _ => {}
     }
@@ -123,6 +131,32 @@ fn describe(notice: &Notice) -> Option<Description> {
                 .to_string(),
             json!({}),
         )),
+        Notice::DiskRoom { full: true } => {
+            let words = "the disk has no room: writes are refused until there is; reads and elections go on"
+                .to_string();
+            Some(("disk_full", words, json!({})))
+        }
+        Notice::DiskRoom { full: false } => {
+            Some(("disk_room", "the disk has room again: writes are taken".to_string(), json!({})))
+        }
+        Notice::FallsBehind { node, pause } => {
+            let words = format!(
+                "{node} falls behind for ever: it needed more than {NEEDS_MAX} snapshots without catching up, and waits {} s \
+                 for the next; its disk or its processor is too slow, or raft.snapshot_entries is too small",
+                pause.as_secs()
+            );
+            Some(("falls_behind", words, json!({"node": node, "pause_s": pause.as_secs()})))
+        }
+        Notice::StateLost { base } => {
+            let words = format!(
+                "the applied state is gone and is fetched from the leader; the log (from {base} on) and the votes are whole"
+            );
+            Some(("state_lost", words, json!({"base": base})))
+        }
+        Notice::StateMended { from, index } => {
+            let words = format!("the applied state is there again, from {from}, up to index {index}");
+            Some(("state_mended", words, json!({"from": from, "index": index})))
+        }
         Notice::Replaced { replacement, done } => {
             let Replacement { voter, learner, silent, limit } = replacement;
             let why =

@@ -78,6 +78,12 @@ pub struct NodeStatus {
     /// What its log holds.
     #[serde(default)]
     pub log: LogWindow,
+    /// Whether this node's disk has no room for further entries.
+    #[serde(default)]
+    pub disk_full: bool,
+    /// Whether this node's applied state is gone and is being fetched from the leader.
+    #[serde(default)]
+    pub lacks_state: bool,
     /// Whether this node keeps log and state in memory, and loses them when it ends.
     #[serde(default)]
     pub in_memory: bool,
@@ -122,6 +128,9 @@ pub struct PeerStatus {
     /// The voter that leaves when it becomes one.
     #[serde(default)]
     pub replaces: Option<NodeId>,
+    /// Whether it needs one snapshot after the other; only the leader knows.
+    #[serde(default)]
+    pub falls_behind: bool,
 }
 
 /// Counts of members by what the detector and the ledger say.

@@ -59,6 +59,8 @@ impl Node {
             removed: self.membership.is_removed(),
             transfer: raft.transfer.clone(),
             disk_degraded: raft.disk_degraded,
+            disk_full: self.disk_full,
+            lacks_state: self.lacks_state(),
             in_memory: self.settings.in_memory,
         }
     }
@@ -93,6 +95,7 @@ impl Node {
             role,
             joining: raft.configuration.joining.contains_key(id),
             replaces: raft.configuration.joining.get(id).cloned().flatten(),
+            falls_behind: self.needs.falls_behind(id),
             matched: matched.filter(|_| leads || id == me),
             lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
             contact_ms: if id == me {

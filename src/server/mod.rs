@@ -2,6 +2,8 @@
 
 mod join;
 mod opened;
+mod scrub;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ use crate::node::io::Input;
 use crate::node::ports::{AddressBook, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft;
+use crate::storage::directory::{DataDirectory, condemn_state};
 
 use opened::Opened;
 
@@ -153,9 +156,14 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         peers: Inlet { receiver: peers, translate: from_peer },
         agents: Inlet { receiver: agents, translate: from_agent },
         metrics: Arc::clone(&metrics),
+        reserve: settings.storage.reserve,
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
+    let scrub = match &directory {
+        Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
+        None => None,
+    };
     let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
     let mongo = mongo_settings(&settings);
     let projection = mongo.clone().map(|mongo| {
@@ -186,6 +194,19 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
     let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
+    if scrub.is_some_and(|scrub| scrub.join().is_err()) {
+        tracing::error!("the scrub thread panicked");
+    }
+    if let (
+        Err(ServerError::Node(NodeError::State(error @ KeyspaceError::Damaged { .. }))),
+        Some(directory),
+    ) = (&result, &directory)
+    {
+        // The next start does without it.
+        if let Err(error) = condemn_state(directory.path(), &error.to_string()) {
+            tracing::error!("the damaged state could not be marked: {error}");
+        }
+    }
     drop(directory);
     result
 }
@@ -293,6 +314,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         health,
         genesis,
         keep_entries: settings.raft.snapshot_entries,
+        snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,
         incarnation,
@@ -301,6 +323,32 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         replace_dead_after: settings.cluster.replace_dead_after,
         id,
     }
+}
+
+/// Starts reading in the background what lies on disk, if that is wanted.
+fn start_scrub(
+    settings: &Settings,
+    directory: &DataDirectory,
+    handle: &Handle,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<Option<std::thread::JoinHandle<()>>, ServerError> {
+    if settings.storage.scrub_rate == 0 {
+        return Ok(None);
+    }
+    let path = directory.path().to_path_buf();
+    let scrub = scrub::Scrub {
+        disk: directory.log_disk()?,
+        salt: directory.salt(),
+        state: Arc::clone(&handle.state),
+        rate: settings.storage.scrub_rate,
+        events: Arc::clone(&handle.events),
+        metrics: Arc::clone(metrics),
+        condemn: Box::new(move |why| condemn_state(&path, why)),
+        stop,
+    };
+    let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());
+    thread.map(Some).map_err(|source| ServerError::System { what: "start the scrub thread", source })
 }
 
 fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {

@@ -35,6 +35,8 @@ use super::trace::{Trace, Weight};
 
 /// From so long a pause on, a process notices that it stood still (as the driver does).
 const STALL: Duration = Duration::from_millis(250);
+/// When a write that found no room is tried again.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// Within which time after a pause what waited at different sockets is taken, in any order.
 const UNORDERED_AFTER_PAUSE: Duration = Duration::from_millis(3);
 /// How often an input is taken together with those that follow it, in parts per million.
@@ -306,6 +308,7 @@ impl World {
                 nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
             },
             keep_entries: self.plan.keep_entries,
+            snapshot_rate: 0,
             in_memory: false,
             replace_dead_after: None,
             address: address(host),
@@ -549,7 +552,12 @@ impl World {
                 let id = self.hosts[host].id.clone();
                 hard_states.iter().try_for_each(|stored| self.watch.durable(&id, stored))?;
                 self.detail(|| format!("{id}: its disk has batch {seq}"));
+                self.step(host, Input::DiskRoom { full: false })?;
                 self.step(host, Input::Persisted { seq })
+            }
+            Wrote::NoRoom => {
+                self.at_host(ROOM_EVERY, host, Event::DiskDone);
+                self.step(host, Input::DiskRoom { full: true })
             }
             Wrote::Failed(why) => {
                 let id = self.hosts[host].id.clone();
@@ -738,6 +746,7 @@ impl World {
         if facts.is_some() {
             self.installed += 1;
             self.hosts[host].flushed = base.index;
+            self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
         }
         self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });

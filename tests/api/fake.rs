@@ -62,6 +62,7 @@ fn status() -> NodeStatus {
         url: None,
         joining: false,
         replaces: None,
+        falls_behind: false,
     };
     NodeStatus {
         cluster: "test".to_string(),
@@ -88,6 +89,8 @@ fn status() -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
+        lacks_state: false,
         in_memory: false,
     }
 }

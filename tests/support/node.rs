@@ -54,6 +54,8 @@ fn status(id: &NodeId) -> NodeStatus {
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
+        lacks_state: false,
         in_memory: false,
     }
 }

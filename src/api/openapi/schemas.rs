@@ -152,6 +152,8 @@ fn status() -> Value {
                 ("durable_index", count()),
             ]),
         ),
+        ("disk_full", truth()),
+        ("lacks_state", truth()),
         ("in_memory", truth()),
     ])
 }
@@ -195,6 +197,7 @@ fn peer_status() -> Value {
         ("url", or_null(text())),
         ("joining", truth()),
         ("replaces", or_null(text())),
+        ("falls_behind", truth()),
     ])
 }
 
