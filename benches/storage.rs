@@ -154,6 +154,9 @@ impl Disk for Counting {
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
     }
+    fn room(&self) -> Option<u64> {
+        self.disk.room()
+    }
     fn sync_directory(&mut self) -> io::Result<()> {
         self.disk.sync_directory()
     }

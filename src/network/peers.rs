@@ -563,6 +563,11 @@ impl Network for PeerNetwork {
             counts.dropped.inc();
             return;
         };
+        // A peer that does not know a frame would take the connection for broken.
+        if frame.since() > peer.protocol.load(Ordering::Acquire) {
+            counts.dropped.inc();
+            return;
+        }
         let lane = LaneName::of(&frame);
         let bytes = codec::encode(&frame);
         if bytes.len() > FRAME_BYTES_MAX {

@@ -16,7 +16,7 @@ use super::handle::{Changed, Failure, Transferred};
 /// | version | |
 /// |---|---|
 /// | 2 | a hello names one version |
-/// | 3 | a hello offers a range of versions, and the answer says which of them is spoken |
+/// | 3 | a hello offers a range of versions, and the answer says which of them is spoken; the frames from [`Frame::HearsNoLeader`] on |
 pub const PROTOCOL: u16 = 3;
 /// The oldest version that is still spoken.
 pub const PROTOCOL_MIN: u16 = 2;
@@ -176,6 +176,34 @@ pub enum Frame {
         /// Where the log begins: an older state is of no use.
         base: Index,
     },
+}
+
+impl Frame {
+    /// The version of the peer protocol that a node must speak to know this frame.
+    pub fn since(&self) -> u16 {
+        match self {
+            Frame::Raft(_)
+            | Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Forward { .. }
+            | Frame::ForwardAnswer { .. }
+            | Frame::ReadIndex { .. }
+            | Frame::ReadIndexAnswer { .. }
+            | Frame::Snapshot(_)
+            | Frame::SnapshotAck { .. }
+            | Frame::ReadLease { .. }
+            | Frame::Change { .. }
+            | Frame::ChangeAnswer { .. }
+            | Frame::Transfer { .. }
+            | Frame::TransferAnswer { .. }
+            | Frame::NotMember { .. } => 2,
+            Frame::HearsNoLeader { .. }
+            | Frame::Bound { .. }
+            | Frame::AskHelp { .. }
+            | Frame::Word { .. }
+            | Frame::WantState { .. } => 3,
+        }
+    }
 }
 
 /// Part of the state.

@@ -20,6 +20,9 @@ const ROUND_PAUSE: Duration = Duration::from_secs(10);
 /// How often a waiting scrub looks whether the node ends.
 const GLANCE: Duration = Duration::from_millis(200);
 
+/// Makes the next start do without the state; told why.
+pub(super) type Condemn = Box<dyn Fn(&str) -> Result<(), StorageError> + Send>;
+
 /// What is read, and whom to tell.
 pub(super) struct Scrub {
     pub disk: RealDisk,
@@ -29,8 +32,8 @@ pub(super) struct Scrub {
     pub rate: u64,
     pub events: Arc<EventLog>,
     pub metrics: Arc<Metrics>,
-    /// Makes the next start do without the state.
-    pub condemn: Box<dyn Fn(&str) -> Result<(), StorageError> + Send>,
+    /// Called once the state is found damaged.
+    pub condemn: Condemn,
     pub stop: CancellationToken,
 }
 
