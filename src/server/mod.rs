@@ -336,7 +336,6 @@ fn start_scrub(
     if settings.storage.scrub_rate == 0 {
         return Ok(None);
     }
-    let path = directory.path().to_path_buf();
     let scrub = scrub::Scrub {
         disk: directory.log_disk()?,
         salt: directory.salt(),
@@ -344,7 +343,7 @@ fn start_scrub(
         rate: settings.storage.scrub_rate,
         events: Arc::clone(&handle.events),
         metrics: Arc::clone(metrics),
-        condemn: Box::new(move |why| condemn_state(&path, why)),
+        directory: directory.path().to_path_buf(),
         stop,
     };
     let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());

@@ -1,5 +1,6 @@
 //! Reads the log and the state again in the background, at a slow rate, and tells what it finds.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +11,7 @@ use crate::ledger::keyspace::KeyspaceError;
 use crate::metrics::{KindLabel, Metrics};
 use crate::node::events::EventLog;
 use crate::node::ports::{StateStore, StorageError};
+use crate::storage::directory::condemn_state;
 use crate::storage::{RealDisk, scrub};
 use crate::types::UnixMillis;
 
@@ -20,9 +22,6 @@ const ROUND_PAUSE: Duration = Duration::from_secs(10);
 /// How often a waiting scrub looks whether the node ends.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// Makes the next start do without the state; told why.
-pub(super) type Condemn = Box<dyn Fn(&str) -> Result<(), StorageError> + Send>;
-
 /// What is read, and whom to tell.
 pub(super) struct Scrub {
     pub disk: RealDisk,
@@ -32,8 +31,8 @@ pub(super) struct Scrub {
     pub rate: u64,
     pub events: Arc<EventLog>,
     pub metrics: Arc<Metrics>,
-    /// Called once the state is found damaged.
-    pub condemn: Condemn,
+    /// The data directory: damage in the state is marked there, so that the next start does without it.
+    pub directory: PathBuf,
     pub stop: CancellationToken,
 }
 
@@ -89,7 +88,7 @@ impl Scrub {
                 }
                 Err(error @ KeyspaceError::Damaged { .. }) => {
                     let why = error.to_string();
-                    if let Err(error) = (self.condemn)(&why) {
+                    if let Err(error) = condemn_state(&self.directory, &why) {
                         tracing::error!("the damaged state could not be marked: {error}");
                     }
                     let remedy = "restart this node: it sets the state aside and has it again from its log or from the leader";
