@@ -440,6 +440,6 @@ fn send_unacknowledged(core: &mut Core, id: &NodeId, peer: &mut Progress, round:
     let previous = Position { index, term };
     core.send(id, Body::AppendRequest { previous, entries, commit: core.commit, round });
     peer.sent_append(end, bytes, core.now);
-    peer.await_acknowledgement(end, core.now);
+    peer.await_acknowledgement(end, core.log.last().index, core.now);
     true
 }

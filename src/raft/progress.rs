@@ -62,6 +62,10 @@ pub(super) struct Progress {
     check: Option<Check>,
     /// Of a thrifty leader: the append that it waits for. See `thrift`.
     pub awaited: Option<Awaited>,
+    /// Before this place the logs agreed, durably or not, when appends began to be sent without waiting.
+    pub agreed: Index,
+    /// Whether the last of these that it acknowledged could not hold all that it lacked: the rest follows at once.
+    pub behind: bool,
     /// How many such appends in a row were not answered in time.
     pub missed: u32,
     /// The place at which the last check found it short of what had been sent.
@@ -85,6 +89,8 @@ impl Progress {
             goal: (next, now),
             check: None,
             awaited: None,
+            agreed: Index(0),
+            behind: false,
             missed: 0,
             stalled: None,
         }
@@ -173,6 +179,7 @@ impl Progress {
 
     fn replicate_from(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
+        self.agreed = self.next;
         self.flow = Flow::Replicate { in_flight: VecDeque::new(), bytes: 0 };
         self.check = None;
         self.stalled = None;

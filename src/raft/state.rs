@@ -100,6 +100,14 @@ impl State {
                 State::Leader(node) => node.compact(index),
                 _ => self.core_mut().compact(index),
             },
+            // The state tells of a term that no message told of: its sender was a leader no more when it sent it.
+            Input::SnapshotInstalled { base, configuration } if base.term > self.core().term() => {
+                let mut node = self.into_follower(StepDown::HigherTerm);
+                node.core.set_term(base.term);
+                node.role = Follower::new(&node.core);
+                node.snapshot_installed(base, configuration);
+                return State::Follower(node);
+            }
             Input::SnapshotInstalled { base, configuration } => match &mut self {
                 State::Follower(node) => node.snapshot_installed(base, configuration),
                 State::PreCandidate(_) | State::Candidate(_) => {

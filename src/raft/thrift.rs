@@ -1,7 +1,8 @@
 //! Few messages, where each one counts: what a leader puts off, and when it says it again.
 //!
 //! Switched on by [`Config::thrift`]. A commit needs a majority, so an entry leaves at once for just enough voters to make one
-//! with the leader; the others get what they lack when a heartbeat would be due to them, in its place. Reads that need a
+//! with the leader; the others get what they lack when a heartbeat would be due to them, in its place, in as many appends
+//! as that takes. Reads that need a
 //! round ask just enough voters, too. What makes this live:
 //!
 //! * An append that is not acknowledged in time counts as lost, and as many voters as are then wanting are told again. Time
@@ -36,6 +37,8 @@ pub(super) struct Awaited {
     since: Micros,
     /// Its last index.
     reach: Index,
+    /// Whether the log went on behind it.
+    cut: bool,
 }
 
 /// What a thrifty leader knows of the network.
@@ -73,6 +76,7 @@ impl Thrift {
             if peer.missed == 0 {
                 self.measure(now.since(awaited.since));
             }
+            peer.behind = awaited.cut;
             peer.awaited = None;
         } else if matched > peer.matched {
             awaited.since = now;
@@ -97,19 +101,20 @@ impl Thrift {
 }
 
 impl Progress {
-    /// The next append begins after what is acknowledged, whatever is under way.
+    /// The next append begins after what is acknowledged or was agreed upon, whatever is under way.
     pub fn rewind(&mut self) {
         if let Flow::Replicate { in_flight, bytes } = &mut self.flow {
             in_flight.clear();
             *bytes = 0;
-            self.next = self.matched.next();
+            self.next = self.agreed.max(self.matched.next());
         }
     }
 
-    /// An append that ends at `reach` left.
-    pub fn await_acknowledgement(&mut self, reach: Index, now: Micros) {
+    /// An append that ends at `reach` left; the log goes up to `last`.
+    pub fn await_acknowledgement(&mut self, reach: Index, last: Index, now: Micros) {
         let since = self.awaited.map_or(now, |awaited| awaited.since);
-        self.awaited = Some(Awaited { since, reach });
+        self.awaited = Some(Awaited { since, reach, cut: reach < last });
+        self.behind = false;
     }
 }
 
@@ -144,7 +149,8 @@ impl Node<Leader> {
         };
         let mut chosen = self.complete_quorum(|_, peer| reaches(peer));
         for (id, peer) in &self.role.peers {
-            let due = self.heartbeat_due(peer) <= now || self.hands_over_to(id) && !reaches(peer);
+            let due =
+                self.heartbeat_due(peer) <= now || peer.behind || self.hands_over_to(id) && !reaches(peer);
             let lacks = peer.matched < last || matches!(peer.flow, Flow::Probe { .. });
             if due && lacks && can_be_fed(peer) {
                 chosen.insert(id.clone());
