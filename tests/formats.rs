@@ -200,14 +200,14 @@ fn a_newer_format_is_refused_in_words() {
         let about = redb::TableDefinition::<&str, u64>::new("about");
         let database = redb::Database::open(data.join("state.redb")).expect("it is opened");
         let transaction = database.begin_write().expect("it is written to");
-        transaction.open_table(about).expect("a table").insert("format", 2).expect("a row");
+        transaction.open_table(about).expect("a table").insert("format", 3).expect("a row");
         transaction.commit().expect("it is committed");
     }
     let mut directory = DataDirectory::open_existing(&data).expect("its identity is read");
     let refused = directory.open_state().map(|_| ()).expect_err("it is newer");
     assert!(matches!(&refused, StorageError::Refused(_)), "{refused}");
     assert!(
-        refused.to_string().contains("state format 2") && refused.to_string().contains("upgrade"),
+        refused.to_string().contains("state format 3") && refused.to_string().contains("upgrade"),
         "{refused}"
     );
     drop(directory);

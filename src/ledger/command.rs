@@ -195,8 +195,6 @@ pub enum Command {
         /// The incarnation of its directory, 1 to [`INCARNATION_BYTES_MAX`] printable bytes.
         incarnation: String,
     },
-    /// An operator made a cluster of what was left of one. Written into a log from outside, never proposed.
-    Recovered(RecoveryAct),
     /// A super-node says which version it runs. Members' versions are compared with the lowest of these.
     NodeVersion {
         /// The super-node, about itself.
@@ -265,6 +263,8 @@ pub enum Command {
         /// Its name.
         member: MemberId,
     },
+    /// An operator made a cluster of what was left of one. Written into a log from outside, never proposed.
+    Recovered(RecoveryAct),
 }
 
 /// One operation of a batch.

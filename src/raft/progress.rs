@@ -86,7 +86,7 @@ impl Progress {
             fit: false,
             leases: false,
             caught_up_since: None,
-            goal: (next, now),
+            goal: (Index(next.0 - 1), now),
             check: None,
             awaited: None,
             agreed: Index(0),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -18,8 +19,8 @@ use crate::ledger::command::{Command, Envelope, Request};
 use crate::ledger::keyspace::KeyspaceError;
 use crate::ledger::query;
 use crate::ledger::recoveries::{self, Recovery, RecoveryAct, RecoveryKind};
-use crate::node::applier::{APPLIED_KEY, Standing, standing};
-use crate::node::ports::{LogStore as _, StateStore as _, StorageError};
+use crate::node::applier::{APPLIED_KEY, Applier, Standing, standing};
+use crate::node::ports::{LogStore as _, StateStore, StorageError};
 use crate::raft::{Base, Configuration, Entry, HardState, Payload, Persist, Recovered};
 use crate::types::{Index, NodeId, Term, UnixMillis, Version};
 
@@ -233,7 +234,7 @@ pub struct Survivor {
     recovered: Recovered,
     /// The state was replaced by a snapshot that the log does not know of yet.
     base_moved: bool,
-    state: State,
+    state: Arc<State>,
     standing: Standing,
     identity: String,
 }
@@ -275,8 +276,10 @@ impl Survivor {
         drop(view);
         let (log, mut recovered) = (opened.log, opened.recovered);
         let base_moved = recovered.agree_with(standing.applied);
-        let identity = genesis.map(|genesis| genesis.identity).unwrap_or_default();
-        Ok(Survivor { directory, log, recovered, base_moved, state, standing, identity })
+        // A node that was killed soon after the founding has it in its log only.
+        let logged = || recovered.entries.iter().find_map(founded_as);
+        let identity = genesis.map(|genesis| genesis.identity).or_else(logged).unwrap_or_default();
+        Ok(Survivor { directory, log, recovered, base_moved, state: Arc::new(state), standing, identity })
     }
 
     /// The configuration in force: the newest in its log.
@@ -362,12 +365,29 @@ impl Survivor {
         };
         self.log.append(&[batch])?;
         // The log says it; the state says it at once too, so that from its first breath the node is nobody's peer.
-        let state = &self.state;
-        state
-            .update(&mut |space| recoveries::assume_identity(space, &act.identity))
+        let state = Arc::clone(&self.state);
+        self.apply_all()
+            .and_then(|()| state.update(&mut |space| recoveries::assume_identity(space, &act.identity)))
             .and_then(|()| state.flush())
             .map_err(|error| state_error(self.directory.path(), error))?;
         Ok(act)
+    }
+
+    /// All that the log holds becomes final, and the state must know at least of the founding.
+    fn apply_all(&self) -> Result<(), KeyspaceError> {
+        let applied = self.standing.applied.index;
+        let fresh = self.recovered.entries.iter().filter(|entry| entry.index > applied).cloned();
+        Applier::new(Arc::clone(&self.state) as Arc<dyn StateStore>)?.apply(&fresh.collect::<Vec<_>>())?;
+        Ok(())
+    }
+}
+
+/// The identity that this entry gives a cluster, if it founds one.
+fn founded_as(entry: &Entry) -> Option<String> {
+    let Payload::Command(bytes) = &entry.payload else { return None };
+    match codec::decode::<Envelope>(bytes).ok()?.request.command {
+        Command::Genesis { identity, .. } => Some(identity),
+        _ => None,
     }
 }
 
