@@ -136,7 +136,7 @@ async fn a_token_lets_an_agent_in_and_another_major_version_stays_out() {
 #[tokio::test]
 async fn a_flood_in_the_name_of_a_member_costs_it_nothing() {
     // Patient, so that a busy machine is not taken for the flood.
-    let cluster = Cluster::start(&Setup::nodes(1).with("SUPER_NODE_LEDGER__PING_TIMEOUT", "2s"));
+    let cluster = Cluster::start(&Setup::nodes(1).with("SUPER_NODE_LEDGER__PING_TIMEOUT", "1s"));
     cluster.leader().await;
     let _agent = Python::start(&cluster, "py-1");
     let before = paid(&cluster, "py-1").await;
