@@ -69,6 +69,8 @@ step_simulate() {
   cargo build --quiet --profile sim --bin super-node
   local simulator="${CARGO_TARGET_DIR:-target}/sim/super-node"
   "$simulator" sim --seeds "$SIMULATED_HISTORIES"
+  local file
+  for file in scenarios/*.toml; do "$simulator" sim --seeds 50 --scenario "$file"; done
   "$simulator" sim --cuts
 }
 
