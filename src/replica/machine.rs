@@ -53,7 +53,7 @@ const APPEND_BYTES_MAX: usize = 32 << 10;
 /// Longest put, key and value in bytes: one entry with all around it fits a datagram.
 const PUT_BYTES_MAX: usize = 44 << 10;
 /// A leader whose oldest put has waited for so long takes up no more puts until that is committed.
-const STALL: Duration = Duration::from_millis(40);
+const STALL: Duration = Duration::from_millis(100);
 /// A request that has been held for so long without a leader is sent elsewhere.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
