@@ -1,11 +1,15 @@
 //! A fleet agent: registers with the super-nodes and answers their pings. What `super-node agent` runs.
 //!
-//! An agent keeps nothing. It registers once at start and again whenever it has not been pinged for a while, because
-//! then the cluster may have forgotten it, or holds an old address. It answers every well-formed ping of its cluster, at
-//! once and from whatever address it came: the answer carries nothing secret and is shorter than the question.
+//! An agent keeps one thing: its key, which it draws itself and enrols with. Until it is let in it asks again and again; then
+//! it enrols anew whenever it has not been pinged for a while, because then the cluster may have forgotten it, or holds an old
+//! address. It asks the super-nodes that it was given and those that they named, one after the other, so it
+//! finds the cluster as long as one of them lives. Which pings it answers is decided in [`crate::network::answer`].
+
+mod status;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode, Url};
@@ -14,9 +18,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::network::datagram::{PING_BYTES, Ping, Pong};
+use crate::network::answer::{Answerer, Heard};
+use crate::network::datagram::PING_BYTES;
 use crate::network::udp;
-use crate::types::{MemberId, Version};
+use crate::types::{AgentKey, MemberId, Micros, Version};
+
+use status::Status;
 
 /// Without a ping for so long an agent registers again: three ping periods of the default policy.
 pub const SILENCE_DEFAULT: Duration = Duration::from_secs(15);
@@ -24,6 +31,10 @@ pub const SILENCE_DEFAULT: Duration = Duration::from_secs(15);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first wait between attempts to register, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often an agent that waits for approval asks whether it was let in.
+const WAITING_POLL: Duration = Duration::from_secs(2);
+/// Super-nodes that an agent remembers beyond those that it was given.
+const LEARNED_MAX: usize = 64;
 /// How much of a super-node's answer is shown, in characters.
 const ANSWER_CHARS_MAX: usize = 500;
 
@@ -38,8 +49,14 @@ pub struct AgentSettings {
     pub listen: SocketAddr,
     /// The `host:port` under which super-nodes reach it, if that is not where it listens.
     pub advertise: Option<String>,
-    /// The cluster whose pings it answers; `None` answers any.
+    /// The cluster whose pings it answers; `None` answers any that has its key.
     pub cluster: Option<String>,
+    /// Its key.
+    pub key: AgentKey,
+    /// What lets it in at once, if the super-nodes know it.
+    pub token: Option<String>,
+    /// Where it shows `/livez` and `/metrics`; `None`: nowhere.
+    pub status: Option<SocketAddr>,
     /// Without a ping for so long it registers again; see [`SILENCE_DEFAULT`].
     pub silence: Duration,
     /// Whether to leave the fleet at the end. Otherwise it stays a member, and its absence is counted.
@@ -53,7 +70,7 @@ pub enum AgentError {
     #[error("{0}")]
     Settings(String),
     /// The address cannot be bound (exit code 1).
-    #[error("cannot listen on {address} (UDP): {source}; {}", remedy(.source))]
+    #[error("cannot listen on {address}: {source}; {}", remedy(.source))]
     Bind {
         /// Which.
         address: SocketAddr,
@@ -97,7 +114,9 @@ impl AgentError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process uses the port: stop it, or choose another with --listen",
+        io::ErrorKind::AddrInUse => {
+            "another process uses the port: stop it, or choose another with --listen or --status"
+        }
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address: correct --listen",
         io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another with --listen",
         _ => "choose another address with --listen",
@@ -116,6 +135,10 @@ pub struct Agent {
     join: Vec<Url>,
     local: SocketAddr,
     socket: UdpSocket,
+    status: Option<(SocketAddr, std::net::TcpListener)>,
+    counts: Arc<Status>,
+    answerer: Mutex<Answerer>,
+    began: Instant,
 }
 
 impl Agent {
@@ -129,7 +152,18 @@ impl Agent {
         let address = settings.listen;
         let bound = udp::bind(address).and_then(|(_, socket)| Ok((socket.local_addr()?, socket)));
         let (local, socket) = bound.map_err(|source| AgentError::Bind { address, source })?;
-        Ok(Agent { settings, join, local, socket })
+        let status = settings.status.map(|address| {
+            let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                Ok((listener.local_addr()?, listener))
+            });
+            bound.map_err(|source| AgentError::Bind { address, source })
+        });
+        let status = status.transpose()?;
+        let keys = [(settings.id.clone(), settings.key)].into();
+        let answerer = Mutex::new(Answerer::new(settings.cluster.clone(), keys, Version::current()));
+        let (counts, began) = (Arc::new(Status::new()), Instant::now());
+        Ok(Agent { settings, join, local, socket, status, counts, answerer, began })
     }
 
     /// Where it answers pings.
@@ -137,12 +171,24 @@ impl Agent {
         self.local
     }
 
+    /// Where it shows how it is, if it does.
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status.as_ref().map(|(address, _)| *address)
+    }
+
     /// Answers pings and keeps itself registered, until `shutdown` or until a super-node refuses it for good.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), AgentError> {
         let client = Client::builder().timeout(REQUEST_TIMEOUT).build();
         let client = client.map_err(|error| AgentError::Settings(format!("no HTTP client: {error}")))?;
         let (pinged, last_ping) = watch::channel(Instant::now());
-        let registrar = Registrar { agent: &self, client };
+        let shown = self.status.take().map(|(address, listener)| {
+            tracing::info!("shows /livez and /metrics at http://{address}");
+            status::serve(listener, Arc::clone(&self.counts), shutdown.clone())
+        });
+        if let Some(Err(error)) = shown {
+            return Err(AgentError::Settings(format!("cannot serve /livez and /metrics: {error}")));
+        }
+        let registrar = Registrar { agent: &self, client, learned: Mutex::default() };
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = self.answer_pings(pinged) => {}
@@ -171,34 +217,26 @@ impl Agent {
                     continue;
                 }
             };
-            let Some(pong) = self.pong(&buffer[..length]) else {
-                tracing::debug!(%from, length, "not a ping of this cluster");
+            let now = Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX));
+            let heard = {
+                let mut answerer = self.answerer.lock().unwrap_or_else(PoisonError::into_inner);
+                answerer.hear(&buffer[..length], from.ip(), now)
+            };
+            self.counts.heard(&heard);
+            let Heard::Ping { answer } = heard else {
+                tracing::debug!(%from, length, ?heard, "not answered");
                 continue;
             };
             // A pong that the system will not take is a lost pong; the pinger tries again.
-            match self.socket.try_send_to(&pong.encode(), from) {
+            match self.socket.try_send_to(&answer, from) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let _lost = self.socket.send_to(&pong.encode(), from).await;
+                    let _lost = self.socket.send_to(&answer, from).await;
                 }
                 Err(error) => tracing::debug!(%from, "cannot answer: {error}"),
             }
             pinged.send_replace(Instant::now());
         }
-    }
-
-    fn pong(&self, bytes: &[u8]) -> Option<Pong> {
-        let ping = Ping::decode(bytes)?;
-        if self.settings.cluster.as_deref().is_some_and(|cluster| cluster != ping.cluster) {
-            return None;
-        }
-        Some(Pong {
-            seq: ping.seq,
-            nonce: ping.nonce,
-            version: Version::current(),
-            member: self.settings.id.clone(),
-            exact: true,
-        })
     }
 }
 
@@ -220,6 +258,10 @@ fn parse_url(text: &str) -> Result<Url, AgentError> {
 /// What one attempt to register came to.
 enum Attempt {
     Registered,
+    /// An operator has to let it in.
+    Waits {
+        fingerprint: String,
+    },
     /// To be tried again, here or elsewhere.
     Failed(String),
 }
@@ -227,6 +269,8 @@ enum Attempt {
 struct Registrar<'a> {
     agent: &'a Agent,
     client: Client,
+    /// Super-nodes that super-nodes have named.
+    learned: Mutex<Vec<Url>>,
 }
 
 impl Registrar<'_> {
@@ -252,45 +296,84 @@ impl Registrar<'_> {
         }
     }
 
-    /// Tries all URLs in turn until one takes the registration.
+    /// Whom to ask: those that were given, then those that were learned.
+    fn super_nodes(&self) -> Vec<Url> {
+        let mut urls = self.agent.join.clone();
+        let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        urls.extend(learned.iter().filter(|url| !self.agent.join.contains(url)).cloned());
+        urls
+    }
+
+    /// The super-nodes that an answer names.
+    fn learn(&self, answer: &serde_json::Value) {
+        let named = answer["endpoints"].as_array().into_iter().flatten();
+        let urls = named.filter_map(|url| parse_url(url.as_str()?).ok()).take(LEARNED_MAX).collect();
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = urls;
+    }
+
+    /// Asks all super-nodes in turn until one lets it in.
     async fn register(&self) -> Result<(), AgentError> {
-        // One key for all attempts: the cluster executes whichever arrives first, and only that one.
-        let key = format!("agent-{}-{:032x}", self.agent.settings.id, rand::random::<u128>());
-        let mut wait = BACKOFF.0;
+        let (mut wait, mut told) = (BACKOFF.0, false);
         loop {
             let mut failures = Vec::new();
-            for url in &self.agent.join {
-                match self.register_with(url, &key).await? {
+            let mut waits = false;
+            for url in self.super_nodes() {
+                match self.register_with(&url).await? {
                     Attempt::Registered => {
-                        tracing::info!(id = %self.agent.settings.id, %url, "registered");
+                        self.agent.counts.registered();
+                        tracing::info!(id = %self.agent.settings.id, %url, "enrolled");
                         return Ok(());
+                    }
+                    Attempt::Waits { fingerprint } => {
+                        if !told {
+                            let id = &self.agent.settings.id;
+                            tracing::warn!(
+                                "waits for an operator: super-node member approve {id} --fingerprint {fingerprint}"
+                            );
+                        }
+                        (waits, told) = (true, true);
+                        break;
                     }
                     Attempt::Failed(why) => failures.push(format!("{url} {why}")),
                 }
             }
-            tracing::warn!("not registered yet, trying again: {}", failures.join(" · "));
+            if waits {
+                wait = BACKOFF.0;
+                tokio::time::sleep(WAITING_POLL.mul_f64(rand::random_range(0.5..=1.0))).await;
+                continue;
+            }
+            tracing::warn!("not enrolled yet, trying again: {}", failures.join(" · "));
             tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..=1.0))).await;
             wait = (wait * 2).min(BACKOFF.1);
         }
     }
 
-    async fn register_with(&self, url: &Url, key: &str) -> Result<Attempt, AgentError> {
+    /// Enrolling needs no idempotency key: with the same key and address it changes nothing.
+    async fn register_with(&self, url: &Url) -> Result<Attempt, AgentError> {
         let address = match self.advertised(url).await {
             Ok(address) => address,
             Err(error) => return Ok(Attempt::Failed(format!("cannot be reached: {error}"))),
         };
-        let target = url.join("v1/members").map_err(|error| AgentError::Settings(error.to_string()))?;
-        let body = serde_json::json!({ "id": self.agent.settings.id, "kind": "agent", "address": address });
-        let request = self.client.post(target).header("Idempotency-Key", key).json(&body);
-        let response = match request.send().await {
+        let target = url.join("v1/members:enrol").map_err(|error| AgentError::Settings(error.to_string()))?;
+        let settings = &self.agent.settings;
+        let body = serde_json::json!({ "id": settings.id, "address": address, "key": settings.key.to_hex(),
+            "version": Version::current().to_string(), "token": settings.token });
+        let response = match self.client.post(target).json(&body).send().await {
             Ok(response) => response,
             Err(error) => return Ok(Attempt::Failed(plain(&error))),
         };
         let status = response.status();
+        let text = response.text().await.unwrap_or_default();
         if status.is_success() {
+            let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            self.learn(&answer);
+            if status == StatusCode::ACCEPTED {
+                let fingerprint = answer["fingerprint"].as_str().unwrap_or_default().to_string();
+                return Ok(Attempt::Waits { fingerprint });
+            }
             return Ok(Attempt::Registered);
         }
-        let answer = explain(&response.text().await.unwrap_or_default());
+        let answer = explain(&text);
         let url = url.to_string();
         match status {
             StatusCode::CONFLICT => Err(AgentError::Conflict { url, answer }),
@@ -322,7 +405,7 @@ impl Registrar<'_> {
     async fn leave(&self) {
         let id = &self.agent.settings.id;
         let key = format!("agent-leave-{id}-{:032x}", rand::random::<u128>());
-        for url in &self.agent.join {
+        for url in self.super_nodes() {
             let Ok(target) = url.join(&format!("v1/members/{id}")) else { continue };
             match self.client.delete(target).header("Idempotency-Key", &key).send().await {
                 Ok(response) if response.status().is_success() => {

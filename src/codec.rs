@@ -110,6 +110,18 @@ pub fn decode_borrowed<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Cod
     Ok(value)
 }
 
+/// Reads the first field of what [`encode`] wrote and leaves the rest unread: a large value can be asked one thing
+/// cheaply.
+pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let what = std::any::type_name::<T>();
+    let (&format, body) = bytes.split_first().ok_or(CodecError::Empty)?;
+    if format != FORMAT {
+        return Err(CodecError::UnknownFormat { found: format });
+    }
+    let first = postcard::take_from_bytes(body);
+    first.map(|(value, _)| value).map_err(|error| CodecError::Malformed { what, why: error.to_string() })
+}
+
 /// A SHA-256 digest. Text formats carry 64 hexadecimal digits, binary formats the 32 bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash(pub [u8; 32]);

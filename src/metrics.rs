@@ -123,7 +123,7 @@ pub struct Metrics {
     pub peer_frames: Family<ResultLabel, Counter>,
     /// Connections between super-nodes: `dialled`, `accepted`, `lost`, `refused`, `malformed`, `slow`, `too_many`.
     pub peer_connections: Family<ResultLabel, Counter>,
-    /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `bad`, `junk`.
+    /// Datagrams of the agent protocol: `sent`, `unsent`, `answered`, `limited`, `junk`.
     pub agent_datagrams: Family<ResultLabel, Counter>,
     /// Native connections of clients by their end: `closed`, `lost`, `refused`, `malformed`, `slow`.
     pub native_connections: Family<ResultLabel, Counter>,
@@ -135,6 +135,12 @@ pub struct Metrics {
     pub ledger_records_by_kind: Family<KindLabel, Counter>,
     /// Documents written to MongoDB.
     pub projection_documents: Family<CollectionLabel, Counter>,
+    /// Bytes read again to find damage: `log`, `state`.
+    pub scrub_bytes: Family<KindLabel, Counter>,
+    /// Damage found by reading again: `log`, `state`.
+    pub scrub_damage: Family<KindLabel, Counter>,
+    /// 1 while the disk has less room than the reserve, and writes are refused.
+    pub storage_full: Gauge,
     /// From proposal to application, on the leader.
     pub raft_commit_seconds: Histogram,
     /// One write and sync of the log.
@@ -187,6 +193,9 @@ impl Metrics {
             http_requests: Family::default(),
             ledger_records_by_kind: Family::default(),
             projection_documents: Family::default(),
+            scrub_bytes: Family::default(),
+            scrub_damage: Family::default(),
+            storage_full: Gauge::default(),
             raft_commit_seconds: seconds(),
             wal_sync_seconds: seconds(),
             ping_rtt_seconds: seconds(),
@@ -248,6 +257,13 @@ impl Metrics {
         r.register("http_requests", "HTTP requests", self.http_requests.clone());
         r.register("ledger_records", "Ledger movements applied by kind", self.ledger_records_by_kind.clone());
         r.register("projection_documents", "Documents written to MongoDB", self.projection_documents.clone());
+        r.register("scrub_bytes", "Bytes read again to find damage", self.scrub_bytes.clone());
+        r.register("scrub_damage", "Damage found by reading again", self.scrub_damage.clone());
+        r.register(
+            "storage_full",
+            "1 while the disk has less room than the reserve",
+            self.storage_full.clone(),
+        );
         let mut seconds = |name: &str, help: &str, histogram: &Histogram| {
             r.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         };

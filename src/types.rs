@@ -114,6 +114,37 @@ name_type!(
     MemberId
 );
 
+/// A secret that the super-nodes share with one agent: it authenticates their datagrams. Never shown, not even for debugging.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AgentKey(pub [u8; 32]);
+
+impl AgentKey {
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<AgentKey> {
+        let digits = text.as_bytes();
+        let mut bytes = [0; 32];
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let digit = |at: usize| char::from(pair[at]).to_digit(16);
+            *byte = u8::try_from(digit(0)? << 4 | digit(1)?).ok()?;
+        }
+        Some(AgentKey(bytes))
+    }
+
+    /// 64 hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for AgentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentKey(…)")
+    }
+}
+
 impl From<&NodeId> for MemberId {
     fn from(node: &NodeId) -> Self {
         MemberId(node.0.clone())
@@ -236,6 +267,29 @@ impl Amount {
     /// Micro-points in one point.
     pub const POINT: i64 = 1_000_000;
 
+    /// Reads points with up to six decimals, as they are printed: `9.5`, `-5`, `0.000001`.
+    ///
+    /// # Errors
+    /// Anything else, and what does not fit.
+    pub fn from_points(text: &str) -> Result<Amount, String> {
+        let bad =
+            || format!("'{text}' is no amount: points with up to six decimals, such as 9.5 or -0.000001");
+        let (negative, digits) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (whole, part) = digits.split_once('.').unwrap_or((digits, "0"));
+        let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !numeric(whole) || !numeric(part) || part.len() > 6 {
+            return Err(bad());
+        }
+        let whole: i128 = whole.parse().map_err(|_| bad())?;
+        let part: i128 = format!("{part:0<6}").parse().map_err(|_| bad())?;
+        let micro = whole.checked_mul(i128::from(Amount::POINT)).and_then(|whole| whole.checked_add(part));
+        let micro = micro.map(|micro| if negative { -micro } else { micro });
+        micro.and_then(|micro| i64::try_from(micro).ok()).map(Amount).ok_or_else(bad)
+    }
+
     /// `self + other`, or `None` on overflow.
     pub fn checked_add(self, other: Amount) -> Option<Amount> {
         self.0.checked_add(other.0).map(Amount)
@@ -313,6 +367,29 @@ mod tests {
         ] {
             assert_eq!(Amount(micro).to_string(), text);
         }
+    }
+
+    #[test]
+    fn points_are_read_as_they_are_printed() {
+        for micro in [0, 1, -1, 9_500_000, -5_000_000, i64::MAX, i64::MIN] {
+            assert_eq!(Amount::from_points(&Amount(micro).to_string()), Ok(Amount(micro)));
+        }
+        for bad in
+            ["", "-", ".5", "5.", "1e3", "+1", "0.0000001", "1 000", "9223372036854.775808", &"9".repeat(60)]
+        {
+            assert!(Amount::from_points(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written_and_never_shown() {
+        let key = AgentKey(std::array::from_fn(|at| (at * 7) as u8));
+        assert_eq!(AgentKey::from_hex(&key.to_hex()), Some(key));
+        assert_eq!(AgentKey::from_hex(&key.to_hex().to_uppercase()), Some(key));
+        for bad in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)] {
+            assert_eq!(AgentKey::from_hex(bad), None, "{bad}");
+        }
+        assert_eq!(format!("{key:?}"), "AgentKey(…)");
     }
 
     #[test]

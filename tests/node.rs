@@ -24,7 +24,7 @@ use super_node::raft::{
     self, Body, Change, Configuration, Entry, Message, Payload, Persist, Position, Recovered,
 };
 use super_node::storage::MemoryState;
-use super_node::types::{Index, MemberId, Micros, NodeId, Term, UnixMillis};
+use super_node::types::{AgentKey, Index, MemberId, Micros, NodeId, Term, UnixMillis};
 use tokio_util::sync::CancellationToken;
 
 fn id(name: &str) -> NodeId {
@@ -47,11 +47,13 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        snapshot_rate: 0,
         in_memory: false,
         replace_dead_after: None,
         address: format!("test:{name}"),
         url: String::new(),
         incarnation: String::new(),
+        protocol_max: super_node::node::frame::PROTOCOL,
     }
 }
 
@@ -351,7 +353,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
-        fn ping(&self, _member: &MemberId, _address: &str, _seq: u64) {}
+        fn ping(&self, _member: &MemberId, _address: &str, _key: &AgentKey, _seq: u64) {}
     }
     fn inlet() -> Inlet<Input> {
         Inlet { receiver: tokio::sync::mpsc::channel(1).1, translate: Some }
@@ -367,6 +369,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         peers: inlet(),
         agents: inlet(),
         metrics: Arc::default(),
+        reserve: 0,
         stop: CancellationToken::new(),
     }
 }
@@ -383,6 +386,10 @@ impl LogStore for TestLog {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 
@@ -412,6 +419,10 @@ impl StateStore for PanickingState {
 
     fn bytes(&self) -> u64 {
         0
+    }
+
+    fn room(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -3,9 +3,12 @@
 mod storage {
     mod damage;
     mod directory;
+    mod directory_damage;
     mod kill;
     mod log;
     mod model;
     mod random;
+    mod scrub;
+    mod space;
     mod state;
 }

@@ -1,7 +1,6 @@
 //! A real agent between a real pinger and an HTTP server that plays the super-node.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -12,11 +11,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
+use crate::network::datagram::{Ping, Pong, is_authentic};
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::ports::Pinger;
 use crate::types::IntervalId;
 
 use super::*;
+
+const KEY: AgentKey = AgentKey([5; 32]);
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,7 +52,7 @@ async fn super_node(answers: &[(u16, &'static str)]) -> (String, mpsc::Unbounded
         node.answer(format!("leave {id}"), &headers)
     };
     let router = Router::new()
-        .route("/v1/members", post(join))
+        .route("/v1/members:enrol", post(join))
         .route("/v1/members/{id}", delete(leave))
         .with_state(state);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,6 +68,9 @@ fn settings(join: &[&str]) -> AgentSettings {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertise: None,
         cluster: Some("c".to_string()),
+        key: KEY,
+        token: Some("let me in".to_string()),
+        status: None,
         silence: Duration::from_secs(600),
         leave: false,
     }
@@ -87,8 +92,9 @@ async fn an_agent_registers_answers_pings_and_ends_quietly() {
     let (address, token, task) = spawn(settings(&[&url]));
     let (body, key) = within(asks.recv()).await.unwrap();
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(body, serde_json::json!({"id": "worker-1", "kind": "agent", "address": address.to_string()}));
-    assert!(key.starts_with("agent-worker-1-") && key.len() <= 128, "{key}");
+    let expected = serde_json::json!({"id": "worker-1", "address": address.to_string(), "key": KEY.to_hex(),
+        "version": Version::current().to_string(), "token": "let me in"});
+    assert_eq!((body, key.as_str()), (expected, ""), "the same again does no harm, so it needs no key");
 
     let (sender, mut inbox) = mpsc::channel(10);
     let (metrics, stop) = (Metrics::new(), CancellationToken::new());
@@ -96,7 +102,7 @@ async fn an_agent_registers_answers_pings_and_ends_quietly() {
     let pinger = UdpPinger::start(any, "c", sender, &metrics, stop.clone()).unwrap();
     pinger.set_interval(IntervalId(9));
     for seq in [5, 6] {
-        pinger.ping(&"worker-1".parse().unwrap(), &address.to_string(), seq);
+        pinger.ping(&"worker-1".parse().unwrap(), &address.to_string(), &KEY, seq);
         let expected =
             AgentEvent::Pong { member: "worker-1".parse().unwrap(), seq, version: Version::current() };
         assert_eq!(within(inbox.recv()).await, Some(expected));
@@ -111,34 +117,80 @@ async fn an_agent_ignores_junk_and_other_clusters_and_goes_on_answering() {
     let (url, _asks) = super_node(&[]).await;
     let (address, _token, _task) = spawn(settings(&[&url]));
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let ping = |seq, cluster| Ping { seq, nonce: [9; 16], interval: IntervalId(0), cluster }.encode();
-    for junk in [&b""[..], b"SNOD", &[0xff; 128], &[0; 1_400], &ping(99, "other"), &ping(1, "c")[..127]] {
+    let ping = |seq: u8, cluster: &str, key: &AgentKey| {
+        let (nonce, interval) = ([seq; 16], IntervalId(0));
+        Ping { seq: seq.into(), nonce, interval, cluster, member: "worker-1" }.encode(key)
+    };
+    let true_ping = ping(1, "c", &KEY);
+    let (foreign, forged) = (ping(99, "other", &KEY), ping(98, "c", &AgentKey([6; 32])));
+    for junk in [&b""[..], b"SNOD", &[0xff; 192], &[0; 1_400], &foreign, &forged, &true_ping[..191]] {
         socket.send_to(junk, address).await.unwrap();
     }
-    socket.send_to(&ping(1, "c"), address).await.unwrap();
     let mut buffer = [0; 512];
-    let (length, from) = within(socket.recv_from(&mut buffer)).await.unwrap();
-    let pong = Pong::decode(&buffer[..length]).expect("the first answer is the one to the true ping");
-    assert_eq!((from, pong.seq, pong.nonce), (address, 1, [9; 16]));
-    assert_eq!(pong.member.as_str(), "worker-1");
-    socket.send_to(&ping(2, "c"), address).await.unwrap();
-    let (length, _) = within(socket.recv_from(&mut buffer)).await.unwrap();
-    assert_eq!(Pong::decode(&buffer[..length]).map(|pong| pong.seq), Some(2), "one answer to each true ping");
+    for seq in [1, 2] {
+        // The second time it is a replay, and the answer is that to the next one.
+        socket.send_to(&true_ping, address).await.unwrap();
+        socket.send_to(&ping(seq, "c", &KEY), address).await.unwrap();
+        let (length, from) = within(socket.recv_from(&mut buffer)).await.unwrap();
+        let pong = Pong::decode(&buffer[..length]).expect("the first answer is the one to the true ping");
+        assert!(is_authentic(&buffer[..length], &KEY));
+        assert_eq!((from, pong.seq, pong.nonce), (address, u64::from(seq), [seq; 16]));
+        assert_eq!(pong.member.as_str(), "worker-1");
+    }
 }
 
 #[tokio::test]
-async fn registration_is_tried_everywhere_and_again_under_one_key() {
+async fn an_agent_shows_that_it_lives_and_what_it_heard() {
+    let (url, _asks) = super_node(&[]).await;
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let agent = Agent::bind(AgentSettings { status: Some(any), ..settings(&[&url]) }).expect("it binds");
+    let (address, status, token) =
+        (agent.local_address(), agent.status_address().unwrap(), CancellationToken::new());
+    let task = tokio::spawn(agent.run(token.clone()));
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(b"junk", address).await.unwrap();
+    let (nonce, interval) = ([1; 16], IntervalId(0));
+    let ping = Ping { seq: 1, nonce, interval, cluster: "c", member: "worker-1" }.encode(&KEY);
+    socket.send_to(&ping, address).await.unwrap();
+    within(socket.recv_from(&mut [0; 512])).await.unwrap();
+    let get =
+        async |path: &str| within(reqwest::get(format!("http://{status}{path}"))).await.unwrap().text().await;
+    assert_eq!(get("/livez").await.unwrap(), "ok, 1 pings answered\n");
+    let metrics = get("/metrics").await.unwrap();
+    for line in [
+        "super_node_agent_datagrams_total{result=\"answered\"} 1",
+        "super_node_agent_datagrams_total{result=\"junk\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    token.cancel();
+    assert!(within(task).await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_asks_again_and_learns_of_other_super_nodes() {
+    let (other, mut other_asks) = super_node(&[]).await;
+    let waits = format!(r#"{{"status":"waiting","fingerprint":"00","endpoints":["{other}","nonsense"]}}"#);
+    let (url, mut asks) = super_node(&[(202, Box::leak(waits.into_boxed_str())), (503, "gone")]).await;
+    let (_, _token, _task) = spawn(settings(&[&url]));
+    within(asks.recv()).await.unwrap();
+    within(asks.recv()).await.unwrap();
+    within(other_asks.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn enrolment_is_tried_everywhere_and_again() {
     let nobody = {
         let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", closed.local_addr().unwrap())
     };
     let (url, mut asks) = super_node(&[(503, "no leader"), (500, "")]).await;
     let (_, _token, _task) = spawn(settings(&[&nobody, &url]));
-    let mut keys = Vec::new();
+    let mut bodies = Vec::new();
     for _ in 0..3 {
-        keys.push(within(asks.recv()).await.unwrap().1);
+        bodies.push(within(asks.recv()).await.unwrap().0);
     }
-    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert!(bodies.iter().all(|body| *body == bodies[0]), "{bodies:?}");
 }
 
 #[tokio::test]
@@ -148,8 +200,7 @@ async fn an_agent_that_is_not_pinged_registers_again() {
     let (_, _token, _task) = spawn(AgentSettings { silence, ..settings(&[&url]) });
     let first = within(asks.recv()).await.unwrap();
     let second = within(asks.recv()).await.unwrap();
-    assert_eq!(first.0, second.0);
-    assert_ne!(first.1, second.1, "a new registration, not a retry");
+    assert_eq!(first, second);
 }
 
 #[tokio::test]

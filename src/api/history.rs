@@ -1,4 +1,4 @@
-//! What the ledger holds: movements, intervals, evidence, elections, and whether it is sound. All lists are newest last.
+//! What the ledger holds: movements, intervals, evidence, elections. All lists are newest last.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -8,10 +8,8 @@ use serde_json::{Value, json};
 
 use crate::ledger::explain::{self, Explanation};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
-use crate::ledger::policy::Policy;
 use crate::ledger::query::{self, IntervalFilter, RewardFilter};
 use crate::ledger::records::{Election, Interval, Movement, MovementKind, Verdict};
-use crate::ledger::verify;
 use crate::types::{IntervalId, MemberId, NodeId, Term, UnixMillis};
 
 use super::extract::Params;
@@ -26,12 +24,6 @@ fn wish(uri: &Uri) -> Result<ReadWish, Problem> {
 /// A number in a path.
 fn number_of(text: &str, what: &str) -> Result<u64, Problem> {
     text.parse().map_err(|_| Problem::bad_request(format!("'{text}' is not the number of {what}")))
-}
-
-/// `GET /v1/policy`: the policy of the open interval.
-pub async fn policy(State(state): State<ApiState>, uri: Uri) -> Result<Json<Policy>, Problem> {
-    let policy = state.read(&wish(&uri)?, |reader| Ok(query::policy(reader)?)).await?;
-    policy.map(Json).ok_or_else(|| Problem::not_found("the cluster has no policy before its first command"))
 }
 
 /// One word of several, by its name in documents.
@@ -160,7 +152,7 @@ pub async fn explain(
 }
 
 /// A record as JSON. Records are plain data, so a failure is a bug of ours; the asker is told, the node goes on.
-fn plain(value: Result<Value, serde_json::Error>) -> Result<Value, Problem> {
+pub(super) fn plain(value: Result<Value, serde_json::Error>) -> Result<Value, Problem> {
     value.map_err(|error| Problem::new(Code::Damaged, format!("the record cannot be shown: {error}")))
 }
 
@@ -240,20 +232,4 @@ pub async fn election(
         Problem::not_found(format!("no election is recorded for term {term}"))
             .hint("super-node election list")
     })
-}
-
-/// `GET /v1/ledger/verify`: recomputes hashes and sums of what this node holds.
-pub async fn verify(State(state): State<ApiState>, uri: Uri) -> Result<Json<Value>, Problem> {
-    let params = Params::parse(&uri, &["mongodb"])?;
-    let report = state.look(|reader| Ok(verify::verify(reader, &mut |_, _| {}))).await?;
-    let mut answer = plain(serde_json::to_value(&report))?;
-    if params.truth("mongodb", false)? {
-        let Some(compare) = &state.compare else {
-            return Err(Problem::bad_request("this node has no MongoDB configured").hint("set MONGODB_URI"));
-        };
-        let compared = compare().await.map_err(|error| Problem::new(Code::Timeout, error.to_string()))?;
-        answer["ok"] = Value::Bool(report.ok && compared.ok);
-        answer["mongodb"] = plain(serde_json::to_value(compared))?;
-    }
-    Ok(Json(answer))
 }

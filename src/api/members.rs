@@ -13,7 +13,7 @@ use crate::ledger::query;
 use crate::ledger::records::{Member, MemberKind, MemberStatus};
 use crate::types::{Amount, MemberId, NodeId};
 
-use super::extract::{Params, parse_json, read_body};
+use super::extract::{LIMIT_MAX, Params, parse_json, read_body};
 use super::nodes::{self, NewNode};
 use super::problem::Problem;
 use super::{ApiState, Page, ReadWish, unexpected};
@@ -52,8 +52,9 @@ pub struct Balance {
     as_of: u64,
 }
 
-/// `GET /v1/balances?member=&after=&limit=`, ordered by name.
+/// `GET /v1/balances?member=&after=&limit=`, ordered by name; `?top=N`: the highest, highest first.
 pub async fn balances(State(state): State<ApiState>, uri: Uri) -> Result<Json<Page<Balance>>, Problem> {
+    let params = Params::parse(&uri, &["top", "member", "after", "limit", "level", "max_stale", "forward"])?;
     let balance = |member: Member| Balance {
         member: member.id,
         balance: member.balance,
@@ -61,6 +62,17 @@ pub async fn balances(State(state): State<ApiState>, uri: Uri) -> Result<Json<Pa
         strikes: member.strikes,
         as_of: member.as_of,
     };
+    if let Some(top) = params.parsed::<usize>("top")? {
+        if ["member", "after", "limit"].iter().any(|other| params.get(other).is_some()) {
+            return Err(Problem::bad_request("`top` goes with neither member, after nor limit"));
+        }
+        if top == 0 || top > LIMIT_MAX {
+            return Err(Problem::bad_request(format!("top={top} is out of range: 1 to {LIMIT_MAX}")));
+        }
+        let wish = ReadWish::parse(&params, &uri)?;
+        let richest = state.read(&wish, move |reader| Ok(query::richest(reader, top)?)).await?;
+        return Ok(Json(Page::new(richest, top, |member| member.id.as_str().into()).map(balance)));
+    }
     Ok(Json(page(&state, &uri).await?.map(balance)))
 }
 

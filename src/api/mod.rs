@@ -4,6 +4,8 @@
 //! goes wrong becomes a [`Problem`]. Which requests there are stands in [`routes`], with what they take and give. `finish` wraps every answer: headers about the node, problem bodies, metrics.
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
+pub mod agents;
+pub mod doctor;
 pub mod events;
 pub mod exposition;
 pub mod extract;
@@ -12,14 +14,19 @@ pub mod kv;
 mod kv_watch;
 mod listen;
 pub mod members;
+pub mod money;
 mod native;
 pub mod nodes;
 pub mod openapi;
 pub mod operations;
+pub mod policy;
 pub mod problem;
 pub mod routes;
 pub mod sessions;
+pub mod snapshot;
+pub mod verify;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,14 +42,16 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::HttpSettings;
+use crate::config::{AgentsSettings, HttpSettings};
 use crate::database::errors::ProjectionError;
 use crate::database::verify::ComparisonReport;
 use crate::ledger::command::{Answer, Applied, Command, Request};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::metrics::{Metrics, RouteLabels};
+use crate::network::peers::Link;
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
@@ -74,13 +83,16 @@ struct Shared {
     parts: ApiParts,
     /// Counts what is asked most; looked up once.
     key_answered: Counter,
+    /// One for each snapshot that may be under way.
+    snapshots: Arc<Semaphore>,
 }
 
 impl From<ApiParts> for ApiState {
     fn from(parts: ApiParts) -> ApiState {
         let labels = labels(kv::ROUTE, StatusCode::OK);
         let key_answered = parts.metrics.http_requests.get_or_create(&labels).clone();
-        ApiState(Arc::new(Shared { parts, key_answered }))
+        let snapshots = Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX));
+        ApiState(Arc::new(Shared { parts, key_answered, snapshots }))
     }
 }
 
@@ -108,10 +120,25 @@ pub struct ApiParts {
     pub compare: Option<Compare>,
     /// `[http]`
     pub http: HttpSettings,
+    /// `[agents]`
+    pub agents: AgentsSettings,
     /// The highest position of a write that was answered here.
     pub newest: AtomicU64,
     /// Ends event streams and long polls.
     pub stopping: CancellationToken,
+    /// What a node tells of its surroundings.
+    pub about: Surroundings,
+}
+
+/// What a node tells of its surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// How it is connected with the others.
+    pub links: Arc<dyn Fn() -> Vec<Link> + Send + Sync>,
+    /// Where its data lies; `None` if it keeps none.
+    pub data_dir: Option<PathBuf>,
+    /// Its shortest election timeout, in milliseconds.
+    pub election_min_ms: u64,
 }
 
 /// Everything under one roof.

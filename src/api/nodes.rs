@@ -127,21 +127,29 @@ fn described(id: &NodeId, changed: &Changed) -> Value {
 }
 
 /// `POST /v1/members/{id}:promote`: a learner that has caught up becomes a voter, now. `:demote`: a voter becomes a
-/// learner.
+/// learner. `:maintain`: see `super::money`, `:approve` and `:refuse`: `super::agents`.
 pub async fn act(
     State(state): State<ApiState>,
     Path(path): Path<String>,
     uri: Uri,
     headers: HeaderMap,
+    body: Body,
 ) -> Result<Json<Value>, Problem> {
     let (name, action) = path.rsplit_once(':').unwrap_or((&path, ""));
-    let id = node_of(&super::members::member_of(name)?);
+    let member = super::members::member_of(name)?;
+    match action {
+        "maintain" => return super::money::maintain(&state, member, &uri, &headers, body).await,
+        "approve" => return super::agents::approve(&state, member, &uri, &headers, body).await,
+        "refuse" => return super::agents::refuse(&state, member, &uri, &headers).await,
+        _ => {}
+    }
+    let id = node_of(&member);
     let (change, done, is_so) = match action {
         "promote" => (Change::Promote { node: id.clone() }, "voter", ChangeError::NotLearner),
         "demote" => (Change::Demote { node: id.clone() }, "learner", ChangeError::NotVoter),
         _ => {
             return Err(Problem::not_found(format!("no such path: {}", uri.path()))
-                .hint("POST /v1/members/{id}:promote or :demote"));
+                .hint("POST /v1/members/{id}:promote, :demote, :maintain, :approve or :refuse"));
         }
     };
     match submit(&state, change, &headers, &uri).await? {

@@ -48,6 +48,11 @@ fn checks(state: &ApiState) -> Vec<Check> {
             detail: status.leader.map_or("none known".to_string(), String::from),
         },
         Check {
+            name: "state",
+            good: !status.lacks_state,
+            detail: if status.lacks_state { "lost, and being fetched" } else { "there" }.to_string(),
+        },
+        Check {
             name: "applied",
             good: lag <= READY_LAG_MAX,
             detail: format!("{} of {} committed", status.applied, status.commit),

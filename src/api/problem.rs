@@ -216,6 +216,10 @@ impl Problem {
             Rejection::Stale(why) => Problem::new(Code::Conflict, why),
             Rejection::NotFound(why) => Problem::not_found(why),
             Rejection::BadRequest(why) => Problem::bad_request(why),
+            Rejection::InsufficientFunds(why) => Problem::new(Code::InsufficientFunds, why)
+                .hint("super-node ledger balances shows what there is; the claim's number is still free"),
+            Rejection::Suspended(why) => Problem::new(Code::Suspended, why)
+                .hint("claim again when the member is active; super-node member show tells"),
             Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
                 .hint("open a new session; read back what earlier tries did before you repeat them there"),
             Rejection::OutsideWindow(why) => {
@@ -237,6 +241,11 @@ impl Problem {
             }
             Failure::Overloaded => Problem::new(Code::Overloaded, "this node's queue is full")
                 .hint("send less at once, and retry"),
+            Failure::DiskFull { node } => Problem::new(
+                Code::Overloaded,
+                format!("the disk of the leader {node} has less room than storage.reserve: writes are refused, reads go on"),
+            )
+            .hint(format!("make room on the disk of {node}; writes are taken again by themselves")),
             Failure::Superseded => {
                 Problem::new(Code::NoLeader, "a new leader replaced the entry before it was committed")
                     .hint("retry: the new leader takes it")
@@ -324,6 +333,7 @@ mod tests {
             Failure::NoTarget,
             Failure::TransferAborted { to: "n2".parse().expect("a name") },
             Failure::Removed,
+            Failure::DiskFull { node: "n1".parse().expect("a name") },
         ];
         for failure in failures {
             let problem = Problem::failed(failure.clone());
@@ -341,6 +351,8 @@ mod tests {
             (Rejection::NotFound(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::BadRequest(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::Stale(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::InsufficientFunds(text()), Some(Index(7)), Outcome::NotApplied),
+            (Rejection::Suspended(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::SessionExpired(text()), None, Outcome::NotApplied),
             (Rejection::OutsideWindow(text()), None, Outcome::Unknown),
         ] {

@@ -7,7 +7,10 @@ use serde_json::json;
 use super::openapi::schemas::{count, duration, integer, named, object, page, text, time};
 use super::openapi::{self, About, Route};
 use super::problem::Code;
-use super::{events, history, kv, kv_watch, members, nodes, operations, sessions};
+use super::{
+    agents, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions,
+    snapshot, verify,
+};
 
 /// All routes.
 pub fn table() -> Vec<Route> {
@@ -53,6 +56,11 @@ fn local() -> Vec<Route> {
         Route::at("/v1/status").get(
             operations::status,
             About::new("status", "What this node knows of itself and of the cluster.").gives(named("Status")),
+        ),
+        Route::at("/v1/doctor").get(
+            doctor::report,
+            About::new("doctor", "What this node can tell of its own health and of its connections.")
+                .gives(named("SelfReport")),
         ),
         Route::at("/v1/events").get(
             events::stream,
@@ -162,6 +170,16 @@ fn client_sessions() -> Vec<Route> {
     ]
 }
 
+/// What an agent hears that enrols.
+fn enrolled() -> serde_json::Value {
+    object([
+        ("id", text()),
+        ("status", text()),
+        ("fingerprint", text()),
+        ("endpoints", json!({ "type": "array", "items": { "type": "string" } })),
+    ])
+}
+
 /// The members of the fleet, the super-nodes, and who leads.
 fn fleet() -> Vec<Route> {
     let id = |about: About| about.path("id", text(), "The name of the member.");
@@ -186,6 +204,33 @@ fn fleet() -> Vec<Route> {
                     .gives(named("Changed"))
                     .fails(&[Code::NotFound]),
             ),
+        Route::at("/v1/members:enrol").post(
+            agents::enrol,
+            About::new(
+                "enrol_agent",
+                "An agent wants to be a member: 200, it is; 202, it waits for approval.",
+            )
+            .write()
+            .body(object([
+                ("id", text()),
+                ("address", text()),
+                ("key", json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" })),
+                ("version", text()),
+                ("token?", json!({ "type": ["string", "null"] })),
+            ]))
+            .gives(enrolled())
+            .gives_as(202, "application/json", Some(enrolled()))
+            .fails(&[Code::Unauthorized, Code::Forbidden]),
+        ),
+        Route::at("/v1/members:waiting").get(
+            agents::waiting,
+            About::new("list_waiting_agents", "The agents that wait for approval, by name.").read().gives(
+                page(
+                    object([("id", text()), ("address", text()), ("fingerprint", text()), ("since", time())]),
+                    text(),
+                ),
+            ),
+        ),
         Route::at("/v1/members/{id}")
             .get(
                 members::show,
@@ -209,6 +254,20 @@ fn fleet() -> Vec<Route> {
                         action("promote_member", "A learner that has caught up becomes a voter."),
                     ),
                     ("/v1/members/{id}:demote", action("demote_member", "A voter becomes a learner.")),
+                    (
+                        "/v1/members/{id}:maintain",
+                        id(About::new("maintain_member", "Announces maintenance: excused, and unpaid."))
+                            .write()
+                            .body(named("Maintenance"))
+                            .gives(named("Announced"))
+                            .fails(&[Code::NotFound]),
+                    ),
+                    (
+                        "/v1/members/{id}:approve",
+                        action("approve_agent", "Lets an agent in that waits.")
+                            .may_have_body(object([("fingerprint?", json!({ "type": ["string", "null"] }))])),
+                    ),
+                    ("/v1/members/{id}:refuse", action("refuse_agent", "Sends an agent away that waits.")),
                 ],
             ),
         Route::at("/v1/leader:transfer").post(
@@ -222,6 +281,7 @@ fn fleet() -> Vec<Route> {
             members::balances,
             About::new("list_balances", "The accounts by name.")
                 .query("member", text(), "Only this one.")
+                .query("top", count(), "Instead: so many with the highest balances, highest first.")
                 .page(text())
                 .read()
                 .gives(page(named("Balance"), text())),
@@ -235,11 +295,57 @@ fn ledger() -> Vec<Route> {
         about.query("from", time(), "Not before this time.").query("to", time(), "Before this time.")
     };
     vec![
-        Route::at("/v1/policy").get(
-            history::policy,
-            About::new("show_policy", "The policy of the open interval.")
+        Route::at("/v1/policy")
+            .get(
+                policy::show,
+                About::new("show_policy", "The policy of the open interval, and the revisions to come.")
+                    .query("revision", count(), "This revision instead.")
+                    .read()
+                    .gives(named("Policy"))
+                    .fails(&[Code::NotFound]),
+            )
+            .put(
+                policy::set,
+                About::new("set_policy", "The next revision; what is left out stays as in the newest.")
+                    .write()
+                    .may_have_body(named("PolicyChange"))
+                    .gives(named("Policy"))
+                    .fails(&[Code::NotFound]),
+            ),
+        Route::at("/v1/policy:simulate").post(
+            policy::simulate,
+            About::new("simulate_policy", "Judges recorded intervals again; changes nothing.")
                 .read()
-                .gives(named("Policy"))
+                .may_have_body(named("PolicyChange"))
+                .gives(named("Rehearsal"))
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/v1/claims")
+            .get(
+                money::claims,
+                About::new("show_claims", "The number of a member's last claim, and its receipt.")
+                    .query("member", text(), "Whose.")
+                    .read()
+                    .gives(named("Claims"))
+                    .fails(&[Code::NotFound]),
+            )
+            .post(
+                money::claim,
+                About::new(
+                    "claim",
+                    "Pays part of a balance out; the last claim again gets its receipt again.",
+                )
+                .write()
+                .body(named("Claim"))
+                .gives(named("Receipt"))
+                .fails(&[Code::NotFound, Code::InsufficientFunds, Code::Suspended]),
+            ),
+        Route::at("/v1/adjustments").post(
+            money::adjust,
+            About::new("adjust", "An operator moves a balance.")
+                .write()
+                .body(named("Adjustment"))
+                .gives(named("Adjusted"))
                 .fails(&[Code::NotFound]),
         ),
         Route::at("/v1/rewards").get(
@@ -298,8 +404,15 @@ fn ledger() -> Vec<Route> {
                 .fails(&[Code::NotFound]),
         ),
         Route::at("/v1/ledger/verify").get(
-            history::verify,
-            About::new("verify_ledger", "Recomputes hashes and sums of what this node holds.")
+            verify::verify_ledger,
+            About::new("verify_ledger", "Recomputes hashes, sums and settlements of what this node holds.")
+                .query("from", text(), "oldest, or newest: the record to begin with.")
+                .query("intervals", count(), "With from=newest: end after so many.")
+                .query(
+                    "progress",
+                    json!({ "type": "boolean", "default": false }),
+                    "One JSON object per line: how far it has come, and the report last.",
+                )
                 .query(
                     "mongodb",
                     json!({ "type": "boolean", "default": false }),
@@ -307,6 +420,20 @@ fn ledger() -> Vec<Route> {
                 )
                 .gives(named("Verification"))
                 .fails(&[Code::Timeout, Code::Damaged]),
+        ),
+        Route::at("/v1/recoveries").get(
+            snapshot::recoveries,
+            About::new("list_recoveries", "Forced new clusters and restored snapshots, oldest first.")
+                .page(count())
+                .read()
+                .gives(page(named("Recovery"), count())),
+        ),
+        Route::at("/v1/snapshot").get(
+            snapshot::save,
+            About::new("snapshot", "The whole state as a file that can be restored; see docs/storage.md.")
+                .read()
+                .gives_as(200, "application/vnd.super-node.snapshot", None)
+                .fails(&[Code::Overloaded, Code::Damaged]),
         ),
     ]
 }

@@ -1,13 +1,16 @@
 //! `agent`: a fleet member that answers pings.
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use crate::agent::{AgentSettings, SILENCE_DEFAULT};
 use crate::config::Settings;
 use crate::config::value::{self, Raw};
-use crate::types::MemberId;
+use crate::types::{AgentKey, MemberId};
 
 use super::CliError;
 use super::signals::{self, ParentArgs};
@@ -27,6 +30,15 @@ pub struct AgentArgs {
     /// `host:port` under which super-nodes reach it, if that is not where it listens
     #[arg(long, value_name = "ADDRESS")]
     pub advertise: Option<String>,
+    /// File with its key, 64 hexadecimal digits; written if it does not exist. Without it the key lives as long as the process
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// File with the token that lets it in without an operator (`agents.token` of the super-nodes)
+    #[arg(long, value_name = "FILE")]
+    pub enrol_token_file: Option<PathBuf>,
+    /// Where to show /livez and /metrics; port 0 lets the system choose
+    #[arg(long, value_name = "ADDRESS", value_parser = listener)]
+    pub status: Option<SocketAddr>,
     /// Leave the fleet when asked to stop, instead of being counted as silent from then on
     #[arg(long)]
     pub leave: bool,
@@ -45,12 +57,40 @@ pub async fn run(args: AgentArgs) -> Result<(), CliError> {
         listen: args.listen,
         advertise: args.advertise,
         cluster: None,
+        key: args.key_file.as_deref().map_or_else(|| Ok(AgentKey(rand::random())), key)?,
+        token: args.enrol_token_file.as_deref().map(super::read_token).transpose()?,
+        status: args.status,
         silence: SILENCE_DEFAULT,
         leave: args.leave,
     };
     let result = crate::agent::run(settings, stop.token.clone()).await;
     stop.clean_up();
     result.map_err(CliError::Agent)
+}
+
+/// Reads a key, or draws one and writes it where only its owner can read it.
+fn key(path: &Path) -> Result<AgentKey, CliError> {
+    let refused = |why: String| {
+        CliError::usage(
+            format!("--key-file {}: {why}", path.display()),
+            "name a file that holds \
+         64 hexadecimal digits, or one that can be written and does not exist yet",
+        )
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) => AgentKey::from_hex(text.trim()).ok_or_else(|| refused("holds no key".to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = AgentKey(rand::random());
+            let mut options = std::fs::OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(path);
+            let written = file.and_then(|mut file| {
+                file.write_all(format!("{}\n", key.to_hex()).as_bytes())?;
+                file.sync_all()
+            });
+            written.map(|()| key).map_err(|error| refused(error.to_string()))
+        }
+        Err(error) => Err(refused(error.to_string())),
+    }
 }
 
 fn member(text: &str) -> Result<MemberId, String> {

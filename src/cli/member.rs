@@ -1,4 +1,4 @@
-//! `member list|show|add|promote|demote|remove`: the members of the fleet, and which super-nodes vote.
+//! `member list|show|add|promote|demote|maintain|remove`: the members of the fleet, and which super-nodes vote.
 
 use clap::Subcommand;
 use reqwest::Method;
@@ -42,6 +42,32 @@ pub enum MemberCommand {
     },
     /// Take a super-node's vote; it goes on following as a learner
     Demote {
+        /// Its name.
+        id: String,
+    },
+    /// Announce maintenance: for these intervals the member loses nothing, and earns nothing
+    Maintain {
+        /// Its name.
+        id: String,
+        /// How many intervals, up to 60 within 30 days
+        #[arg(long, value_name = "N")]
+        intervals: u64,
+        /// The first of them, which must not have begun [default: the one after the open one]
+        #[arg(long, value_name = "INTERVAL")]
+        from: Option<u64>,
+    },
+    /// List the agents that wait for approval
+    Waiting,
+    /// Let an agent in that waits
+    Approve {
+        /// Its name.
+        id: String,
+        /// What the agent says its key is; refused if another one waits under that name
+        #[arg(long, value_name = "HEX")]
+        fingerprint: Option<String>,
+    },
+    /// Send an agent away that waits; it may come again
+    Refuse {
         /// Its name.
         id: String,
     },
@@ -89,6 +115,30 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
         }
         MemberCommand::Promote { id } => Ok(output.record(&client.promote(&id).await?.body)?),
         MemberCommand::Demote { id } => Ok(output.record(&client.demote(&id).await?.body)?),
+        MemberCommand::Maintain { id, intervals, from } => {
+            let call = Call::new(Method::POST, format!("{}:maintain", path_of(&id)?))
+                .body(&json!({ "intervals": intervals, "from": from }))
+                .find_out(format!("repeat it: what is announced already is refused as a conflict for {id}"));
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
+        MemberCommand::Waiting => {
+            let items = client.pages(Call::get("/v1/members:waiting"), None).await?;
+            let columns = ["id", "address", "fingerprint", "since"];
+            let rows: Vec<_> =
+                items.iter().map(|item| columns.iter().map(|name| field(item, name)).collect()).collect();
+            Ok(output.list(&["AGENT", "ADDRESS", "FINGERPRINT", "SINCE"], &rows, &items)?)
+        }
+        MemberCommand::Approve { id, fingerprint } => {
+            let call = Call::new(Method::POST, format!("{}:approve", path_of(&id)?))
+                .body(&json!({ "fingerprint": fingerprint }))
+                .find_out(format!("super-node member show {id}"));
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
+        MemberCommand::Refuse { id } => {
+            let call = Call::new(Method::POST, format!("{}:refuse", path_of(&id)?))
+                .find_out("super-node member waiting");
+            Ok(output.record(&client.send(call).await?.body)?)
+        }
         MemberCommand::Remove { id } => Ok(output.record(&client.remove_member(&id).await?.body)?),
     }
 }

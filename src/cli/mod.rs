@@ -8,20 +8,27 @@ pub mod agent;
 pub mod bench;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod election;
 pub mod error;
 pub mod events;
+pub mod export;
 pub mod interval;
 pub mod kv;
 pub mod leader;
 pub mod ledger;
+pub mod log;
 pub mod logging;
 pub mod member;
 pub mod output;
+pub mod policy;
+mod progress;
+pub mod recover;
 pub mod replica;
 pub mod scenario;
 pub mod signals;
 pub mod sim;
+pub mod snapshot;
 pub mod start;
 pub mod status;
 
@@ -118,6 +125,12 @@ pub enum Command {
         #[command(subcommand)]
         command: interval::IntervalCommand,
     },
+    /// By which rules intervals are judged, and what other rules would have come to
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: policy::PolicyCommand,
+    },
     /// Why each election happened, who voted, how long nobody led
     Election {
         /// What to do.
@@ -130,6 +143,22 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Run the deterministic simulator
     Sim(sim::SimArgs),
+    /// Save the whole state as a file, check such a file, make data directories from it
+    Snapshot {
+        /// What to do.
+        #[command(subcommand)]
+        command: snapshot::SnapshotCommand,
+    },
+    /// Look into the Raft log
+    Log {
+        /// What to do.
+        #[command(subcommand)]
+        command: log::LogCommand,
+    },
+    /// Make a cluster of its last survivor, when a majority is gone for good
+    Recover(recover::RecoverArgs),
+    /// Find what is wrong with this machine's set-up and with the running nodes, and say what to do
+    Doctor(Box<doctor::DoctorArgs>),
     /// Be a replica of the course's key-value store, behind its simulator
     Replica(replica::ReplicaArgs),
     /// Run replicas of the course protocol through scenarios, and judge them
@@ -292,6 +321,12 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Config { command } => return config::run(command, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
+        Command::Snapshot { command } => {
+            return snapshot::run(command, &cli.global, environment, output).await;
+        }
+        Command::Log { command } => return log::run(command, &cli.global, environment, output).await,
+        Command::Doctor(args) => return doctor::run(*args, &cli.global, environment, output).await,
+        Command::Recover(args) => return recover::run(args, &cli.global, environment, output).await,
         _ => {}
     }
     let client = cli.global.client(environment)?;
@@ -303,11 +338,16 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Leader { command } => leader::run(command, &client, output).await,
         Command::Ledger { command } => ledger::run(command, &client, output).await,
         Command::Interval { command } => interval::run(command, &client, output).await,
+        Command::Policy { command } => policy::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
         // Taken care of before.
         Command::Config { .. }
         | Command::Bench(_)
+        | Command::Snapshot { .. }
+        | Command::Log { .. }
+        | Command::Recover(_)
+        | Command::Doctor(_)
         | Command::Sim(_)
         | Command::Start(_)
         | Command::Replica(_)

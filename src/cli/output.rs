@@ -48,6 +48,12 @@ impl Output {
         self.sink.flush()
     }
 
+    /// Any number of lines of data, as they are.
+    pub fn text(&mut self, text: &str) -> io::Result<()> {
+        self.sink.write_all(text.as_bytes())?;
+        self.sink.flush()
+    }
+
     /// A whole JSON value, on one line.
     pub fn json(&mut self, value: &Value) -> io::Result<()> {
         self.line(&value.to_string())

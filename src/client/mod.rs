@@ -14,6 +14,8 @@ pub mod events;
 pub mod membership;
 pub mod native;
 pub mod session;
+pub mod snapshot;
+pub mod verify;
 pub mod watch;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,7 @@ use attempt::{Attempt, Problem, attempt};
 pub use error::{ClientError, Outcome, Tried};
 pub use membership::NewSuperNode;
 pub use session::Session;
+pub use verify::VerifyWish;
 pub use watch::PrefixWatch;
 
 /// Items asked for at once; the nodes' own limit.
@@ -306,10 +309,28 @@ impl Client {
 
     /// The same, with who answered and who leads.
     pub async fn listing(&self, call: Call, limit: Option<usize>) -> Result<Listing, ClientError> {
+        let mut items: Vec<Value> = Vec::new();
+        let listing = self
+            .each_page(call, limit, &mut |page| {
+                items.extend(page);
+                Ok::<_, ClientError>(())
+            })
+            .await?;
+        Ok(Listing { items, ..listing })
+    }
+
+    /// The same, one page after the other: a list of any length in little memory. The answer holds no items.
+    pub async fn each_page<E: From<ClientError>>(
+        &self,
+        call: Call,
+        limit: Option<usize>,
+        visit: &mut (dyn FnMut(Vec<Value>) -> Result<(), E> + Send),
+    ) -> Result<Listing, E> {
         let mut listing = Listing::default();
         let mut call = call.query("limit", "");
+        let mut seen = 0;
         loop {
-            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(listing.items.len()));
+            let left = limit.map_or(PAGE_ITEMS, |limit| limit.saturating_sub(seen));
             if left == 0 {
                 return Ok(listing);
             }
@@ -317,7 +338,8 @@ impl Client {
             let answer = self.send(call.clone()).await?;
             (listing.node, listing.leader) = (answer.node.clone(), answer.leader.clone());
             let page: Page = answer.read()?;
-            listing.items.extend(page.items);
+            seen += page.items.len();
+            visit(page.items)?;
             match page.next {
                 Value::Null => return Ok(listing),
                 Value::String(next) => call.set_query("after", next),

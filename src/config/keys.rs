@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ledger::policy::PolicyKind;
+use crate::node::frame::{PROTOCOL, PROTOCOL_MIN};
 
 use super::value::{self, Problem, Raw};
 use super::{Lease, LogFormat, Settings, WriteConcern};
@@ -68,6 +69,7 @@ pub const KEYS: &[Key] = &[
         .node
         .cluster
         .clone()),
+    key!("node.peer_protocol_max", set_protocol_max, |s| s.node.peer_protocol_max.to_string()),
     key!("listen.client", |s, raw| value::listener(raw).map(|v| s.listen.client = v), |s| s
         .listen
         .client
@@ -136,6 +138,21 @@ pub const KEYS: &[Key] = &[
         .reluctant
         .to_string()),
     key!(
+        "storage.scrub_rate",
+        |s, raw| value::size(raw, 0, 1 << 30).map(|v| s.storage.scrub_rate = v),
+        |s| value::show_size(s.storage.scrub_rate)
+    ),
+    key!(
+        "storage.snapshot_rate",
+        |s, raw| value::size(raw, 64 << 10, 16 << 30).map(|v| s.storage.snapshot_rate = v),
+        |s| value::show_size(s.storage.snapshot_rate)
+    ),
+    key!(
+        "storage.reserve",
+        |s, raw| value::size(raw, 1 << 20, 1 << 40).map(|v| s.storage.reserve = v),
+        |s| value::show_size(s.storage.reserve)
+    ),
+    key!(
         "ledger.interval",
         |s, raw| value::duration(raw, MS(100), INTERVAL_MAX).map(|v| s.ledger.interval_ms = millis(v)),
         |s| value::show_duration(MS(s.ledger.interval_ms))
@@ -170,6 +187,13 @@ pub const KEYS: &[Key] = &[
     },
     key!("mongodb.database", set_database, |s| s.mongodb.database.clone()),
     key!("mongodb.write_concern", set_write_concern, |s| s.mongodb.write_concern.to_string()),
+    key!("agents.admission", set_admission, |s| if s.agents.open { "open" } else { "approval" }.to_string()),
+    Key {
+        name: "agents.token",
+        set: |s, raw| value::optional_text(raw, 256).map(|v| s.agents.token = v),
+        show: |s| s.agents.token.as_deref().map_or("", |_| "…").to_string(),
+        secret: true,
+    },
     key!(
         "http.timeout",
         |s, raw| value::duration(raw, MS(100), SECS(300)).map(|v| s.http.timeout = v),
@@ -207,6 +231,12 @@ fn set_node_id(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
 
 fn set_data_dir(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     settings.node.data_dir = PathBuf::from(value::plain_text(raw, 4_096)?);
+    Ok(())
+}
+
+fn set_protocol_max(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    let version = value::count(raw, PROTOCOL_MIN.into(), PROTOCOL.into())?;
+    settings.node.peer_protocol_max = u16::try_from(version).unwrap_or(PROTOCOL);
     Ok(())
 }
 
@@ -271,6 +301,11 @@ fn set_policy(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
         "classic" => PolicyKind::Classic,
         _standard => PolicyKind::Standard,
     };
+    Ok(())
+}
+
+fn set_admission(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.agents.open = value::choice(raw, &["open", "approval"])? == "open";
     Ok(())
 }
 

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ledger::policy::Policy;
+use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
 
 pub use load::{Inputs, Loaded, resolve};
@@ -38,10 +39,14 @@ pub struct Settings {
     pub cluster: ClusterSettings,
     /// `[raft]`
     pub raft: RaftSettings,
+    /// `[storage]`
+    pub storage: StorageSettings,
     /// `[ledger]`: the initial policy, read once when a cluster is first formed.
     pub ledger: Policy,
     /// `[mongodb]`
     pub mongodb: MongodbSettings,
+    /// `[agents]`
+    pub agents: AgentsSettings,
     /// `[http]`
     pub http: HttpSettings,
     /// `[log]`
@@ -61,6 +66,8 @@ pub struct NodeSettings {
     pub in_memory: bool,
     /// The configured name of the cluster; nodes with different names refuse each other.
     pub cluster: String,
+    /// The newest version of the peer protocol that it speaks.
+    pub peer_protocol_max: u16,
 }
 
 /// `[listen]`
@@ -110,6 +117,17 @@ pub struct RaftSettings {
     pub lease: Lease,
     /// Whether this node prefers not to lead.
     pub reluctant: bool,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageSettings {
+    /// How fast what lies on disk is read again in the background to find damage, bytes a second; 0: not at all.
+    pub scrub_rate: u64,
+    /// How fast a snapshot is sent to one receiver, bytes a second.
+    pub snapshot_rate: u64,
+    /// Writes are refused as long as the disk has less room than this, in bytes.
+    pub reserve: u64,
 }
 
 /// For how long a leader answers reads by itself after a quorum has answered it.
@@ -164,6 +182,15 @@ impl fmt::Display for WriteConcern {
     }
 }
 
+/// `[agents]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentsSettings {
+    /// Whether an agent that nobody expects is let in at once; otherwise it waits for an operator.
+    pub open: bool,
+    /// Whoever brings this is let in at once.
+    pub token: Option<String>,
+}
+
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
@@ -202,6 +229,7 @@ impl Default for Settings {
                 data_dir: PathBuf::from("data/n1"),
                 in_memory: false,
                 cluster: "super-node".to_string(),
+                peer_protocol_max: PROTOCOL,
             },
             listen: ListenSettings {
                 client: local(7400),
@@ -221,12 +249,14 @@ impl Default for Settings {
                 lease: Lease::Off,
                 reluctant: false,
             },
+            storage: StorageSettings { scrub_rate: 1 << 20, snapshot_rate: 64 << 20, reserve: 64 << 20 },
             ledger: Policy::default(),
             mongodb: MongodbSettings {
                 uri: None,
                 database: "super_node".to_string(),
                 write_concern: WriteConcern::Majority,
             },
+            agents: AgentsSettings { open: true, token: None },
             http: HttpSettings {
                 timeout: Duration::from_secs(5),
                 body_bytes_max: 4 << 20,

@@ -84,6 +84,11 @@ impl Fields {
         self
     }
 
+    fn truth(mut self, key: &CStr, value: bool) -> Self {
+        self.0.append(key, value);
+        self
+    }
+
     fn null(mut self, key: &CStr) -> Self {
         self.0.append(key, RawBsonRef::Null);
         self
@@ -142,6 +147,7 @@ pub fn interval(record: &Interval) -> RawDocumentBuf {
         .number(cstr!("index"), record.index.0)
         .number(cstr!("policy"), record.policy)
         .text(cstr!("verdict"), record.verdict.as_str())
+        .text(cstr!("reason"), &record.reason)
         .array(cstr!("observers"), observers)
         .number(cstr!("members"), record.members)
         .amount(cstr!("rewarded"), record.rewarded)
@@ -185,6 +191,7 @@ pub fn observation(record: &Observation) -> RawDocumentBuf {
         .small(cstr!("strikes"), record.strikes)
         .text(cstr!("status"), record.status.as_str())
         .document(cstr!("by"), by)
+        .truth(cstr!("excused"), record.excused)
         .0
 }
 
@@ -251,6 +258,10 @@ impl<'a> Reading<'a> {
 
     fn text(&self, field: &str) -> Result<&'a str, DocumentError> {
         self.0.get_str(field).map_err(|error| Self::wrong(field, error))
+    }
+
+    fn truth(&self, field: &str) -> Result<bool, DocumentError> {
+        self.0.get_bool(field).map_err(|error| Self::wrong(field, error))
     }
 
     fn node(&self, field: &str) -> Result<NodeId, DocumentError> {
@@ -347,6 +358,7 @@ pub fn read_interval(document: &RawDocument) -> Result<Interval, DocumentError> 
         index: Index(read.number("index")?),
         policy: read.number("policy")?,
         verdict: read.word("verdict", &VERDICTS, Verdict::as_str)?,
+        reason: read.text("reason")?.to_string(),
         observers,
         members: read.number("members")?,
         rewarded: read.amount("rewarded")?,
@@ -392,6 +404,7 @@ pub fn read_observation(document: &RawDocument) -> Result<Observation, DocumentE
         strikes: read.small("strikes")?,
         status: read.word("status", &MEMBER_STATUSES, MemberStatus::as_str)?,
         by,
+        excused: read.truth("excused")?,
     })
 }
 
@@ -547,6 +560,7 @@ mod tests {
                 index: Index(6),
                 policy: 1,
                 verdict,
+                reason: if verdict == Verdict::Settled { String::new() } else { "why".to_string() },
                 observers: vec![
                     Observer { id: name("n1"), used: true, why: String::new() },
                     Observer { id: name("n2"), used: false, why: "absent".to_string() },
@@ -583,6 +597,7 @@ mod tests {
                 strikes: 1,
                 status,
                 by: [(name("n.1"), counts), (name("n2"), counts)].into(),
+                excused: status == MemberStatus::Left,
             };
             assert_eq!(read_observation(&observation(&record)), Ok(record));
         }

@@ -288,6 +288,7 @@ mod tests {
             index: Index(1),
             policy: 1,
             verdict: Verdict::Settled,
+            reason: String::new(),
             observers: Vec::new(),
             members: 0,
             rewarded: Amount(0),

@@ -20,6 +20,7 @@
 //! | [`documents`] | records as BSON documents, and back |
 //! | [`feed`] | where records come from: the applied state, or a list |
 //! | [`errors`] | what a failure means: retry, call the operator, or our own fault |
+//! | [`examine`] | a look at a server: is it there, does it let us in, is it new enough? |
 //! | [`ports`] | what the projection needs of the world |
 //! | [`target`] | one database: claim it, write a batch, move the checkpoint |
 //! | [`projector`] | the loop that follows the ledger while this node leads |
@@ -30,6 +31,7 @@
 
 pub mod documents;
 pub mod errors;
+pub mod examine;
 pub mod feed;
 pub mod mongo;
 pub mod ports;

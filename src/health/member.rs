@@ -3,6 +3,7 @@
 use crate::types::{MemberId, Micros, Version};
 
 use super::histogram::Histogram;
+use super::suspicion::Suspicion;
 use super::{Level, Row, Target};
 
 /// Pings of one member that may wait for an answer at once. More are only possible when a ping waits for longer than
@@ -25,6 +26,8 @@ pub(super) struct Ping {
     /// When the last try is given up; key of the entry in the queue while waiting.
     pub due: Micros,
     pub state: PingState,
+    /// A single try for the detector alone: it counts in no interval.
+    pub probe: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +45,7 @@ pub(super) enum PingState {
 
 impl Ping {
     pub(super) fn new(number: u64, now: Micros, due: Micros) -> Ping {
-        Ping { number, tries: 1, clear_from: 0, sent: [now; 2], due, state: PingState::Waiting }
+        Ping { number, tries: 1, clear_from: 0, sent: [now; 2], due, state: PingState::Waiting, probe: false }
     }
 
     /// The sequence number of the last try.
@@ -113,14 +116,13 @@ impl Counters {
     }
 }
 
-/// One member. About 250 bytes, and 4 bytes per distinct round trip of the interval.
+/// One member. About 300 bytes, and 4 bytes per distinct round trip of the interval.
 #[derive(Debug)]
 pub(super) struct Member {
     pub id: MemberId,
     pub target: Target,
     pub level: Level,
-    /// Misses since the last answer.
-    pub misses: u32,
+    pub suspicion: Suspicion,
     /// The version it stated last.
     pub version: Option<Version>,
     /// Offset of its pings within the ping period, in microseconds.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{IntervalId, MemberId, NodeId, Version};
+use crate::types::{AgentKey, IntervalId, MemberId, NodeId, Version};
 
 /// A stall of the process from which on its pings under way are sent anew instead of being judged.
 pub const STALL_FORGIVEN: Duration = Duration::from_secs(1);
@@ -19,22 +19,12 @@ pub struct Config {
     pub ping_every: Duration,
     /// How long one try waits.
     pub ping_timeout: Duration,
-    /// Consecutive misses that make a member suspect.
-    pub suspect_after_misses: u32,
-    /// Consecutive misses that make it down; at least `suspect_after_misses`.
-    pub down_after_misses: u32,
 }
 
 impl Config {
-    /// The defaults of the first policy: a ping every 5 s, 500 ms per try, suspect after 2 misses, down after 4.
+    /// The defaults of the first policy: a ping every 5 s, 500 ms per try.
     pub fn new(id: MemberId) -> Config {
-        Config {
-            id,
-            ping_every: Duration::from_secs(5),
-            ping_timeout: Duration::from_millis(500),
-            suspect_after_misses: 2,
-            down_after_misses: 4,
-        }
+        Config { id, ping_every: Duration::from_secs(5), ping_timeout: Duration::from_millis(500) }
     }
 }
 
@@ -47,6 +37,8 @@ pub enum Target {
     Agent {
         /// `host:port`.
         address: Arc<str>,
+        /// What authenticates its answers; of no meaning here.
+        key: AgentKey,
     },
 }
 
@@ -77,16 +69,6 @@ pub enum Input {
         /// What it says it runs.
         version: Version,
     },
-    /// A member's answer was not what was asked for. Only if it is certain that the member sent it.
-    Bad {
-        /// Who.
-        member: MemberId,
-    },
-    /// A member said something that nobody had asked for. Only if it is certain that the member sent it.
-    Unsolicited {
-        /// Who.
-        member: MemberId,
-    },
     /// The interval has ended; its counters are frozen and reported. Interval 0 stands for the time before the first
     /// one: feed it when the cluster is formed, so that the first interval can be seen as a whole.
     Cut {
@@ -102,6 +84,26 @@ pub enum Input {
     },
     /// This process stood still for so long, until now. To be fed before anything else that waited meanwhile.
     Stalled(Duration),
+    /// A super-node asks whether a member answers here. Always answered with [`Effect::Word`].
+    HelpAsked {
+        /// Who asks.
+        from: NodeId,
+        /// Its number for the question.
+        id: u64,
+        /// About whom.
+        member: MemberId,
+    },
+    /// The answer to [`Effect::AskHelp`].
+    Word {
+        /// Whose.
+        from: NodeId,
+        /// The question's number.
+        id: u64,
+        /// Whether the member answered there.
+        alive: bool,
+    },
+    /// A ping could not be sent: a fault of the observer, not of the member.
+    SendFailed,
 }
 
 /// What the shell must do, or may want to know.
@@ -131,8 +133,26 @@ pub enum Effect {
         from: Level,
         /// The level now.
         to: Level,
-        /// Consecutive misses that led here; for a change to [`Level::Up`], those that the answer ended.
+        /// Tries missed in a row that led here; for a change to [`Level::Up`], those that the answer ended.
         misses: u32,
+    },
+    /// Ask another super-node to try a member.
+    AskHelp {
+        /// Whom.
+        helper: NodeId,
+        /// The question's number.
+        id: u64,
+        /// About whom.
+        member: MemberId,
+    },
+    /// Answer a [`Input::HelpAsked`].
+    Word {
+        /// To whom.
+        to: NodeId,
+        /// Its number for the question.
+        id: u64,
+        /// Whether the member answered here.
+        alive: bool,
     },
     /// The counters of an interval, in answer to [`Input::Cut`].
     Report(Frozen),
@@ -197,7 +217,8 @@ pub struct ObserverHealth {
     pub whole_interval: bool,
     /// The longest stall of its own, in milliseconds.
     pub longest_stall_ms: u32,
-    /// Its own score, 0 is well: one more per stall of [`STALL_COUNTED`] or longer, one less per ping period without.
+    /// Its own score, 0 is well: one more per fault of its own, one less per ping period without. Faults are stalls of
+    /// [`STALL_COUNTED`] or longer and pings that could not be sent.
     pub score: u32,
 }
 

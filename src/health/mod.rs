@@ -18,8 +18,12 @@
 //! counted twice, and `sent` is always `answered + missed`. A member that leaves keeps its row until the cut.
 //!
 //! # Levels
-//! A member that has never answered is [`Level::Suspect`]: nobody knows that it lives, and it is not called down before
-//! it has missed as many pings as any other. Levels drive display, alerts and elections, never money.
+//! Each try that is not answered in time goes to the detector of its member, in `suspicion`: up, suspect, down, and back. After the first
+//! miss further tries follow each other without a pause (`ping_timeout` apart, 500 ms by default), until the member
+//! answers or is held dead, and two other super-nodes are asked to try it, in `help`. These *probes* count in no interval: only the
+//! schedule does, or a silent member would be asked more often than others and be paid for another number of pings.
+//! A member that has never answered is [`Level::Suspect`]: nobody knows that it lives. Levels drive display, alerts and
+//! elections, never money.
 //!
 //! # When the observer itself stood still
 //! The driver reports a stall of its own with [`Input::Stalled`] *before* anything else that waited meanwhile. From
@@ -27,18 +31,28 @@
 //! under way is sent anew with fresh time, answers to its older tries count without a round trip, and slots
 //! that were slept through are skipped. Shorter stalls only cost the observer's own score.
 
+mod help;
 mod histogram;
 mod member;
 mod message;
+mod own;
+mod suspicion;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::types::{IntervalId, MemberId, Micros, Version};
+use crate::types::{IntervalId, MemberId, Micros, NodeId, Version};
 
 pub use message::*;
 
+use help::{Help, QUESTIONS_MAX};
+use own::Own;
+use suspicion::Suspicion;
+
 use member::{Counters, Member, Ping, PingState, WAITING_MAX};
+
+/// The way of a question to a helper and back.
+const HELP_ROUND_TRIP: Duration = Duration::from_millis(500);
 
 /// One entry of the queue. The order of the fields breaks ties, always the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +72,8 @@ pub struct Health {
     slots: Vec<Option<Member>>,
     free: Vec<u32>,
     index: BTreeMap<MemberId, u32>,
+    /// The slots of super-nodes, which may be asked for help.
+    nodes: BTreeSet<u32>,
     due: BTreeSet<Due>,
     /// Counters of members that left during the open interval.
     departed: BTreeMap<MemberId, (Counters, Option<Version>)>,
@@ -65,34 +81,30 @@ pub struct Health {
     /// The number of the next ping.
     next_number: u64,
     last_cut: Option<(IntervalId, Micros)>,
-    own: ObserverHealth,
-    round_began: Micros,
-    round_clean: bool,
+    own: Own,
+    help: Help,
+    /// Misses say nothing about members before then.
+    frozen_until: Micros,
 }
 
 impl Health {
     /// An observer without members. Limits in `config` that make no sense are raised to the nearest that does.
     pub fn new(config: Config, now: Micros) -> Health {
-        let suspect = config.suspect_after_misses.max(1);
-        let config = Config {
-            ping_every: config.ping_every.max(Duration::from_millis(1)),
-            suspect_after_misses: suspect,
-            down_after_misses: config.down_after_misses.max(suspect),
-            ..config
-        };
+        let config = Config { ping_every: config.ping_every.max(Duration::from_millis(1)), ..config };
         Health {
             config,
             slots: Vec::new(),
             free: Vec::new(),
             index: BTreeMap::new(),
+            nodes: BTreeSet::new(),
             due: BTreeSet::new(),
             departed: BTreeMap::new(),
             counts: LevelCounts::default(),
             next_number: 1,
             last_cut: None,
-            own: ObserverHealth::default(),
-            round_began: now,
-            round_clean: true,
+            own: Own::new(now),
+            help: Help::default(),
+            frozen_until: Micros(0),
         }
     }
 
@@ -100,7 +112,7 @@ impl Health {
     pub fn step(&mut self, now: Micros, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         if !matches!(input, Input::Stalled(_)) {
-            self.end_round(now);
+            self.own.end_round(now, self.config.ping_every);
         }
         match input {
             Input::Tick => {}
@@ -108,19 +120,22 @@ impl Health {
             Input::Answered { member, seq, version } => {
                 self.handle_answer(now, &member, seq, version, &mut effects);
             }
-            Input::Bad { member } => self.count(&member, |counters| &mut counters.bad),
-            Input::Unsolicited { member } => self.count(&member, |counters| &mut counters.unsolicited),
             Input::Cut { interval } => effects.push(Effect::Report(self.cut(now, interval))),
             Input::Timing { ping_every, ping_timeout } => self.handle_timing(now, ping_every, ping_timeout),
             Input::Stalled(span) => self.handle_stall(now, span, &mut effects),
+            Input::SendFailed => self.own.fault(),
+            Input::HelpAsked { from, id, member } => self.handle_help(now, from, id, &member, &mut effects),
+            Input::Word { from, id, alive } => self.handle_word(&from, id, alive),
         }
         self.run_due(now, &mut effects);
+        self.miss_words(now);
         effects
     }
 
     /// When [`Input::Tick`] is due next.
     pub fn deadline(&self) -> Micros {
-        self.due.first().map_or(Micros(u64::MAX), |due| due.at)
+        let due = self.due.first().map_or(Micros(u64::MAX), |due| due.at);
+        self.help.deadline().map_or(due, |word| word.min(due))
     }
 
     /// The level of a member; `None` for somebody who is not one, and for the observer itself.
@@ -160,7 +175,10 @@ impl Health {
         }
         for (id, target) in wanted {
             match self.index.get(&id) {
-                Some(&slot) => self.member_mut(slot).target = target,
+                Some(&slot) => {
+                    self.note_node(slot, &target);
+                    self.member_mut(slot).target = target;
+                }
                 None => self.insert(now, id, target),
             }
         }
@@ -174,7 +192,7 @@ impl Health {
             id: id.clone(),
             target,
             level,
-            misses: 0,
+            suspicion: Suspicion::default(),
             version,
             phase,
             next: self.next_slot(phase, now),
@@ -186,19 +204,31 @@ impl Health {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("members are far fewer than 2^32")
         });
+        self.note_node(slot, &member.target);
         self.slots[slot as usize] = Some(member);
         self.index.insert(id, slot);
         self.due.insert(Due { at, slot, number: 0 });
         *self.counts.of(level) += 1;
     }
 
+    fn note_node(&mut self, slot: u32, target: &Target) {
+        if matches!(target, Target::Node(_)) {
+            self.nodes.insert(slot);
+        } else {
+            self.nodes.remove(&slot);
+        }
+    }
+
     fn remove(&mut self, id: &MemberId, slot: u32) {
         let member = self.slots[slot as usize].take().expect("the index names only slots in use");
         self.index.remove(id);
         self.free.push(slot);
+        self.nodes.remove(&slot);
         self.due.remove(&Due { at: member.next, slot, number: 0 });
         for ping in member.pings.iter().filter(|ping| ping.state == PingState::Waiting) {
             self.due.remove(&Due { at: ping.due, slot, number: ping.number });
+            // Whoever asked gets no word, and forgets the question.
+            self.help.for_others.remove(&ping.number);
         }
         *self.counts.of(member.level) -= 1;
         self.departed.insert(member.id, (member.counters, member.version));
@@ -228,6 +258,7 @@ impl Health {
             return;
         }
         member.version = Some(version);
+        let probe = ping.probe;
         match &mut ping.state {
             PingState::Answered { echoes } | PingState::Missed { echoes } if *echoes == 0 => {
                 member.counters.unsolicited = member.counters.unsolicited.saturating_add(1);
@@ -235,7 +266,7 @@ impl Health {
             PingState::Answered { echoes } => *echoes -= 1,
             PingState::Missed { echoes } => {
                 *echoes -= 1;
-                member.counters.late = member.counters.late.saturating_add(1);
+                member.counters.late = member.counters.late.saturating_add(u32::from(!probe));
             }
             PingState::Waiting => {
                 let round_trip_us = ping.round_trip(attempt, now);
@@ -245,16 +276,31 @@ impl Health {
                     // Nothing more can come of it: whatever does, nobody asked for.
                     member.pings.remove(at);
                 }
-                member.counters.answered = member.counters.answered.saturating_add(1);
-                if let Some(micros) = round_trip_us {
-                    member.counters.round_trips.record(micros);
-                }
                 member.forget_old();
-                let outcome = Outcome::Answered { round_trip_us };
-                effects.push(Effect::Judged { member: id.clone(), outcome });
-                let misses = std::mem::take(&mut member.misses);
-                self.change_level(slot, Level::Up, misses, effects);
+                if probe {
+                    self.end_probe(number, true, effects);
+                } else {
+                    member.counters.answered = member.counters.answered.saturating_add(1);
+                    if let Some(micros) = round_trip_us {
+                        member.counters.round_trips.record(micros);
+                    }
+                    let outcome = Outcome::Answered { round_trip_us };
+                    effects.push(Effect::Judged { member: id.clone(), outcome });
+                }
+                self.heard(slot, now, effects);
             }
+        }
+    }
+
+    /// A member has answered. One that is still not up is asked once more at once.
+    fn heard(&mut self, slot: u32, now: Micros, effects: &mut Vec<Effect>) {
+        let score = self.own.score();
+        let member = self.member_mut(slot);
+        let misses = member.suspicion.answered(member.level);
+        let level = member.suspicion.level(member.level, score);
+        self.change_level(slot, level, misses, effects);
+        if level != Level::Up && self.member(slot).waiting() == 0 {
+            self.probe(slot, now, effects);
         }
     }
 
@@ -265,13 +311,6 @@ impl Health {
             effects.push(Effect::Edge { member: member.id.clone(), from, to, misses });
             *self.counts.of(from) -= 1;
             *self.counts.of(to) += 1;
-        }
-    }
-
-    fn count(&mut self, id: &MemberId, counter: impl Fn(&mut Counters) -> &mut u32) {
-        if let Some(&slot) = self.index.get(id) {
-            let counter = counter(&mut self.member_mut(slot).counters);
-            *counter = counter.saturating_add(1);
         }
     }
 
@@ -290,9 +329,7 @@ impl Health {
             rows.extend(std::mem::take(&mut member.counters).row(id, member.version));
         }
         rows.sort_by(|a, b| a.member.cmp(&b.member));
-        let health = ObserverHealth { whole_interval, ..self.own };
-        self.own.longest_stall_ms = 0;
-        Frozen { interval, rows, health }
+        Frozen { interval, rows, health: self.own.report(whole_interval) }
     }
 
     fn handle_timing(&mut self, now: Micros, ping_every: Duration, ping_timeout: Duration) {
@@ -307,12 +344,9 @@ impl Health {
     }
 
     fn handle_stall(&mut self, now: Micros, span: Duration, effects: &mut Vec<Effect>) {
-        let millis = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
-        self.own.longest_stall_ms = self.own.longest_stall_ms.max(millis);
+        self.own.stalled(now, span);
         if span >= STALL_COUNTED {
-            self.own.score = self.own.score.saturating_add(1);
-            // The round begins anew and is spoilt: the time that stood still is no clean round.
-            (self.round_began, self.round_clean) = (now, false);
+            self.frozen_until = now.after(self.config.ping_timeout * 2);
         }
         if span < STALL_FORGIVEN {
             return;
@@ -332,17 +366,6 @@ impl Health {
                     effects.push(Effect::Ping { member, target, seq: ping.seq() });
                 }
             }
-        }
-    }
-
-    /// One ping period without a stall is a clean round. One step ends at most one: if several have passed, nobody
-    /// was stepping, and that is not known to have been well.
-    fn end_round(&mut self, now: Micros) {
-        if now.since(self.round_began) >= self.config.ping_every {
-            if self.round_clean {
-                self.own.score = self.own.score.saturating_sub(1);
-            }
-            (self.round_began, self.round_clean) = (now, true);
         }
     }
 
@@ -396,23 +419,126 @@ impl Health {
         let member = self.slots[due.slot as usize].as_mut().expect("the queue names only slots in use");
         let found = member.pings.iter_mut().find(|ping| ping.number == due.number);
         let ping = found.expect("the queue has an entry exactly for each waiting ping");
-        if !ping.was_retried() && ping.try_again(now, false) {
+        if !ping.probe && !ping.was_retried() && ping.try_again(now, false) {
             ping.due = now.after(timeout);
             self.due.insert(Due { at: ping.due, ..due });
             let (member, target) = (member.id.clone(), member.target.clone());
             effects.push(Effect::Ping { member, target, seq: ping.seq() });
+            self.miss_try(due.slot, now, effects);
             return;
         }
+        let probe = ping.probe;
         ping.state = PingState::Missed { echoes: ping.tries };
-        member.counters.missed = member.counters.missed.saturating_add(1);
-        member.misses = member.misses.saturating_add(1);
+        if !probe {
+            member.counters.missed = member.counters.missed.saturating_add(1);
+            effects.push(Effect::Judged { member: member.id.clone(), outcome: Outcome::Missed });
+        }
         member.forget_old();
-        effects.push(Effect::Judged { member: member.id.clone(), outcome: Outcome::Missed });
-        let (misses, level) = (member.misses, member.level);
-        if misses >= self.config.down_after_misses {
-            self.change_level(due.slot, Level::Down, misses, effects);
-        } else if misses >= self.config.suspect_after_misses && level == Level::Up {
-            self.change_level(due.slot, Level::Suspect, misses, effects);
+        self.miss_try(due.slot, now, effects);
+        if probe {
+            self.end_probe(due.number, false, effects);
+        }
+        // Whoever is silent is asked again at once, unless another try is under way, or it is held dead anyway.
+        let member = self.member(due.slot);
+        if member.level != Level::Down && member.waiting() == 0 {
+            self.probe(due.slot, now, effects);
+        }
+    }
+
+    /// A try was not answered in time. While this process may itself be the reason, that says nothing.
+    fn miss_try(&mut self, slot: u32, now: Micros, effects: &mut Vec<Effect>) {
+        if now < self.frozen_until {
+            return;
+        }
+        let score = self.own.score();
+        let member = self.member_mut(slot);
+        let before = member.level;
+        member.suspicion.missed();
+        let (misses, level) = (member.suspicion.misses(), member.suspicion.level(before, score));
+        self.change_level(slot, level, misses, effects);
+        if misses == 1 || (before == Level::Up && level == Level::Suspect) {
+            self.ask_help(slot, now, effects);
+        }
+    }
+
+    /// One try for the detector alone.
+    fn probe(&mut self, slot: u32, now: Micros, effects: &mut Vec<Effect>) -> u64 {
+        let due = now.after(self.config.ping_timeout);
+        let number = self.next_number;
+        self.next_number += 1;
+        let ping = Ping { probe: true, ..Ping::new(number, now, due) };
+        let seq = ping.seq();
+        self.due.insert(Due { at: due, slot, number });
+        let member = self.member_mut(slot);
+        member.pings.push(ping);
+        effects.push(Effect::Ping { member: member.id.clone(), target: member.target.clone(), seq });
+        number
+    }
+
+    /// Tells whoever asked for a probe.
+    fn end_probe(&mut self, number: u64, alive: bool, effects: &mut Vec<Effect>) {
+        if let Some((to, id)) = self.help.for_others.remove(&number) {
+            effects.push(Effect::Word { to, id, alive });
+        }
+    }
+
+    /// Asks two other super-nodes that are up themselves.
+    fn ask_help(&mut self, slot: u32, now: Micros, effects: &mut Vec<Effect>) {
+        let silent = &self.member(slot).id;
+        let candidates: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .map(|&slot| self.member(slot))
+            .filter(|member| member.level == Level::Up && member.id != *silent)
+            .filter_map(|member| match &member.target {
+                Target::Node(node) => Some(node.clone()),
+                Target::Agent { .. } => None,
+            })
+            .collect();
+        let silent = silent.clone();
+        for helper in self.help.choose(&candidates) {
+            // The helper's own try, and the way there and back.
+            let patience = self.config.ping_timeout * 2 + HELP_ROUND_TRIP;
+            let id = self.help.ask(silent.clone(), helper.clone(), now, patience);
+            effects.push(Effect::AskHelp { helper, id, member: silent.clone() });
+        }
+    }
+
+    fn handle_help(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        id: u64,
+        member: &MemberId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let slot = self.index.get(member).copied();
+        let free = |slot: &u32| {
+            self.help.for_others.len() < QUESTIONS_MAX && self.member(*slot).waiting() < WAITING_MAX
+        };
+        match slot.filter(free) {
+            Some(slot) => {
+                let number = self.probe(slot, now, effects);
+                self.help.for_others.insert(number, (from, id));
+            }
+            None => effects.push(Effect::Word { to: from, id, alive: false }),
+        }
+    }
+
+    fn handle_word(&mut self, from: &NodeId, id: u64, alive: bool) {
+        let Some(asked) = self.help.answered(from, id) else { return };
+        if alive && let Some(&slot) = self.index.get(&asked.member) {
+            self.member_mut(slot).suspicion.vouched();
+        }
+    }
+
+    /// A helper that is up and says nothing: our own line may be bad.
+    fn miss_words(&mut self, now: Micros) {
+        while let Some(asked) = self.help.overdue(now) {
+            let helper = MemberId::from(&asked.helper);
+            if now >= self.frozen_until && self.level(&helper) == Some(Level::Up) {
+                self.own.fault();
+            }
         }
     }
 }
@@ -429,5 +555,7 @@ fn phase_hash(observer: &MemberId, member: &MemberId) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+#[cfg(test)]
+mod figures;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::types::AgentKey;
+
 use super::*;
 
 const MS: u64 = 1_000;
@@ -13,7 +15,7 @@ fn id(name: &str) -> MemberId {
 }
 
 fn agent(name: &str) -> (MemberId, Target) {
-    (id(name), Target::Agent { address: Arc::from(format!("{name}:1")) })
+    (id(name), Target::Agent { address: Arc::from(format!("{name}:1")), key: AgentKey([0; 32]) })
 }
 
 fn version() -> Version {
@@ -129,8 +131,8 @@ fn an_unanswered_ping_is_tried_twice_and_missed_after_two_timeouts() {
     assert_eq!((seqs(&first), seqs(&second)), (vec![1 << 8], vec![1 << 8 | 1]));
     assert_eq!(retried_at, Micros(sent_at.0 + TIMEOUT));
     assert_eq!(judged_at, Micros(sent_at.0 + 2 * TIMEOUT));
-    assert_eq!(verdict, [Effect::Judged { member: id("w"), outcome: Outcome::Missed }]);
-    assert_eq!(health.deadline(), Micros(sent_at.0 + EVERY), "the schedule does not drift");
+    assert_eq!(verdict[0], Effect::Judged { member: id("w"), outcome: Outcome::Missed });
+    assert_eq!(seqs(&verdict), [2 << 8], "and a probe follows");
     assert_eq!(only_row(&cut(&mut health, judged_at, 1)), (1, 0, 0, 1, 0, 0));
 }
 
@@ -193,18 +195,11 @@ fn the_answer_to_the_other_try_of_an_answered_ping_is_not_held_against_the_membe
 }
 
 #[test]
-fn attributed_noise_is_counted_and_strangers_are_ignored() {
+fn strangers_are_ignored() {
     let mut health = observer(&["w"]);
-    for input in [
-        Input::Bad { member: id("w") },
-        Input::Unsolicited { member: id("w") },
-        Input::Unsolicited { member: id("w") },
-        Input::Bad { member: id("stranger") },
-        Input::Answered { member: id("stranger"), seq: 256, version: version() },
-    ] {
-        assert_eq!(health.step(Micros(1), input), []);
-    }
-    assert_eq!(only_row(&cut(&mut health, Micros(2), 1)), (0, 0, 0, 0, 1, 2));
+    let stranger = Input::Answered { member: id("stranger"), seq: 256, version: version() };
+    assert_eq!(health.step(Micros(1), stranger), []);
+    assert_eq!(cut(&mut health, Micros(2), 1).rows, []);
 }
 
 #[test]
@@ -247,51 +242,188 @@ fn no_outcome_is_lost_or_counted_twice_wherever_the_cuts_fall() {
     }
 }
 
-#[test]
-fn levels_change_after_the_configured_misses_and_with_the_first_answer() {
-    let mut health = observer(&["w"]);
-    let edge = |from, to, misses| Effect::Edge { member: id("w"), from, to, misses };
-    assert_eq!(health.level(&id("w")), Some(Level::Suspect), "never answered");
-    let mut edges = Vec::new();
-    for answered in [true, true, false, false, false, false, false, true, false, true] {
-        let (_, effects) = if answered { hit(&mut health, "w", MS) } else { miss(&mut health) };
-        edges.push(effects.into_iter().find(|effect| matches!(effect, Effect::Edge { .. })));
+/// Edges among `effects`, as (to, tries missed).
+fn edges(effects: &[Effect]) -> Vec<(Level, u32)> {
+    let edge = |effect: &Effect| match effect {
+        Effect::Edge { to, misses, .. } => Some((*to, *misses)),
+        _ => None,
+    };
+    effects.iter().filter_map(edge).collect()
+}
+
+/// Lets the member be silent until `until`; returns what happened, with the times.
+fn silence(health: &mut Health, until: Micros) -> Vec<(Micros, Effect)> {
+    let mut all = Vec::new();
+    while health.deadline() <= until {
+        let (at, effects) = wake(health);
+        all.extend(effects.into_iter().map(|effect| (at, effect)));
     }
-    assert_eq!(
-        edges,
-        [
-            Some(edge(Level::Suspect, Level::Up, 0)),
-            None,
-            None,
-            Some(edge(Level::Up, Level::Suspect, 2)),
-            None,
-            Some(edge(Level::Suspect, Level::Down, 4)),
-            None,
-            Some(edge(Level::Down, Level::Up, 5)),
-            None,
-            None,
-        ]
-    );
+    all
+}
+
+#[test]
+fn a_silent_member_is_probed_without_a_pause_until_it_is_held_dead() {
+    let mut health = observer(&["w"]);
+    hit(&mut health, "w", MS);
+    let start = health.deadline();
+    let all = silence(&mut health, Micros(start.0 + EVERY - 1));
+    let sent: Vec<u64> = all
+        .iter()
+        .filter(|(_, effect)| matches!(effect, Effect::Ping { .. }))
+        .map(|(at, _)| (at.0 - start.0) / TIMEOUT)
+        .collect();
+    assert_eq!(sent, [0, 1, 2, 3, 4, 5, 6, 7], "the ping, its second try, six probes");
+    let edges: Vec<_> = all
+        .iter()
+        .filter_map(|(at, effect)| match effect {
+            Effect::Edge { to, misses, .. } => Some(((at.0 - start.0) / TIMEOUT, *to, *misses)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(edges, [(4, Level::Suspect, 4), (8, Level::Down, 8)]);
+    // Of all that, one ping counts in the interval.
+    assert_eq!(only_row(&cut(&mut health, Micros(start.0 + EVERY - 1), 1)), (2, 1, 0, 1, 0, 0));
+    let more = silence(&mut health, Micros(start.0 + 3 * EVERY - 1));
+    let sent = more.iter().filter(|(_, effect)| matches!(effect, Effect::Ping { .. })).count();
+    assert_eq!(sent, 4, "two pings of two tries: a dead member is not probed");
+}
+
+#[test]
+fn a_dead_member_is_up_after_two_answers_and_the_second_is_asked_for_at_once() {
+    let mut health = observer(&["w"]);
+    assert_eq!(health.level(&id("w")), Some(Level::Suspect), "never answered");
+    let (_, effects) = hit(&mut health, "w", MS);
+    assert_eq!(edges(&effects), [(Level::Up, 0)], "whoever was never missed is up with its first answer");
+    let start = health.deadline();
+    silence(&mut health, Micros(start.0 + EVERY - 1));
+    assert_eq!(health.level(&id("w")), Some(Level::Down));
+    let (at, effects) = hit(&mut health, "w", MS);
+    assert_eq!((edges(&effects), health.level(&id("w"))), (vec![], Some(Level::Down)));
+    let [probe] = seqs(&effects)[..] else { panic!("asked once more: {effects:?}") };
+    let effects = answer(&mut health, at, "w", probe);
+    assert_eq!(edges(&effects), [(Level::Up, 0)]);
     assert_eq!(health.counts(), LevelCounts { up: 1, suspect: 0, down: 0 });
 }
 
 #[test]
 fn a_member_that_never_answers_goes_from_suspect_to_down() {
     let mut health = observer(&["w"]);
-    let edges: Vec<bool> = (0..5).map(|_| miss(&mut health).1.len() > 1).collect();
-    assert_eq!(edges, [false, false, false, true, false]);
-    assert_eq!(health.level(&id("w")), Some(Level::Down));
+    let all: Vec<Effect> =
+        silence(&mut health, Micros(3 * EVERY)).into_iter().map(|(_, effect)| effect).collect();
+    assert_eq!(edges(&all), [(Level::Down, 8)]);
 }
 
 #[test]
 fn a_late_answer_does_not_make_a_member_up() {
     let mut health = observer(&["w"]);
-    let mut at = Micros(0);
-    for _ in 0..4 {
-        at = miss(&mut health).0;
+    let at = miss(&mut health).0;
+    assert_eq!(answer(&mut health, at, "w", 1 << 8), []);
+    assert_eq!(health.level(&id("w")), Some(Level::Suspect));
+}
+
+#[test]
+fn misses_after_a_stall_of_its_own_say_nothing_about_members() {
+    let mut health = observer(&["w"]);
+    hit(&mut health, "w", MS);
+    let (at, _) = wake(&mut health);
+    health.step(Micros(at.0 + 300 * MS), Input::Stalled(Duration::from_millis(300)));
+    let edges: Vec<_> = silence(&mut health, Micros(at.0 + 9 * TIMEOUT))
+        .into_iter()
+        .filter_map(|(now, effect)| match effect {
+            Effect::Edge { to, .. } => Some((to, (now.0 - at.0) / TIMEOUT)),
+            _ => None,
+        })
+        .collect();
+    // The score of 1 stretches the threshold from four misses to six; the first two fall into the frozen second.
+    assert_eq!(edges, [(Level::Suspect, 8)]);
+}
+
+fn nodes(names: &[&str]) -> Vec<(MemberId, Target)> {
+    names.iter().map(|name| (id(name), Target::Node(name.parse().unwrap()))).collect()
+}
+
+/// An observer of super-nodes that are up, and of an agent that was up.
+fn with_helpers() -> Health {
+    let mut health = observer(&[]);
+    let mut members = nodes(&["n2", "n3", "n4"]);
+    members.push(agent("w"));
+    health.step(Micros(0), Input::Members(members));
+    while health.counts().up < 4 {
+        let (now, effects) = wake(&mut health);
+        for effect in effects {
+            if let Effect::Ping { member, seq, .. } = effect {
+                answer(&mut health, now, member.as_str(), seq);
+            }
+        }
     }
-    assert_eq!(answer(&mut health, at, "w", 4 << 8), []);
-    assert_eq!(health.level(&id("w")), Some(Level::Down));
+    health
+}
+
+/// Everybody but the agent answers until something is asked of helpers.
+fn until_help(health: &mut Health) -> (Micros, Vec<(NodeId, u64)>) {
+    loop {
+        let (now, effects) = wake(health);
+        let mut asked = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Ping { member, seq, .. } if member != id("w") => {
+                    answer(health, now, member.as_str(), seq);
+                }
+                Effect::AskHelp { helper, id: number, member } => {
+                    assert_eq!(member, id("w"));
+                    asked.push((helper, number));
+                }
+                _ => {}
+            }
+        }
+        if !asked.is_empty() {
+            return (now, asked);
+        }
+    }
+}
+
+#[test]
+fn two_super_nodes_are_asked_about_a_silent_member_and_one_that_vouches_for_it_holds_back() {
+    let mut health = with_helpers();
+    let (first, asked) = until_help(&mut health);
+    assert_eq!(asked.len(), 2);
+    assert_ne!(asked[0].0, asked[1].0);
+    let vouch = Input::Word { from: asked[0].0.clone(), id: asked[0].1, alive: true };
+    assert_eq!(health.step(first, vouch.clone()), []);
+    // Said twice, or by somebody who was not asked, it is nothing.
+    health.step(first, vouch);
+    health.step(first, Input::Word { from: "n9".parse().unwrap(), id: asked[1].1, alive: true });
+    let nack = Input::Word { from: asked[1].0.clone(), id: asked[1].1, alive: false };
+    assert_eq!(health.step(first, nack), []);
+    let (second, _) = until_help(&mut health);
+    assert_eq!(health.level(&id("w")), Some(Level::Suspect));
+    assert_eq!((second.0 - first.0) / TIMEOUT, 4, "five misses where four would have done");
+    assert_eq!(cut(&mut health, second, 1).health.score, 0, "all words came");
+}
+
+#[test]
+fn helpers_that_say_nothing_count_against_the_observer() {
+    let mut health = with_helpers();
+    let (at, _) = until_help(&mut health);
+    health.step(Micros(at.0 + 1_499 * MS), Input::Tick);
+    assert_eq!(health.own.score(), 0);
+    health.step(Micros(at.0 + 1_500 * MS), Input::Tick);
+    assert_eq!(health.own.score(), 2);
+}
+
+#[test]
+fn a_helper_tries_for_itself_and_answers_in_any_case() {
+    let from: NodeId = "n2".parse().unwrap();
+    let word = |id, alive| Effect::Word { to: from.clone(), id, alive };
+    let ask = |id, member: &str| Input::HelpAsked { from: from.clone(), id, member: self::id(member) };
+    let mut health = observer(&["w"]);
+    assert_eq!(health.step(Micros(0), ask(1, "stranger")), [word(1, false)]);
+    let sent = health.step(Micros(0), ask(2, "w"));
+    let effects = answer(&mut health, Micros(MS), "w", seqs(&sent)[0]);
+    assert!(effects.contains(&word(2, true)), "{effects:?}");
+    health.step(Micros(2 * MS), ask(3, "w"));
+    let effects = silence(&mut health, Micros(2 * MS + TIMEOUT));
+    assert!(effects.iter().any(|(_, effect)| *effect == word(3, false)), "{effects:?}");
 }
 
 #[test]
@@ -357,9 +489,11 @@ fn a_new_policy_moves_the_schedule_at_once() {
     let (at, sent) = wake(&mut health);
     assert!(at <= Micros(7 + 100 * MS));
     assert_eq!(seqs(&sent).len(), 1);
-    health.step(Micros(200 * MS), Input::Tick);
-    let sent: usize = (1..=1_000)
-        .map(|ms| health.step(Micros(200 * MS + ms * MS), Input::Tick))
+    // They are held dead, so that nothing is sent but what the schedule says.
+    (1..=2_000).for_each(|ms| drop(health.step(Micros(ms * MS), Input::Tick)));
+    assert_eq!(health.counts().down, 2);
+    let sent: usize = (2_001..=3_000)
+        .map(|ms| health.step(Micros(ms * MS), Input::Tick))
         .map(|effects| seqs(&effects).iter().filter(|&&seq| seq & 0xff == 0).count())
         .sum();
     assert_eq!(sent, 20, "two members, ten times a second each");
@@ -404,7 +538,7 @@ fn a_ping_sent_anew_after_a_stall_has_both_tries_again() {
     assert_eq!(wake(&mut health).0, Micros(woke.0 + TIMEOUT));
     let (at, verdict) = wake(&mut health);
     assert_eq!(at, Micros(woke.0 + 2 * TIMEOUT));
-    assert_eq!(verdict, [Effect::Judged { member: id("w"), outcome: Outcome::Missed }]);
+    assert_eq!(verdict[0], Effect::Judged { member: id("w"), outcome: Outcome::Missed });
 }
 
 #[test]
@@ -444,25 +578,17 @@ fn the_longest_stall_is_that_of_the_interval() {
 
 #[test]
 fn a_member_costs_few_bytes() {
-    assert!(size_of::<Member>() <= 256, "{}", size_of::<Member>());
+    assert!(size_of::<Member>() <= 304, "{}", size_of::<Member>());
     assert!(size_of::<Ping>() <= 56, "{}", size_of::<Ping>());
     let mut health = observer(&["w"]);
-    for _ in 0..500 {
-        miss(&mut health);
-    }
+    silence(&mut health, Micros(500 * EVERY));
     let member = health.slots[0].as_ref().unwrap();
     assert_eq!(member.pings.len(), member::JUDGED_MAX, "judged pings are forgotten");
 }
 
 #[test]
 fn nonsense_in_the_settings_is_raised_to_sense() {
-    let config = Config {
-        ping_every: Duration::ZERO,
-        suspect_after_misses: 0,
-        down_after_misses: 0,
-        ..Config::new(id("n1"))
-    };
+    let config = Config { ping_every: Duration::ZERO, ..Config::new(id("n1")) };
     let health = Health::new(config, Micros(0));
     assert_eq!(health.config.ping_every, Duration::from_millis(1));
-    assert_eq!((health.config.suspect_after_misses, health.config.down_after_misses), (1, 1));
 }

@@ -6,7 +6,7 @@ use crate::types::{Amount, Index, IntervalId, MemberId, Term, UnixMillis};
 use super::chain;
 use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError};
-use super::records::{Member, Movement, MovementKind, Totals};
+use super::records::{Movement, MovementKind, Totals};
 use super::score::Overflow;
 use super::table;
 
@@ -98,26 +98,11 @@ pub fn bearable(balance: Amount, penalty: Amount) -> Amount {
     Amount(i64::try_from(borne).expect("between zero and an i64"))
 }
 
-/// Stores a movement and its line in the member's statement.
+/// Stores a movement that no interval made, as a block of its own, and its line in the member's statement. (Those that
+/// intervals make are found through the intervals.)
 pub(super) fn store_movement(space: &mut dyn Keyspace, movement: &Movement) -> Result<(), KeyspaceError> {
-    table::write(space, &keys::movement(movement.seq), movement)?;
+    table::write(space, &keys::movement(movement.seq), &vec![movement])?;
     space.put(&keys::statement(&movement.member, movement.seq), &[])
-}
-
-/// Stores a member whose record was last changed at `before` (`None`: new), and moves its place among the changes.
-pub(super) fn store_member(
-    space: &mut dyn Keyspace,
-    before: Option<Index>,
-    member: &Member,
-) -> Result<(), KeyspaceError> {
-    table::write(space, &keys::member(&member.id), member)?;
-    if before == Some(member.index) {
-        return Ok(());
-    }
-    if let Some(before) = before {
-        space.delete(&keys::change(before, &member.id))?;
-    }
-    space.put(&keys::change(member.index, &member.id), &[])
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
+use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
 
 use super::command::{Answer, Applied, Command, Envelope, Rejection};
 use super::keys;
@@ -10,14 +10,19 @@ use super::keyspace::{Keyspace, KeyspaceError};
 use super::once::{self, Admission};
 use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
-use super::{elections, genesis, intervals, kv, members, projection, sessions, settle, table};
+use super::recoveries::{self, Recovery};
+use super::{
+    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions,
+    settle, table,
+};
 
 /// What came of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// For whoever asked.
     pub applied: Applied,
-    /// For whoever watches. Empty when the command was rejected or was a retry.
+    /// For whoever watches. Empty when the command was a retry, and when it was rejected, unless the rejection itself moved
+    /// money (a claim beyond the balance).
     pub happenings: Vec<Happening>,
 }
 
@@ -90,6 +95,8 @@ pub enum Happening {
         interval: IntervalId,
         /// What became of it.
         verdict: Verdict,
+        /// Why; empty when settled as usual.
+        reason: String,
         /// Members judged.
         members: u64,
         /// Sum of rewards.
@@ -144,6 +151,81 @@ pub enum Happening {
         node: NodeId,
         /// The incarnation of its directory.
         incarnation: String,
+    },
+    /// An operator made a cluster of what was left of one.
+    ClusterRecovered(Recovery),
+    /// A super-node has said which version it runs.
+    VersionStated {
+        /// The super-node.
+        node: NodeId,
+        /// What it runs.
+        version: Version,
+    },
+    /// A report came and does not count, because its author is not to be believed.
+    ObserverSetAside {
+        /// On which interval.
+        interval: IntervalId,
+        /// Whose.
+        observer: NodeId,
+        /// Why, see [`super::observers`].
+        why: String,
+    },
+    /// Most members have been dark for so many intervals that strikes are given again from the next one on.
+    MostMembersDark {
+        /// The last of them.
+        interval: IntervalId,
+        /// How many in a row.
+        intervals: u64,
+    },
+    /// A member has announced maintenance.
+    MaintenanceAnnounced {
+        /// Who.
+        member: MemberId,
+        /// The first interval.
+        from: IntervalId,
+        /// The last interval.
+        to: IntervalId,
+    },
+    /// A member was penalised for claiming more than its balance.
+    OverClaimed {
+        /// Who.
+        member: MemberId,
+        /// What it claimed.
+        amount: Amount,
+        /// What it held.
+        balance: Amount,
+        /// What that cost it.
+        penalty: Amount,
+    },
+    /// A revision of the policy is on record.
+    PolicySet {
+        /// Its number.
+        revision: u64,
+        /// The first interval that it judges.
+        activate_at: IntervalId,
+    },
+    /// A revision of the policy is in force.
+    PolicyActivated {
+        /// Its number.
+        revision: u64,
+        /// The first interval that it judges, which is open now.
+        interval: IntervalId,
+    },
+    /// An agent was let in, or has another key.
+    AgentAdmitted {
+        /// Who.
+        member: MemberId,
+        /// Of its key.
+        fingerprint: String,
+    },
+    /// An agent waits for an operator.
+    AgentWaits {
+        /// Under which name.
+        member: MemberId,
+        /// Where it answers.
+        address: String,
+        /// Of its key.
+        fingerprint: String,
     },
 }
 
@@ -278,5 +360,26 @@ fn dispatch(
         Command::SessionKeepAlive { session } => sessions::keep_alive(space, entry, *session),
         Command::SessionClose { session } => sessions::close(space, entry, *session),
         Command::NodeSeen { node, incarnation } => members::seen(space, node, incarnation, happenings),
+        Command::Recovered(act) => recoveries::recovered(space, entry, act, happenings),
+        Command::NodeVersion { node, version } => members::stated_version(space, node, *version, happenings),
+        Command::Maintain { member, from, intervals } => {
+            maintenance::maintain(space, entry, member, (*from, *intervals), happenings)
+        }
+        Command::Claim { member, seq, amount } => {
+            claims::claim(space, entry, member, (*seq, *amount), happenings)
+        }
+        Command::Adjust { member, delta, reason, operator } => {
+            claims::adjust(space, entry, member, *delta, (reason, operator), happenings)
+        }
+        Command::SetPolicy { policy, budget, activate_at } => {
+            rules::set(space, policy, *budget, *activate_at, happenings)
+        }
+        Command::AgentEnrol { member, address, key, approved } => {
+            agents::enrol(space, entry, (member, address, key), *approved, happenings)
+        }
+        Command::AgentApprove { member, fingerprint } => {
+            agents::approve(space, entry, (member, fingerprint.as_deref()), happenings)
+        }
+        Command::AgentRefuse { member } => agents::refuse(space, member),
     }
 }

@@ -58,6 +58,10 @@ pub fn interval_bytes(interval: &Interval) -> Canonical {
         .i64(interval.penalised.0)
         .u64(interval.last_seq)
         .hash(interval.evidence_hash);
+    // Last, and only if there is one: the bytes of an interval without are those of before there were reasons.
+    if !interval.reason.is_empty() {
+        bytes.text(&interval.reason);
+    }
     bytes
 }
 
@@ -87,6 +91,10 @@ pub fn observation_bytes(observation: &Observation) -> Canonical {
             .u64(counts.answered.into())
             .u64(counts.missed.into())
             .u64(counts.p90_us.into());
+    }
+    // As with the reason of an interval.
+    if observation.excused {
+        bytes.bool(true);
     }
     bytes
 }
@@ -160,6 +168,7 @@ mod tests {
                 ),
                 ("n2".parse().expect("name"), Counts { sent: 12, answered: 9, missed: 3, p90_us: 1_125_000 }),
             ]),
+            excused: false,
         }
     }
 
@@ -179,6 +188,7 @@ mod tests {
             index: Index(41),
             policy: 1,
             verdict: Verdict::Settled,
+            reason: String::new(),
             observers: vec![observer("n1", ""), observer("n2", ""), observer("n3", "absent")],
             members: 1,
             rewarded: Amount(6_249_990),

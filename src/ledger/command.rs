@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version};
+use crate::types::{
+    AgentKey, Amount, Index, IntervalId, MemberId, NodeId, SessionId, Term, UnixMillis, Version,
+};
 
+use super::claims::Receipt;
 use super::policy::Policy;
 use super::records::{Checkpoint, MemberKind};
+use super::recoveries::RecoveryAct;
 
 /// Longest key of the shared dictionary, in bytes.
 pub const KV_KEY_BYTES_MAX: usize = 512;
@@ -191,6 +195,76 @@ pub enum Command {
         /// The incarnation of its directory, 1 to [`INCARNATION_BYTES_MAX`] printable bytes.
         incarnation: String,
     },
+    /// A super-node says which version it runs. Members' versions are compared with the lowest of these.
+    NodeVersion {
+        /// The super-node, about itself.
+        node: NodeId,
+        /// What it runs.
+        version: Version,
+    },
+    /// A member announces maintenance: in those intervals it loses nothing, and earns nothing.
+    Maintain {
+        /// Who.
+        member: MemberId,
+        /// The first interval; `None`: the one after the open one. None that has begun.
+        from: Option<IntervalId>,
+        /// How many, see [`super::maintenance::INTERVALS_MAX`].
+        intervals: u64,
+    },
+    /// Part of a balance is paid out.
+    Claim {
+        /// Whose.
+        member: MemberId,
+        /// The claim's number: one more than that of the member's last claim, or that one again.
+        seq: u64,
+        /// How much, more than nothing.
+        amount: Amount,
+    },
+    /// An operator moves a balance.
+    Adjust {
+        /// Whose.
+        member: MemberId,
+        /// By how much, not nothing.
+        delta: Amount,
+        /// Why.
+        reason: String,
+        /// Who does it.
+        operator: String,
+    },
+    /// The next revision of the policy.
+    SetPolicy {
+        /// Its numbers; its revision is one more than the newest.
+        policy: Policy,
+        /// The most that all rewards of one interval may come to; 0: no limit.
+        budget: Amount,
+        /// The first interval that it judges; `None`: as soon as it may, see [`super::policy::ACTIVATION_AHEAD`].
+        activate_at: Option<IntervalId>,
+    },
+    /// An agent wants to be a member, with this key; see [`super::agents`].
+    AgentEnrol {
+        /// Under which name.
+        member: MemberId,
+        /// Where it answers pings: `host:port`.
+        address: String,
+        /// Authenticates its datagrams.
+        key: AgentKey,
+        /// Whether it may come in at once. Otherwise it waits, unless it was expected.
+        approved: bool,
+    },
+    /// An operator lets in an agent that waits.
+    AgentApprove {
+        /// Its name.
+        member: MemberId,
+        /// What [`super::agents::fingerprint`] must say of its key, if the operator looked.
+        fingerprint: Option<String>,
+    },
+    /// An operator sends away an agent that waits. It may come again.
+    AgentRefuse {
+        /// Its name.
+        member: MemberId,
+    },
+    /// An operator made a cluster of what was left of one. Written into a log from outside, never proposed.
+    Recovered(RecoveryAct),
 }
 
 /// One operation of a batch.
@@ -291,6 +365,36 @@ pub enum Answer {
         /// It ends when it was not used for so long, in milliseconds of log time.
         expires_after_ms: u64,
     },
+    /// A claim was paid out, now or before.
+    Claimed(Receipt),
+    /// A balance was adjusted.
+    Adjusted {
+        /// The ledger sequence of the movement.
+        record: u64,
+        /// The balance after it.
+        balance: Amount,
+    },
+    /// Maintenance is announced.
+    Maintenance {
+        /// The first interval.
+        from: IntervalId,
+        /// The last interval.
+        to: IntervalId,
+        /// How many more the member may announce for now.
+        left: u64,
+    },
+    /// A revision of the policy is on record.
+    PolicySet {
+        /// Its number.
+        revision: u64,
+        /// The first interval that it judges.
+        activate_at: IntervalId,
+    },
+    /// An agent has enrolled.
+    Enrolled {
+        /// Whether it waits for an operator; otherwise it is a member.
+        waiting: bool,
+    },
 }
 
 /// An answer together with where it came from.
@@ -329,6 +433,12 @@ pub enum Rejection {
     /// may become, of other tries is not known.
     #[error("outside the window: {0}")]
     OutsideWindow(String),
+    /// More was claimed than the balance holds. Nothing was paid out; a penalty may have been taken.
+    #[error("insufficient funds: {0}")]
+    InsufficientFunds(String),
+    /// The member is suspended.
+    #[error("suspended: {0}")]
+    Suspended(String),
 }
 
 impl Rejection {

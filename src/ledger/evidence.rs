@@ -15,11 +15,6 @@ use super::records::{Counts, Observer};
 use super::score::Seen;
 use super::table::{self, RawRow};
 
-/// Why a report does not count: nothing of it came.
-pub const WHY_ABSENT: &str = "absent";
-/// Why a report does not count: some of its parts did not come.
-pub const WHY_INCOMPLETE: &str = "incomplete";
-
 /// How an interval ended and what was fixed then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutRecord {
@@ -35,6 +30,10 @@ pub struct CutRecord {
     pub policy: u64,
     /// The super-nodes that are expected to report, ordered by id.
     pub observers: Vec<NodeId>,
+    /// How many members there were.
+    pub members: u64,
+    /// What members' versions are compared with: the lowest that a super-node has stated.
+    pub version: Option<Version>,
 }
 
 impl CutRecord {
@@ -89,21 +88,6 @@ pub fn heads(
     Ok(heads)
 }
 
-/// Which of the expected observers count, and why the others do not. The one place for such rules.
-pub fn select_observers(expected: &[NodeId], heads: &BTreeMap<NodeId, ReportHead>) -> Vec<Observer> {
-    expected
-        .iter()
-        .map(|id| {
-            let why = match heads.get(id) {
-                None => WHY_ABSENT,
-                Some(head) if !head.is_complete() => WHY_INCOMPLETE,
-                Some(_) => "",
-            };
-            Observer { id: id.clone(), used: why.is_empty(), why: why.to_string() }
-        })
-        .collect()
-}
-
 /// A [`Row`] that borrows its name from the stored bytes. Same fields, same order, same bytes.
 #[derive(Debug, Clone, Deserialize)]
 #[allow(dead_code, reason = "every field of the stored row must be read to reach the next row")]
@@ -127,7 +111,7 @@ impl BorrowedRow<'_> {
     fn seen(&self) -> Seen {
         let counts =
             Counts { sent: self.sent, answered: self.answered, missed: self.missed, p90_us: self.p90_us };
-        Seen { counts, p50_us: self.p50_us, max_us: self.max_us }
+        Seen { counts, p50_us: self.p50_us, max_us: self.max_us, version: self.version }
     }
 }
 
@@ -163,9 +147,9 @@ impl Evidence {
         Ok(Evidence { observers: loaded })
     }
 
-    /// Decodes them, ready to be walked through in the order of members.
-    pub fn walk(&self) -> Result<Walk<'_>, KeyspaceError> {
-        let mut observers = Vec::new();
+    /// Decodes them, ready to be gone through in the order of members.
+    pub fn docket(&self) -> Result<Docket<'_>, KeyspaceError> {
+        let mut lanes = Vec::new();
         for (observer, parts) in &self.observers {
             let mut rows = Vec::new();
             for (key, value) in parts {
@@ -173,46 +157,68 @@ impl Evidence {
                     codec::decode_borrowed(value).map_err(|error| table::damaged(key, error.to_string()))?;
                 rows.extend(part);
             }
-            observers.push(Lane { observer: observer.clone(), rows: rows.into_iter().peekable() });
+            lanes.push(Lane { observer: observer.clone(), rows, next: 0 });
         }
-        Ok(Walk { observers })
+        Ok(Docket { lanes })
     }
 }
 
 #[derive(Debug)]
 struct Lane<'a> {
     observer: NodeId,
-    rows: std::iter::Peekable<std::vec::IntoIter<BorrowedRow<'a>>>,
+    rows: Vec<BorrowedRow<'a>>,
+    next: usize,
 }
 
 /// All observers' rows, side by side, in the order of members.
 #[derive(Debug)]
-pub struct Walk<'a> {
-    observers: Vec<Lane<'a>>,
+pub struct Docket<'a> {
+    lanes: Vec<Lane<'a>>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Docket<'a> {
     /// The smallest member whose rows have not been taken.
-    pub fn peek(&mut self) -> Option<&'a str> {
-        self.observers.iter_mut().filter_map(|lane| lane.rows.peek().map(|row| row.member)).min()
+    pub fn peek(&self) -> Option<&'a str> {
+        self.lanes.iter().filter_map(|lane| lane.rows.get(lane.next).map(|row| row.member)).min()
     }
 
-    /// What each observer saw of `member`. Members must be asked for in order, and none left out (see [`Walk::peek`]).
+    /// What each observer saw of `member`. Members must be asked for in order, and none left out (see [`Docket::peek`]).
     pub fn take(&mut self, member: &str) -> Vec<(NodeId, Seen)> {
-        let mut seen = Vec::with_capacity(self.observers.len());
-        for lane in &mut self.observers {
-            if let Some(row) = lane.rows.next_if(|row| row.member == member) {
+        let mut seen = Vec::with_capacity(self.lanes.len());
+        for lane in &mut self.lanes {
+            if let Some(row) = lane.rows.get(lane.next).filter(|row| row.member == member) {
                 seen.push((lane.observer.clone(), row.seen()));
+                lane.next += 1;
             }
         }
         seen
+    }
+
+    /// Back to the first member.
+    pub fn rewind(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.next = 0);
+    }
+
+    /// Takes an observer's rows out.
+    pub fn set_aside(&mut self, observer: &NodeId) {
+        self.lanes.retain(|lane| lane.observer != *observer);
+    }
+
+    /// Takes everybody's rows out.
+    pub fn clear(&mut self) {
+        self.lanes.clear();
+    }
+
+    /// Each observer with all its rows.
+    pub fn lanes(&self) -> impl Iterator<Item = (&NodeId, impl Iterator<Item = (&'a str, Seen)>)> {
+        self.lanes.iter().map(|lane| (&lane.observer, lane.rows.iter().map(|row| (row.member, row.seen()))))
     }
 }
 
 /// What a row says, as far as it is scored.
 pub fn seen(row: &Row) -> Seen {
     let counts = Counts { sent: row.sent, answered: row.answered, missed: row.missed, p90_us: row.p90_us };
-    Seen { counts, p50_us: row.p50_us, max_us: row.max_us }
+    Seen { counts, p50_us: row.p50_us, max_us: row.max_us, version: row.version }
 }
 
 /// The row of one observer about one member, if its report has one.
@@ -260,8 +266,8 @@ mod tests {
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].member, "m.1");
         let counts = Counts { sent: 12, answered: 300, missed: 2, p90_us: 80_000 };
-        assert_eq!(read[0].seen(), Seen { counts, p50_us: 70_000, max_us: 90_000 });
+        let version = Some(Version { major: 1, minor: 2, patch: 3 });
+        assert_eq!(read[0].seen(), Seen { counts, p50_us: 70_000, max_us: 90_000, version });
         assert_eq!((read[0].late, read[0].bad, read[0].unsolicited, read[0].min_us), (1, 3, 4, 5));
-        assert_eq!(read[0].version, Some(Version { major: 1, minor: 2, patch: 3 }));
     }
 }

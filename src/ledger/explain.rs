@@ -5,15 +5,20 @@ use serde::Serialize;
 use crate::types::{Amount, IntervalId, MemberId, NodeId};
 
 use super::accounts::Book;
+use super::blocks;
+use super::budget::Grants;
 use super::command::{ObserverHealth, Row};
-use super::evidence;
+use super::evidence::{self, CutRecord};
+use super::hearing;
 use super::judge::{self, Case, Judged, Judgement, Subject};
 use super::keyspace::{KeyspaceError, Reader};
-use super::policy::{Policy, PolicyKind};
+use super::maintenance;
+use super::observers::CORRELATED_FORGIVEN;
+use super::policy::{Policy, PolicyKind, Revision};
 use super::query;
-use super::records::{Interval, MemberStatus, Observation, Verdict};
+use super::records::{Interval, MemberStatus, Observation, Totals, Verdict};
 use super::score::{self, HALF_PPM, LATENCY_FULL_US, LATENCY_HALF_US, MISS_FREE_PPM, Score, WHOLE_PPM};
-use super::{keys, table};
+use super::{keys, rules, table};
 
 /// What one expected observer saw.
 #[derive(Debug, Clone, Serialize)]
@@ -58,7 +63,9 @@ pub fn explain(
     member: &MemberId,
 ) -> Result<Option<Explanation>, KeyspaceError> {
     let Some(record) = query::interval(reader, interval)? else { return Ok(None) };
-    let policy: Policy = table::expect(reader, &keys::policy(record.policy))?;
+    let revision = rules::revision(reader, record.policy)?;
+    let cut: CutRecord = table::expect(reader, &keys::cut(interval))?;
+    let policy = revision.policy.clone();
     let evidence = witnesses(reader, &record, member)?;
     let judgement = query::judgement(reader, interval, member)?;
     let seen_by_nobody = evidence.iter().all(|witness| witness.row.is_none());
@@ -66,28 +73,44 @@ pub fn explain(
         return Ok(None);
     }
     let mut lines = heading(&record, member, &policy, &evidence);
+    if !record.reason.is_empty() {
+        lines.push(format!("{}: {}", record.verdict.as_str(), record.reason));
+    }
     let (score, observation, agrees) = match judgement {
         None => {
             let void = record.verdict == Verdict::Void;
             lines.push(if void {
-                "the interval is void: too few reports count, so nobody was paid, penalised or struck"
-                    .to_string()
+                "the interval is void: nobody was paid, penalised or struck".to_string()
             } else {
                 "DAMAGED: there are reports on the member and no observation".to_string()
             });
             (None, None, void)
         }
         Some(judgement) => {
-            let judged = judge_again(reader, &record, &policy, member, &judgement)?;
+            let strikes_count = record.verdict == Verdict::Settled
+                || hearing::correlated_before(reader, interval)? >= CORRELATED_FORGIVEN;
+            let case = Case {
+                interval,
+                policy: &policy,
+                version: cut.version,
+                verdict: record.verdict,
+                strikes_count,
+                index: record.index,
+                term: record.term,
+                at: record.settled_at,
+            };
+            let grants = grants(reader, &record, &revision)?;
+            let judged = judge_again(reader, &record, &case, &grants, &judgement)?;
             let agrees = judged.judgement == judgement;
             match &judged.score {
                 None => lines.push(format!(
                     "no observer made at least half of {} pings: no score, nothing paid, nobody struck",
                     policy.pings_per_interval()
                 )),
-                Some(score) => arithmetic(&policy, score, &mut lines),
+                Some(score) => arithmetic(&case, score, &mut lines),
             }
-            outcome(&judged, agrees, &mut lines);
+            budget(&revision, &grants, &judged, &mut lines);
+            outcome(&case, &judged, agrees, &mut lines);
             (judged.score, Some(judgement.observation), agrees)
         }
     };
@@ -113,25 +136,46 @@ fn witnesses(
     record.observers.iter().map(witness).collect()
 }
 
-/// The same judgement from the stored reports. The book starts empty: no sum of all accounts is near its end.
+/// How the interval's budget was shared: by what the stored judgements say was earned.
+fn grants(reader: &dyn Reader, record: &Interval, revision: &Revision) -> Result<Grants, KeyspaceError> {
+    if revision.budget <= Amount::ZERO {
+        return Ok(Grants::Whole);
+    }
+    let prefix = keys::numbered(keys::JUDGEMENT_TABLE, record.id.0);
+    let mut earned = Vec::new();
+    blocks::visit(reader, &prefix, &prefix, &mut |judgement: Judgement| {
+        earned.push((judgement.observation.member, judgement.earned));
+        Ok(true)
+    })?;
+    Ok(Grants::share(revision.budget, earned))
+}
+
+/// The same judgement from the stored reports. The book begins where the stored movements do, and with empty sums: no sum
+/// of all accounts is near its end.
 fn judge_again(
     reader: &dyn Reader,
     record: &Interval,
-    policy: &Policy,
-    member: &MemberId,
+    case: &Case<'_>,
+    grants: &Grants,
     stored: &Judgement,
 ) -> Result<Judged, KeyspaceError> {
+    let member = &stored.observation.member;
     let mut seen = Vec::new();
     for observer in record.observers.iter().filter(|observer| observer.used) {
         if let Some(row) = evidence::row(reader, record.id, &observer.id, member)? {
             seen.push((observer.id.clone(), evidence::seen(&row)));
         }
     }
-    let (index, term, at) = (record.index, record.term, record.settled_at);
-    let case = Case { interval: record.id, policy, index, term, at };
-    let left = stored.observation.status == MemberStatus::Left;
-    let (standing, balance) = (stored.before, stored.balance_before);
-    Ok(judge::judge(&case, &mut Book::default(), Subject { member, standing, balance, left }, &seen))
+    let records = stored.first_seq.saturating_sub(1);
+    let mut book = Book { totals: Totals { records, ..Totals::default() } };
+    let subject = Subject {
+        member,
+        standing: stored.before,
+        balance: stored.balance_before,
+        left: stored.observation.status == MemberStatus::Left,
+        excused: maintenance::excused(reader, record.id)?.contains(member.as_str()),
+    };
+    Ok(judge::judge(case, &mut book, grants, subject, &seen))
 }
 
 fn kind_name(policy: &Policy) -> &'static str {
@@ -180,21 +224,37 @@ fn list(values: &[u32]) -> String {
 }
 
 /// The formulas with their numbers, in the order in which they are evaluated.
-fn arithmetic(policy: &Policy, score: &Score, lines: &mut Vec<String>) {
-    let a = score.availability_ppm;
+fn arithmetic(case: &Case<'_>, score: &Score, lines: &mut Vec<String>) {
+    let (policy, a) = (case.policy, score.availability_ppm);
     lines.push(format!("A = upper median({}) = {a}", list(&score.availabilities_ppm)));
     match policy.kind {
         PolicyKind::Classic => {
             let answered = if score.is_dark() { "missed" } else { "answered" };
             lines.push(format!("the turn is {answered}: A {a} against {HALF_PPM}"));
+            if score.version_ppm == 0 {
+                lines.push(version_line(case, score));
+            }
             lines.push(format!("reward = {}", score.reward.0));
             lines.push(format!("penalty = {}", score.penalty.0));
         }
-        PolicyKind::Standard => standard_arithmetic(policy, score, lines),
+        PolicyKind::Standard => standard_arithmetic(case, score, lines),
     }
 }
 
-fn standard_arithmetic(policy: &Policy, score: &Score, lines: &mut Vec<String>) {
+/// `V`, with what it was compared with if that made a difference.
+fn version_line(case: &Case<'_>, score: &Score) -> String {
+    match case.version {
+        Some(version) if !score.versions_ppm.is_empty() => format!(
+            "V = upper median({}) = {} (against version {version})",
+            list(&score.versions_ppm),
+            score.version_ppm
+        ),
+        _ => format!("V = {}", score.version_ppm),
+    }
+}
+
+fn standard_arithmetic(case: &Case<'_>, score: &Score, lines: &mut Vec<String>) {
+    let policy = case.policy;
     let (a, p, l, v) = (score.availability_ppm, score.p90_us, score.latency_ppm, score.version_ppm);
     let (c, s, m) = (score.share_ppm, score.score_ppm, WHOLE_PPM);
     lines.push(match score.p90s_us.as_slice() {
@@ -209,7 +269,7 @@ fn standard_arithmetic(policy: &Policy, score: &Score, lines: &mut Vec<String>) 
         let span = LATENCY_HALF_US - LATENCY_FULL_US;
         format!("L = {m} - {HALF_PPM} * ({p} - {LATENCY_FULL_US}) / {span} = {l}")
     });
-    lines.push(format!("V = {v}"));
+    lines.push(version_line(case, score));
     let sent = score::upper_median(&score.sents).unwrap_or(0);
     lines.push(format!("C = min({m}, {sent} * {m} / {}) = {c}", score.expected));
     lines.push(if score.is_dark() {
@@ -229,10 +289,33 @@ fn standard_arithmetic(policy: &Policy, score: &Score, lines: &mut Vec<String>) 
     });
 }
 
+/// What the budget made of it, if it was not enough for all.
+fn budget(revision: &Revision, grants: &Grants, judged: &Judged, lines: &mut Vec<String>) {
+    let Grants::Shared { total, .. } = grants else { return };
+    let (earned, budget) = (judged.judgement.earned, revision.budget.0);
+    if earned <= Amount::ZERO {
+        return;
+    }
+    let granted = grants.of(&judged.judgement.observation.member, earned);
+    let floor = i128::from(earned.0) * i128::from(budget) / total;
+    let extra = if i128::from(granted.0) > floor { " + 1 of what rounding left over" } else { "" };
+    lines.push(format!(
+        "budget {budget} for {total} earned by all: {} * {budget} / {total}{extra} = {}",
+        earned.0, granted.0
+    ));
+}
+
 /// What the standing made of it.
-fn outcome(judged: &Judged, agrees: bool, lines: &mut Vec<String>) {
+fn outcome(case: &Case<'_>, judged: &Judged, agrees: bool, lines: &mut Vec<String>) {
     let (before, after) = (judged.judgement.before, judged.after);
-    if judged.score.is_some() {
+    let excused = judged.judgement.observation.excused;
+    if excused {
+        lines.push("announced maintenance: not paid, not penalised, not struck".to_string());
+    } else if judged.score.is_some() {
+        if case.verdict == Verdict::Correlated {
+            let strikes = if case.strikes_count { "" } else { " and no strikes" };
+            lines.push(format!("most members were dark at once: no penalties{strikes}"));
+        }
         if !before.is_paid() {
             lines.push(format!("not paid: {} before the interval was settled", before.status.as_str()));
         }
@@ -253,7 +336,8 @@ fn outcome(judged: &Judged, agrees: bool, lines: &mut Vec<String>) {
     ));
     let observation = &judged.judgement.observation;
     let fine = judged.score.as_ref().map_or(Amount::ZERO, |score| score.penalty);
-    if before.is_fined() && observation.penalty < fine {
+    let fined = before.is_fined() && !excused && case.verdict != Verdict::Correlated;
+    if fined && observation.penalty < fine {
         lines.push(format!("the balance floor limits the penalty to {}", observation.penalty.0));
     }
     lines.push(format!(

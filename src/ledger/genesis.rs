@@ -9,40 +9,12 @@ use super::command::{Answer, Rejection};
 use super::keys;
 use super::keyspace::Keyspace;
 use super::members;
-use super::policy::Policy;
+use super::policy::{Policy, Revision};
 use super::records::{Genesis, IntervalState, MemberKind};
 use super::table;
 
 /// Longest name of a cluster, in bytes.
 pub const CLUSTER_BYTES_MAX: usize = 128;
-/// Longest interval and longest time between pings: one day, in milliseconds.
-pub const POLICY_TIME_MS_MAX: u64 = 86_400_000;
-
-/// Whether the numbers of a policy can be judged by.
-pub(super) fn check_policy(policy: &Policy) -> Result<(), Rejection> {
-    let times = [
-        ("interval", policy.interval_ms),
-        ("ping", policy.ping_ms),
-        ("ping timeout", policy.ping_timeout_ms),
-    ];
-    for (name, value) in times {
-        if value == 0 || value > POLICY_TIME_MS_MAX {
-            let why = format!("policy: {name} is 1 to {POLICY_TIME_MS_MAX} ms, not {value}");
-            return Err(Rejection::BadRequest(why));
-        }
-    }
-    if policy.ping_ms > policy.interval_ms {
-        return Err(Rejection::BadRequest("policy: ping is longer than the interval".to_string()));
-    }
-    if policy.reward.0 < 0 || policy.penalty.0 < 0 {
-        return Err(Rejection::BadRequest("policy: reward and penalty are not negative".to_string()));
-    }
-    if policy.revision == 0 {
-        return Err(Rejection::BadRequest("policy: revisions are numbered from 1".to_string()));
-    }
-    Ok(())
-}
-
 fn check_identity(cluster: &str, identity: &str) -> Result<(), Rejection> {
     if cluster.is_empty() || cluster.len() > CLUSTER_BYTES_MAX || cluster.chars().any(char::is_control) {
         let why = format!("the cluster's name has 1 to {CLUSTER_BYTES_MAX} printable bytes");
@@ -67,7 +39,7 @@ pub(super) fn genesis(
         return Err(Rejection::Stale("the cluster has its genesis already".to_string()).into());
     }
     check_identity(cluster, identity)?;
-    check_policy(policy)?;
+    policy.check()?;
     let mut members_by_id = BTreeMap::new();
     for (node, address) in nodes {
         members::check_address(address)?;
@@ -81,8 +53,9 @@ pub(super) fn genesis(
     }
     let record = Genesis { cluster: cluster.to_string(), identity: identity.to_string(), at: entry.at };
     table::write(space, keys::GENESIS, &record)?;
-    table::write(space, &keys::policy(policy.revision), policy)?;
+    table::write(space, &keys::policy(policy.revision), &Revision::initial(policy.clone()))?;
     table::write(space, keys::POLICY_REVISION, &policy.revision)?;
+    table::write(space, keys::POLICY_NEWEST, &policy.revision)?;
     let first = IntervalId(1);
     let state = IntervalState { open: first, next_settle: first, opened_at: entry.at };
     table::write(space, keys::INTERVALS, &state)?;

@@ -1,16 +1,14 @@
 //! The first two steps of an interval: the cut, and the observers' reports.
 
-use std::ops::Bound;
-
 use crate::types::{IntervalId, MemberId};
 
 use super::apply::{Entry, Happening, Step, Stop};
 use super::command::{Answer, REPORT_ROWS_MAX, Rejection, Report, Row};
 use super::evidence::{CutRecord, ReportHead};
 use super::keys;
-use super::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
-use super::policy::Policy;
+use super::keyspace::{Keyspace, Reader};
 use super::records::IntervalState;
+use super::roster;
 use super::table;
 
 /// Most parts of one report.
@@ -37,7 +35,7 @@ pub(super) fn cut(
         return Err(Rejection::Conflict(format!("interval {} is open, not {interval}", state.open)).into());
     }
     let revision: u64 = table::expect(&*space, keys::POLICY_REVISION)?;
-    let policy: Policy = table::expect(&*space, &keys::policy(revision))?;
+    let policy = super::rules::revision(&*space, revision)?.policy;
     let nodes = super::members::nodes(&*space)?;
     let record = CutRecord {
         opened_at: state.opened_at,
@@ -46,6 +44,8 @@ pub(super) fn cut(
         term: entry.term,
         policy: revision,
         observers: nodes.into_iter().collect(),
+        members: table::read_or_default(&*space, keys::PRESENT)?,
+        version: super::members::cluster_version(&*space)?,
     };
     table::write(space, &keys::cut(interval), &record)?;
     let next = IntervalState { open: interval.next(), opened_at: entry.at, ..state };
@@ -57,6 +57,7 @@ pub(super) fn cut(
         cut_at: record.cut_at,
         observers: record.observers,
     });
+    super::rules::activate(space, next.open, happenings)?;
     Ok(Answer::Done)
 }
 
@@ -148,17 +149,11 @@ fn check_place(head: &ReportHead, report: &Report) -> Result<(), Rejection> {
 fn check_known(reader: &dyn Reader, rows: &[Row]) -> Result<(), Stop> {
     let Some((first, last)) = rows.first().zip(rows.last()) else { return Ok(()) };
     let mut wanted = rows.iter().map(|row| &row.member).peekable();
-    let from = keys::member(&first.member);
-    let mut to = keys::member(&last.member);
-    // The smallest key after the last member's own.
-    to.push(0);
-    table::visit(reader, Bound::Included(&from), &to, Direction::Forward, &mut |key, _| {
-        let known = &key[1..];
-        let step = wanted.next_if(|member| member.as_str().as_bytes() == known);
+    roster::names_between(reader, (&first.member, &last.member), &mut |known| {
+        let step = wanted.next_if(|member| *member == known);
         // Rows are in order, so one that is smaller than what the walk has reached is nobody's.
-        Ok(step.is_some() || wanted.peek().is_some_and(|member| member.as_str().as_bytes() > known))
-    })
-    .map_err(|error: KeyspaceError| Stop::from(error))?;
+        step.is_some() || wanted.peek().is_some_and(|member| *member > known)
+    })?;
     match wanted.peek() {
         None => Ok(()),
         Some(unknown) => Err(Rejection::BadRequest(format!("{unknown} is not a member")).into()),

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
+use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
 
 use super::accounts::{self, Book, Posting};
+use super::budget::Grants;
 use super::policy::Policy;
-use super::records::{MemberStatus, Movement, MovementKind, Observation};
+use super::records::{MemberStatus, Movement, MovementKind, Observation, Verdict};
 use super::score::{self, Score, Seen};
 use super::standing::{Standing, StandingChange};
 
@@ -23,6 +24,19 @@ pub struct Judgement {
     pub before: Standing,
     /// The balance before it.
     pub balance_before: Amount,
+    /// What the member would have been paid without a budget.
+    pub earned: Amount,
+    /// The ledger sequence of its first movement; 0 if there is none.
+    pub first_seq: u64,
+}
+
+impl Judgement {
+    /// The sequences of its movements: reward, then penalty, each only if it was made.
+    pub fn seqs(&self) -> std::ops::Range<u64> {
+        let Observation { reward, penalty, .. } = self.observation;
+        let made = u64::from(reward != Amount::ZERO) + u64::from(penalty != Amount::ZERO);
+        self.first_seq..self.first_seq + made
+    }
 }
 
 /// What all members of an interval have in common.
@@ -32,6 +46,12 @@ pub struct Case<'a> {
     pub interval: IntervalId,
     /// Its policy.
     pub policy: &'a Policy,
+    /// What members' versions are compared with.
+    pub version: Option<Version>,
+    /// What becomes of the interval as a whole.
+    pub verdict: Verdict,
+    /// Whether strikes are given and cooldowns pass.
+    pub strikes_count: bool,
     /// The settling entry.
     pub index: Index,
     /// That entry's term.
@@ -51,6 +71,8 @@ pub struct Subject<'a> {
     pub balance: Amount,
     /// Whether it has left; then it is judged for the time it was there.
     pub left: bool,
+    /// Whether it is in announced maintenance.
+    pub excused: bool,
 }
 
 /// What came of it.
@@ -72,20 +94,40 @@ pub struct Judged {
     pub refused: Vec<(MovementKind, Amount)>,
 }
 
+/// What a member would be paid without a budget.
+pub fn earned(case: &Case<'_>, subject: &Subject<'_>, seen: &[(NodeId, Seen)]) -> Amount {
+    if subject.excused || !subject.standing.is_paid() {
+        return Amount::ZERO;
+    }
+    let counted: Vec<Seen> = seen.iter().map(|(_, seen)| *seen).collect();
+    let score = score::score(case.policy, case.version, &counted).unwrap_or(None);
+    score.map_or(Amount::ZERO, |score| score.reward)
+}
+
 /// Judges one member and appends its movements to the book.
-pub fn judge(case: &Case<'_>, book: &mut Book, subject: Subject<'_>, seen: &[(NodeId, Seen)]) -> Judged {
+pub fn judge(
+    case: &Case<'_>,
+    book: &mut Book,
+    grants: &Grants,
+    subject: Subject<'_>,
+    seen: &[(NodeId, Seen)],
+) -> Judged {
     let counted: Vec<Seen> = seen.iter().map(|(_, seen)| *seen).collect();
     let mut refused = Vec::new();
-    let score = score::score(case.policy, &counted).unwrap_or_else(|score::Overflow| {
+    let score = score::score(case.policy, case.version, &counted).unwrap_or_else(|score::Overflow| {
         refused.push((MovementKind::Reward, case.policy.reward));
         None
     });
-    let (after, change) = subject.standing.after(case.policy, score.as_ref());
+    let counts = score.as_ref().filter(|_| !subject.excused);
+    let (after, change) = subject.standing.after(case.policy, counts, case.strikes_count);
+    let is_paid = subject.standing.is_paid();
     let mut judged = Judged {
         judgement: Judgement {
             observation: observe(case, &subject, seen, score.as_ref(), after),
             before: subject.standing,
             balance_before: subject.balance,
+            earned: counts.filter(|_| is_paid).map_or(Amount::ZERO, |score| score.reward),
+            first_seq: 0,
         },
         after,
         balance: subject.balance,
@@ -94,14 +136,13 @@ pub fn judge(case: &Case<'_>, book: &mut Book, subject: Subject<'_>, seen: &[(No
         movements: Vec::new(),
         refused,
     };
-    if let Some(score) = &score {
-        if subject.standing.is_paid() {
-            pay(case, book, subject.member, score, &mut judged);
-        }
-        if subject.standing.is_fined() {
+    if let Some(score) = counts {
+        pay(case, book, grants, subject.member, score, &mut judged);
+        if subject.standing.is_fined() && case.verdict != Verdict::Correlated {
             fine(case, book, subject.member, score, &mut judged);
         }
     }
+    judged.judgement.first_seq = judged.movements.first().map_or(0, |movement| movement.seq);
     judged.score = score;
     judged
 }
@@ -132,16 +173,28 @@ fn observe(
         strikes: after.strikes,
         status: if subject.left { MemberStatus::Left } else { after.status },
         by,
+        excused: subject.excused,
     }
 }
 
-fn pay(case: &Case<'_>, book: &mut Book, member: &MemberId, score: &Score, judged: &mut Judged) {
-    if score.reward <= Amount::ZERO {
+fn pay(
+    case: &Case<'_>,
+    book: &mut Book,
+    grants: &Grants,
+    member: &MemberId,
+    score: &Score,
+    judged: &mut Judged,
+) {
+    let earned = judged.judgement.earned;
+    let granted = grants.of(member, earned);
+    if granted <= Amount::ZERO {
         return;
     }
-    let reason = format!("availability {} ppm, score {} ppm", score.availability_ppm, score.score_ppm);
-    if post(case, book, member, (MovementKind::Reward, score.reward), reason, judged) {
-        judged.judgement.observation.reward = score.reward;
+    let limited = if granted < earned { ", its share of the budget" } else { "" };
+    let reason =
+        format!("availability {} ppm, score {} ppm{limited}", score.availability_ppm, score.score_ppm);
+    if post(case, book, member, (MovementKind::Reward, granted), reason, judged) {
+        judged.judgement.observation.reward = granted;
     }
 }
 

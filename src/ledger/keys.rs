@@ -7,6 +7,7 @@
 //!
 //! | key | value |
 //! |---|---|
+//! | `achanged` | the newest change of any member (log index) |
 //! | `aclock` | log time, the largest seen ([`crate::types::UnixMillis`]) |
 //! | `acheckpoint` | how far the projection is ([`super::records::Checkpoint`]) |
 //! | `agenesis` | who this cluster is ([`super::records::Genesis`]) |
@@ -15,30 +16,43 @@
 //! | `amembers` | number of member records (`u64`) |
 //! | `anodes` | the super-nodes that have not left (set of [`crate::types::NodeId`]) |
 //! | `apolicy` | revision in force (`u64`) |
+//! | `apolicynewest` | newest revision, in force or not yet (`u64`) |
+//! | `apresent` | number of members that have not left (`u64`) |
 //! | `arevision` | revision of the shared dictionary (`u64`) |
 //! | `asessions` | how many client sessions there are, and the bytes of their answers |
 //! | `atotals` | sums and chain heads ([`super::records::Totals`]) |
+//! | `aversions` | the versions that super-nodes have stated |
 //! | `c` interval | the cut of an interval ([`super::evidence::CutRecord`]) |
 //! | `d` idempotency key | the first answer |
 //! | `D` log index | an idempotency key, oldest first, for eviction |
 //! | `e` term | [`super::records::Election`] |
+//! | `g` member | the key of an agent ([`crate::types::AgentKey`]) |
+//! | `G` member | an agent that waits for approval ([`super::agents::Waiting`]) |
 //! | `h` interval, observer | which parts of a report are here ([`super::evidence::ReportHead`]) |
 //! | `i` interval | [`super::records::Interval`] |
 //! | `k` key | [`super::records::KvEntry`] |
 //! | `l` member | the standing that a member had when it left |
-//! | `m` member | [`super::records::Member`] |
-//! | `o` interval, member | [`super::judge::Judgement`] |
-//! | `p` revision | [`super::policy::Policy`] |
+//! | `m` first name | a block of members, see [`super::roster`] |
+//! | `n` member | its claims ([`super::claims::ClaimState`]) |
+//! | `o` interval, first member | a block of judgements (list of [`super::judge::Judgement`]) |
+//! | `p` revision | [`super::policy::Revision`] |
 //! | `q` interval, observer, 0, part | the rows of a report (list of [`super::command::Row`]) |
-//! | `r` sequence | [`super::records::Movement`] |
-//! | `s` member, 0, sequence | empty: the movements of one member |
+//! | `R` log index | what an operator did from outside ([`super::recoveries::RecoveryAct`]) |
+//! | `r` first sequence | a block of movements (list of [`super::records::Movement`]) |
+//! | `s` member, 0, sequence | empty: the movements of one member that no interval made |
+//! | `t` member | its announced maintenance (list of [`super::maintenance::Window`]) |
 //! | `v` session | a client session: its last use and its lowest unanswered sequence |
 //! | `V` log index | the session that was last used there, for expiry and eviction |
 //! | `w` session, sequence | the answer to a request of a session |
-//! | `x` log index, member | empty: the last change of each member |
+//!
+//! An interval touches every member. Its judgements, its movements and the members' records stand in blocks of up to
+//! [`super::blocks::BLOCK_RECORDS`], because the store's cost is one per row, not one per byte. Who wants one record
+//! looks for the last block that begins at or before it.
 
 use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term};
 
+/// The newest change of any member.
+pub const CHANGED: &[u8] = b"achanged";
 /// Log time.
 pub const CLOCK: &[u8] = b"aclock";
 /// How far the projection is.
@@ -57,12 +71,18 @@ pub const MEMBER_COUNT: &[u8] = b"amembers";
 pub const NODES: &[u8] = b"anodes";
 /// Revision of the policy in force.
 pub const POLICY_REVISION: &[u8] = b"apolicy";
+/// Newest revision of the policy, in force or not yet.
+pub const POLICY_NEWEST: &[u8] = b"apolicynewest";
+/// Number of members that have not left.
+pub const PRESENT: &[u8] = b"apresent";
 /// Revision of the shared dictionary.
 pub const KV_REVISION: &[u8] = b"arevision";
 /// How many client sessions there are, and the bytes of their answers.
 pub const SESSION_TOTALS: &[u8] = b"asessions";
 /// Sums and chain heads.
 pub const TOTALS: &[u8] = b"atotals";
+/// The versions that super-nodes have stated.
+pub const VERSIONS: &[u8] = b"aversions";
 
 /// Table of remembered answers.
 pub const ANSWER_TABLE: u8 = b'd';
@@ -70,30 +90,40 @@ pub const ANSWER_TABLE: u8 = b'd';
 pub const ANSWER_AGE_TABLE: u8 = b'D';
 /// Table of elections.
 pub const ELECTION_TABLE: u8 = b'e';
+/// Table of the keys of agents.
+pub const AGENT_KEY_TABLE: u8 = b'g';
+/// Table of agents that wait for approval.
+pub const AGENT_WAITING_TABLE: u8 = b'G';
 /// Table of report heads.
 pub const HEAD_TABLE: u8 = b'h';
 /// Table of intervals.
 pub const INTERVAL_TABLE: u8 = b'i';
 /// Table of the shared dictionary.
 pub const KV_TABLE: u8 = b'k';
-/// Table of members.
+/// Table of the blocks of members.
 pub const MEMBER_TABLE: u8 = b'm';
-/// Table of judgements.
+/// Table of claims.
+pub const CLAIM_TABLE: u8 = b'n';
+/// Table of the blocks of judgements.
 pub const JUDGEMENT_TABLE: u8 = b'o';
+/// Table of the revisions of the policy.
+pub const POLICY_TABLE: u8 = b'p';
 /// Table of report rows.
 pub const ROWS_TABLE: u8 = b'q';
-/// Table of movements.
+/// Table of the blocks of movements.
 pub const MOVEMENT_TABLE: u8 = b'r';
-/// Table of the movements of each member.
+/// Table of what operators did from outside.
+pub const RECOVERY_TABLE: u8 = b'R';
+/// Table of the movements of each member that no interval made.
 pub const STATEMENT_TABLE: u8 = b's';
+/// Table of announced maintenance.
+pub const MAINTENANCE_TABLE: u8 = b't';
 /// Table of client sessions.
 pub const SESSION_TABLE: u8 = b'v';
 /// Table of client sessions by their last use.
 pub const SESSION_AGE_TABLE: u8 = b'V';
 /// Table of the answers within sessions.
 pub const SESSION_ANSWER_TABLE: u8 = b'w';
-/// Table of the last changes of members.
-pub const CHANGE_TABLE: u8 = b'x';
 
 /// A table, then parts.
 fn build(table: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -118,6 +148,16 @@ pub fn named(table: u8, name: &str) -> Vec<u8> {
 /// The number that ends `key`, if it is long enough.
 pub fn last_number(key: &[u8]) -> Option<u64> {
     key.last_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The key of an agent.
+pub fn agent_key(member: &MemberId) -> Vec<u8> {
+    named(AGENT_KEY_TABLE, member.as_str())
+}
+
+/// An agent that waits for approval.
+pub fn agent_waiting(member: &MemberId) -> Vec<u8> {
+    named(AGENT_WAITING_TABLE, member.as_str())
 }
 
 /// The cut of an interval.
@@ -160,19 +200,29 @@ pub fn left_standing(member: &MemberId) -> Vec<u8> {
     named(b'l', member.as_str())
 }
 
-/// A member.
+/// A member: its block begins at or before this.
 pub fn member(member: &MemberId) -> Vec<u8> {
     named(MEMBER_TABLE, member.as_str())
 }
 
-/// The judgement of a member in an interval.
+/// The claims of a member.
+pub fn claims(member: &MemberId) -> Vec<u8> {
+    named(CLAIM_TABLE, member.as_str())
+}
+
+/// The announced maintenance of a member.
+pub fn maintenance(member: &MemberId) -> Vec<u8> {
+    named(MAINTENANCE_TABLE, member.as_str())
+}
+
+/// The judgement of a member in an interval: its block begins at or before this.
 pub fn judgement(interval: IntervalId, member: &MemberId) -> Vec<u8> {
     build(JUDGEMENT_TABLE, &[&interval.0.to_be_bytes(), member.as_str().as_bytes()])
 }
 
 /// A revision of the policy.
 pub fn policy(revision: u64) -> Vec<u8> {
-    numbered(b'p', revision)
+    numbered(POLICY_TABLE, revision)
 }
 
 /// Every part of an observer's report begins with this.
@@ -187,7 +237,7 @@ pub fn report_part(interval: IntervalId, observer: &NodeId, part: u32) -> Vec<u8
     key
 }
 
-/// A movement.
+/// A movement: its block begins at or before this.
 pub fn movement(seq: u64) -> Vec<u8> {
     numbered(MOVEMENT_TABLE, seq)
 }
@@ -210,11 +260,6 @@ pub fn session_age(index: Index) -> Vec<u8> {
 /// The answer to a request of a session.
 pub fn session_answer(id: SessionId, sequence: u64) -> Vec<u8> {
     build(SESSION_ANSWER_TABLE, &[&id.0.to_be_bytes(), &sequence.to_be_bytes()])
-}
-
-/// The last change of a member.
-pub fn change(index: Index, member: &MemberId) -> Vec<u8> {
-    build(CHANGE_TABLE, &[&index.0.to_be_bytes(), member.as_str().as_bytes()])
 }
 
 /// The smallest key that is larger than every key beginning with `prefix`. Our prefixes begin with a table letter,

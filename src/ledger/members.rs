@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::{Amount, MemberId, NodeId};
+use crate::types::{Amount, MemberId, NodeId, Version};
 
-use super::accounts;
 use super::apply::{Entry, Happening, Step};
 use super::command::{Answer, INCARNATION_BYTES_MAX, Rejection};
 use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError, Reader};
 use super::records::{Genesis, Member, MemberKind, MemberStatus};
+use super::roster;
 use super::settle;
 use super::standing::Standing;
 use super::table;
@@ -53,7 +53,7 @@ pub(super) fn join(
         return Err(Rejection::Conflict("the cluster has no genesis yet".to_string()).into());
     }
     check_address(address)?;
-    let Some(found) = table::read::<Member>(&*space, &keys::member(id))? else {
+    let Some(found) = roster::get(&*space, id)? else {
         let count: u64 = table::read_or_default(&*space, keys::MEMBER_COUNT)?;
         if count >= MEMBERS_MAX {
             return Err(Rejection::Conflict(format!("a cluster has up to {MEMBERS_MAX} members")).into());
@@ -78,12 +78,12 @@ pub(super) fn join(
         member.status = settle::left_standing(&*space, &found)?.status;
         member.joined_at = entry.at;
         space.delete(&keys::left_standing(id))?;
-        count_node(space, &member, true)?;
+        count_present(space, &member, true)?;
         happenings.push(Happening::MemberJoined { member: id.clone(), kind, address: address.to_string() });
     } else {
         happenings.push(Happening::MemberMoved { member: id.clone(), address: address.to_string() });
     }
-    accounts::store_member(space, Some(found.index), &member)?;
+    roster::put(space, &member)?;
     Ok(Answer::Done)
 }
 
@@ -110,10 +110,10 @@ pub(super) fn enrol(
         as_of: 0,
         index: entry.index,
     };
-    accounts::store_member(space, None, &member)?;
+    roster::put(space, &member)?;
     let count: u64 = table::read_or_default(&*space, keys::MEMBER_COUNT)?;
     table::write(space, keys::MEMBER_COUNT, &(count + 1))?;
-    count_node(space, &member, true)?;
+    count_present(space, &member, true)?;
     happenings.push(Happening::MemberJoined { member: id.clone(), kind, address: address.to_string() });
     Ok(())
 }
@@ -125,7 +125,7 @@ pub(super) fn leave(
     id: &MemberId,
     happenings: &mut Vec<Happening>,
 ) -> Step {
-    let Some(found) = table::read::<Member>(&*space, &keys::member(id))? else {
+    let Some(found) = roster::get(&*space, id)? else {
         return Err(Rejection::NotFound(format!("member {id}")).into());
     };
     if found.status == MemberStatus::Left {
@@ -133,8 +133,8 @@ pub(super) fn leave(
     }
     table::write(space, &keys::left_standing(id), &Standing::of(&found))?;
     let member = Member { status: MemberStatus::Left, index: entry.index, ..found.clone() };
-    accounts::store_member(space, Some(found.index), &member)?;
-    count_node(space, &member, false)?;
+    roster::put(space, &member)?;
+    count_present(space, &member, false)?;
     happenings.push(Happening::MemberLeft { member: id.clone() });
     Ok(Answer::Done)
 }
@@ -184,8 +184,41 @@ pub(super) fn seen(
     }
 }
 
-/// Keeps the set of super-nodes that observe. One that leaves is bound to no directory any more.
-fn count_node(space: &mut dyn Keyspace, member: &Member, present: bool) -> Result<(), KeyspaceError> {
+/// [`super::command::Command::NodeVersion`]. The word of a super-node about itself; it replaces the one before.
+pub(super) fn stated_version(
+    space: &mut dyn Keyspace,
+    node: &NodeId,
+    version: Version,
+    happenings: &mut Vec<Happening>,
+) -> Step {
+    if !nodes(&*space)?.contains(node) {
+        return Err(Rejection::Conflict(format!("{node} is no super-node of this cluster")).into());
+    }
+    let mut versions = versions(&*space)?;
+    if versions.insert(node.clone(), version) != Some(version) {
+        table::write(space, keys::VERSIONS, &versions)?;
+        happenings.push(Happening::VersionStated { node: node.clone(), version });
+    }
+    Ok(Answer::Done)
+}
+
+/// The versions that the super-nodes have stated.
+pub(super) fn versions(reader: &dyn Reader) -> Result<BTreeMap<NodeId, Version>, KeyspaceError> {
+    table::read_or_default(reader, keys::VERSIONS)
+}
+
+/// What the versions of members are compared with: the lowest that a super-node has stated, so that nobody earns less
+/// for not being ahead of a cluster whose upgrade is under way.
+pub(super) fn cluster_version(reader: &dyn Reader) -> Result<Option<Version>, KeyspaceError> {
+    Ok(versions(reader)?.into_values().min())
+}
+
+/// Keeps the number of members that have not left, and the set of super-nodes that observe. One that leaves is bound to
+/// no directory any more.
+fn count_present(space: &mut dyn Keyspace, member: &Member, present: bool) -> Result<(), KeyspaceError> {
+    let count: u64 = table::read_or_default(&*space, keys::PRESENT)?;
+    let count = if present { count + 1 } else { count.saturating_sub(1) };
+    table::write(space, keys::PRESENT, &count)?;
     if member.kind != MemberKind::Node {
         return Ok(());
     }
@@ -195,6 +228,10 @@ fn count_node(space: &mut dyn Keyspace, member: &Member, present: bool) -> Resul
         let mut bound: BTreeMap<NodeId, String> = table::read_or_default(&*space, keys::INCARNATIONS)?;
         if bound.remove(&node).is_some() {
             table::write(space, keys::INCARNATIONS, &bound)?;
+        }
+        let mut versions = versions(&*space)?;
+        if versions.remove(&node).is_some() {
+            table::write(space, keys::VERSIONS, &versions)?;
         }
     }
     let _changed = if present { nodes.insert(node) } else { nodes.remove(&node) };

@@ -1,22 +1,30 @@
 //! Reading the state. Everything is a pure function over a consistent [`Reader`]; lists are in ascending order, begin after
 //! a cursor and hold at most `limit` items.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use crate::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
+use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
 
+use super::blocks;
+use super::claims::{self, ClaimState};
 use super::evidence;
 use super::judge::Judgement;
 use super::keys;
 use super::keyspace::{Direction, KeyspaceError, Reader};
-use super::policy::Policy;
+use super::policy::{Policy, Revision};
 use super::records::{
     Checkpoint, Election, Genesis, Interval, IntervalState, KvEntry, Member, Movement, MovementKind,
     Observation, Totals, Verdict,
 };
+use super::recoveries::{self, Recovery};
+use super::roster;
 use super::settle;
 use super::table;
+
+/// Members that are looked at in one go when all are.
+const MEMBERS_AT_ONCE: usize = 1_024;
 
 /// Who this cluster is; `None` before its first command.
 pub fn genesis(reader: &dyn Reader) -> Result<Option<Genesis>, KeyspaceError> {
@@ -25,15 +33,35 @@ pub fn genesis(reader: &dyn Reader) -> Result<Option<Genesis>, KeyspaceError> {
 
 /// The policy in force for the open interval; `None` before the first command.
 pub fn policy(reader: &dyn Reader) -> Result<Option<Policy>, KeyspaceError> {
+    Ok(revision_in_force(reader)?.map(|revision| revision.policy))
+}
+
+/// The same with what belongs to its revision.
+pub fn revision_in_force(reader: &dyn Reader) -> Result<Option<Revision>, KeyspaceError> {
     match table::read(reader, keys::POLICY_REVISION)? {
-        Some(revision) => policy_revision(reader, revision),
+        Some(number) => revision(reader, number),
         None => Ok(None),
     }
 }
 
 /// A revision of the policy, for the intervals that were judged by it.
-pub fn policy_revision(reader: &dyn Reader, revision: u64) -> Result<Option<Policy>, KeyspaceError> {
-    table::read(reader, &keys::policy(revision))
+pub fn revision(reader: &dyn Reader, number: u64) -> Result<Option<Revision>, KeyspaceError> {
+    table::read(reader, &keys::policy(number))
+}
+
+/// Revisions of the policy after one, those included that are not in force yet.
+pub fn revisions(reader: &dyn Reader, after: u64, limit: usize) -> Result<Vec<Revision>, KeyspaceError> {
+    table::page(reader, &[keys::POLICY_TABLE], Some(&keys::policy(after)), limit, &mut |_| true)
+}
+
+/// What the versions of members are compared with: the lowest that a super-node has stated.
+pub fn cluster_version(reader: &dyn Reader) -> Result<Option<Version>, KeyspaceError> {
+    super::members::cluster_version(reader)
+}
+
+/// The versions that the super-nodes have stated.
+pub fn versions(reader: &dyn Reader) -> Result<BTreeMap<NodeId, Version>, KeyspaceError> {
+    super::members::versions(reader)
 }
 
 /// Log time: the largest stamp applied.
@@ -88,13 +116,30 @@ pub fn members(
     after: Option<&MemberId>,
     limit: usize,
 ) -> Result<Vec<Member>, KeyspaceError> {
-    let after = after.map(keys::member);
-    table::page(reader, &[keys::MEMBER_TABLE], after.as_deref(), limit, &mut |_| true)
+    roster::page(reader, after, limit)
 }
 
 /// One member.
 pub fn member(reader: &dyn Reader, id: &MemberId) -> Result<Option<Member>, KeyspaceError> {
-    table::read(reader, &keys::member(id))
+    roster::get(reader, id)
+}
+
+/// The members with the highest balances, highest first, among equals by name; at most `limit`. Looks at all of them.
+pub fn richest(reader: &dyn Reader, limit: usize) -> Result<Vec<Member>, KeyspaceError> {
+    let mut best: BTreeMap<(Reverse<Amount>, MemberId), Member> = BTreeMap::new();
+    let mut after: Option<MemberId> = None;
+    loop {
+        let page = roster::page(reader, after.as_ref(), MEMBERS_AT_ONCE)?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.id.clone());
+        for member in page {
+            best.insert((Reverse(member.balance), member.id.clone()), member);
+            if best.len() > limit {
+                best.pop_last();
+            }
+        }
+    }
+    Ok(best.into_values().collect())
 }
 
 /// How many member records there are, those that left included.
@@ -102,60 +147,13 @@ pub fn member_count(reader: &dyn Reader) -> Result<u64, KeyspaceError> {
     table::read_or_default(reader, keys::MEMBER_COUNT)
 }
 
-/// Members whose record changed after a log index, in order of [`Member::index`]. All members that one entry changed come
-/// together, even when that makes it more than `limit` (a settlement may change all of them): so the last one's
-/// index is a safe cursor. Use [`members_changed_page`] where memory must be bounded.
+/// See [`roster::changed_after`].
 pub fn members_changed_after(
     reader: &dyn Reader,
     after: Index,
     limit: usize,
 ) -> Result<Vec<Member>, KeyspaceError> {
-    changed(reader, after_entry(after), limit, true)
-}
-
-/// As [`members_changed_after`], with a hard limit and a finer cursor: the index and name of the last member seen.
-pub fn members_changed_page(
-    reader: &dyn Reader,
-    after: (Index, Option<&MemberId>),
-    limit: usize,
-) -> Result<Vec<Member>, KeyspaceError> {
-    let from = match after {
-        (index, None) => after_entry(index),
-        (index, Some(member)) => Bound::Excluded(keys::change(index, member)),
-    };
-    changed(reader, from, limit, false)
-}
-
-/// Where the changes by later entries begin.
-fn after_entry(index: Index) -> Bound<Vec<u8>> {
-    Bound::Included(keys::prefix_end(&keys::numbered(keys::CHANGE_TABLE, index.0)))
-}
-
-fn changed(
-    reader: &dyn Reader,
-    from: Bound<Vec<u8>>,
-    limit: usize,
-    whole_entries: bool,
-) -> Result<Vec<Member>, KeyspaceError> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    let mut ids: Vec<(u64, MemberId)> = Vec::new();
-    let from = from.as_ref().map(Vec::as_slice);
-    let end = keys::prefix_end(&[keys::CHANGE_TABLE]);
-    table::visit(reader, from, &end, Direction::Forward, &mut |key, _| {
-        let bad = || table::damaged(key, "not a member's change");
-        let (index, name) = key[1..].split_first_chunk::<8>().ok_or_else(bad)?;
-        let index = u64::from_be_bytes(*index);
-        let full = ids.len() >= limit;
-        if full && !(whole_entries && ids.last().is_some_and(|(last, _)| *last == index)) {
-            return Ok(false);
-        }
-        let name = std::str::from_utf8(name).map_err(|_| bad())?;
-        ids.push((index, name.parse().map_err(|_| bad())?));
-        Ok(true)
-    })?;
-    ids.iter().map(|(_, id)| table::expect(reader, &keys::member(id))).collect()
+    roster::changed_after(reader, after, limit)
 }
 
 /// Which movements to list.
@@ -175,8 +173,8 @@ pub struct RewardFilter {
     pub limit: usize,
 }
 
-/// Movements in order of sequence. A member's are found through its own index, times by bisection (log time never goes
-/// back), so only a filter by kind reads what it does not return.
+/// Movements in order of sequence. Times are found by bisection (log time never goes back); a member's movements through
+/// the intervals, so that for each interval one block is read; a filter by kind reads what it does not return.
 pub fn rewards(reader: &dyn Reader, filter: &RewardFilter) -> Result<Vec<Movement>, KeyspaceError> {
     let after = match filter.from {
         Some(from) => filter.after.max(last_before(reader, from)?),
@@ -197,50 +195,103 @@ pub fn rewards(reader: &dyn Reader, filter: &RewardFilter) -> Result<Vec<Movemen
     };
     match &filter.member {
         None => {
-            let from = keys::movement(after);
-            let end = keys::prefix_end(&[keys::MOVEMENT_TABLE]);
-            table::visit(reader, Bound::Excluded(&from), &end, Direction::Forward, &mut |key, value| {
-                Ok(keep(table::parse(key, value)?))
+            let from = keys::movement(after.saturating_add(1));
+            blocks::visit(reader, &[keys::MOVEMENT_TABLE], &from, &mut |movement: Movement| {
+                Ok(movement.seq <= after || keep(movement))
             })?;
         }
-        Some(member) => {
-            let from = keys::statement(member, after);
-            let end = keys::statement(member, u64::MAX);
-            table::visit(reader, Bound::Excluded(&from), &end, Direction::Forward, &mut |key, _| {
-                let seq = keys::last_number(key).ok_or_else(|| table::damaged(key, "no sequence"))?;
-                Ok(keep(table::expect(reader, &keys::movement(seq))?))
-            })?;
-        }
+        Some(member) => statement(reader, member, after, &mut keep)?,
     }
     Ok(found)
 }
 
-/// The last sequence whose movement is older than `time`; 0 for none. Bisection over the contiguous sequences.
-fn last_before(reader: &dyn Reader, time: UnixMillis) -> Result<u64, KeyspaceError> {
-    let prefix = [keys::MOVEMENT_TABLE];
-    let ends = (
-        table::edge(reader, &prefix, Direction::Forward)?,
-        table::edge(reader, &prefix, Direction::Backward)?,
-    );
-    let (Some((first, _)), Some((last, _))) = ends else { return Ok(0) };
-    // Invariant: everything before `low` is older than `time`, nothing from `high` on is.
-    let mut low = keys::last_number(&first).unwrap_or(1);
-    let mut high = keys::last_number(&last).unwrap_or(0).saturating_add(1);
+/// A member's movements after a sequence: those of the intervals, and between them those that no interval made.
+fn statement(
+    reader: &dyn Reader,
+    member: &MemberId,
+    after: u64,
+    keep: &mut dyn FnMut(Movement) -> bool,
+) -> Result<(), KeyspaceError> {
+    let state = interval_state(reader)?;
+    let end = state.map_or(IntervalId(1), |state| state.next_settle);
+    let mut other = next_other(reader, member, after)?;
+    let mut id = first_beyond(reader, after, end)?;
+    while id < end {
+        let seqs = judgement(reader, id, member)?.map(|judgement| judgement.seqs()).unwrap_or_default();
+        for seq in seqs.filter(|seq| *seq > after) {
+            while let Some(before) = other.filter(|other| *other < seq) {
+                if !keep(existing(reader, before)?) {
+                    return Ok(());
+                }
+                other = next_other(reader, member, before)?;
+            }
+            if !keep(existing(reader, seq)?) {
+                return Ok(());
+            }
+        }
+        id = id.next();
+    }
+    while let Some(last) = other {
+        if !keep(existing(reader, last)?) {
+            return Ok(());
+        }
+        other = next_other(reader, member, last)?;
+    }
+    Ok(())
+}
+
+/// The next movement of a member after a sequence that no interval made.
+fn next_other(reader: &dyn Reader, member: &MemberId, after: u64) -> Result<Option<u64>, KeyspaceError> {
+    let (from, end) = (keys::statement(member, after), keys::statement(member, u64::MAX));
+    let mut found = None;
+    table::visit(reader, Bound::Excluded(&from), &end, Direction::Forward, &mut |key, _| {
+        found = Some(keys::last_number(key).ok_or_else(|| table::damaged(key, "no sequence"))?);
+        Ok(false)
+    })?;
+    Ok(found)
+}
+
+/// The first settled interval that ends beyond a sequence, or `end`. Bisection: intervals end in their order.
+fn first_beyond(reader: &dyn Reader, after: u64, end: IntervalId) -> Result<IntervalId, KeyspaceError> {
+    let (mut low, mut high) = (1, end.0);
     while low < high {
         let middle = low + (high - low) / 2;
-        let movement: Movement = table::expect(reader, &keys::movement(middle))?;
-        if movement.at < time {
+        let record: Interval = table::expect(reader, &keys::interval(IntervalId(middle)))?;
+        if record.last_seq <= after {
             low = middle + 1;
         } else {
             high = middle;
         }
     }
-    Ok(low.saturating_sub(1))
+    Ok(IntervalId(low))
+}
+
+fn existing(reader: &dyn Reader, seq: u64) -> Result<Movement, KeyspaceError> {
+    reward(reader, seq)?.ok_or_else(|| table::damaged(&keys::movement(seq), "missing"))
+}
+
+/// The last sequence whose movement is older than `time`; 0 for none. Bisection over the contiguous sequences.
+fn last_before(reader: &dyn Reader, time: UnixMillis) -> Result<u64, KeyspaceError> {
+    // Invariant: everything before `low` is older than `time`, nothing from `high` on is.
+    let (mut low, mut high) = (1, totals(reader)?.records.saturating_add(1));
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if existing(reader, middle)?.at < time {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low - 1)
 }
 
 /// One movement.
 pub fn reward(reader: &dyn Reader, seq: u64) -> Result<Option<Movement>, KeyspaceError> {
-    table::read(reader, &keys::movement(seq))
+    let Some((key, value)) = blocks::holding(reader, &[keys::MOVEMENT_TABLE], &keys::movement(seq))? else {
+        return Ok(None);
+    };
+    let movements: Vec<Movement> = table::parse(&key, &value)?;
+    Ok(movements.into_iter().find(|movement| movement.seq == seq))
 }
 
 /// Which intervals to list.
@@ -298,10 +349,19 @@ pub fn observations_page(
     after: Option<&MemberId>,
     limit: usize,
 ) -> Result<Vec<Observation>, KeyspaceError> {
-    let after = after.map(|member| keys::judgement(id, member));
+    let mut found = Vec::new();
+    if limit == 0 {
+        return Ok(found);
+    }
     let prefix = keys::numbered(keys::JUDGEMENT_TABLE, id.0);
-    let judgements: Vec<Judgement> = table::page(reader, &prefix, after.as_deref(), limit, &mut |_| true)?;
-    Ok(judgements.into_iter().map(|judgement| judgement.observation).collect())
+    let from = after.map_or_else(|| prefix.clone(), |member| keys::judgement(id, member));
+    blocks::visit(reader, &prefix, &from, &mut |judgement: Judgement| {
+        if after.is_none_or(|after| judgement.observation.member > *after) {
+            found.push(judgement.observation);
+        }
+        Ok(found.len() < limit)
+    })?;
+    Ok(found)
 }
 
 /// One member's observation in an interval.
@@ -319,7 +379,17 @@ pub fn judgement(
     id: IntervalId,
     member: &MemberId,
 ) -> Result<Option<Judgement>, KeyspaceError> {
-    table::read(reader, &keys::judgement(id, member))
+    let prefix = keys::numbered(keys::JUDGEMENT_TABLE, id.0);
+    let Some((key, value)) = blocks::holding(reader, &prefix, &keys::judgement(id, member))? else {
+        return Ok(None);
+    };
+    let judgements: Vec<Judgement> = table::parse(&key, &value)?;
+    Ok(judgements.into_iter().find(|judgement| judgement.observation.member == *member))
+}
+
+/// A member's claims.
+pub fn claims(reader: &dyn Reader, member: &MemberId) -> Result<ClaimState, KeyspaceError> {
+    claims::state(reader, member)
 }
 
 /// Recorded elections after a term.
@@ -412,4 +482,9 @@ pub fn observers(reader: &dyn Reader, id: IntervalId) -> Result<Vec<NodeId>, Key
         Some(cut) => Ok(cut.observers),
         None => Ok(super::members::nodes(reader)?.into_iter().collect()),
     }
+}
+
+/// What operators did to the cluster from outside, after the log entry `after`, oldest first.
+pub fn recoveries(reader: &dyn Reader, after: Index, limit: usize) -> Result<Vec<Recovery>, KeyspaceError> {
+    recoveries::list(reader, after, limit)
 }

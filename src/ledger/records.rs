@@ -74,7 +74,7 @@ pub enum Verdict {
     Settled,
     /// Too little evidence: nobody is paid, penalised or struck.
     Void,
-    /// All observers agree that most members are dark: paid, not penalised.
+    /// All observers agree that most members are dark: paid, not penalised, and not struck unless it goes on for long.
     Correlated,
 }
 
@@ -96,7 +96,7 @@ pub struct Observer {
     pub id: NodeId,
     /// Whether its report counted.
     pub used: bool,
-    /// Why not (`absent`, …); empty when used.
+    /// Why not (`absent`, `incomplete`, `cold`, `stalled`, `unhealthy`, `alone`); empty when used.
     pub why: String,
 }
 
@@ -121,6 +121,8 @@ pub struct Interval {
     pub policy: u64,
     /// What became of it.
     pub verdict: Verdict,
+    /// Why, in words; empty when settled as usual.
+    pub reason: String,
     /// Every super-node that should have reported, ordered by id.
     pub observers: Vec<Observer>,
     /// Members judged.
@@ -185,6 +187,8 @@ pub struct Observation {
     pub status: MemberStatus,
     /// What each observer that counted saw.
     pub by: BTreeMap<NodeId, Counts>,
+    /// Whether the member had announced maintenance: nothing earned, nothing lost, nobody struck.
+    pub excused: bool,
 }
 
 /// What a member is.

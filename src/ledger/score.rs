@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::Amount;
+use crate::types::{Amount, Version};
 
 use super::policy::{Policy, PolicyKind};
 use super::records::Counts;
@@ -16,6 +16,8 @@ pub const WHOLE_PPM: u32 = 1_000_000;
 pub const GOOD_PPM: u32 = 900_000;
 /// Below this availability there is no pay, and strikes are given.
 pub const HALF_PPM: u32 = WHOLE_PPM / 2;
+/// What a member of an older minor version earns, in parts per million of the whole.
+pub const OLD_MINOR_PPM: u32 = 800_000;
 /// Misses up to this share cost nothing.
 pub const MISS_FREE_PPM: u32 = 100_000;
 /// Latency up to this, in microseconds, earns in full.
@@ -37,6 +39,8 @@ pub struct Seen {
     pub p50_us: u32,
     /// Longest round trip, microseconds; 0 when nothing was answered.
     pub max_us: u32,
+    /// The version that the member stated, if it did.
+    pub version: Option<Version>,
 }
 
 /// Every intermediate value of a member's score, in the order in which they are computed.
@@ -56,7 +60,9 @@ pub struct Score {
     pub p50_us: u32,
     /// `L`: the factor for latency.
     pub latency_ppm: u32,
-    /// `V`: the factor for the version.
+    /// The factors for the version that each observer was told, ascending; empty when all are one whole.
+    pub versions_ppm: Vec<u32>,
+    /// `V`: their upper median.
     pub version_ppm: u32,
     /// The observers' numbers of pings, ascending.
     pub sents: Vec<u32>,
@@ -125,6 +131,21 @@ fn latency_factor(p90_us: u32) -> u32 {
     WHOLE_PPM - u32::try_from(lost).expect("less than half of a whole")
 }
 
+/// `V` for one stated version: one whole if it is that of the cluster or newer, less for an older minor version,
+/// nothing for another major version. Without something to compare it is one whole.
+pub fn version_factor(cluster: Option<Version>, stated: Option<Version>) -> u32 {
+    match cluster.zip(stated) {
+        Some((cluster, stated)) if stated.major != cluster.major => 0,
+        Some((cluster, stated)) if stated.minor < cluster.minor => OLD_MINOR_PPM,
+        _ => WHOLE_PPM,
+    }
+}
+
+/// `a_o`: the share of its pings that an observer saw answered.
+pub fn availability(seen: &Seen) -> u32 {
+    ratio(seen.counts.answered.into(), seen.counts.sent.into())
+}
+
 /// Whether an observer has pinged a member often enough to judge it: at least half of a full interval.
 pub fn is_enough(sent: u32, expected: u64) -> bool {
     u128::from(sent) * 2 >= u128::from(expected)
@@ -133,7 +154,8 @@ pub fn is_enough(sent: u32, expected: u64) -> bool {
 /// Scores what the observers saw. `None` when none of them has seen enough: then nothing is paid and nobody is struck.
 ///
 /// An observer without a single answer has measured no round trip; it counts for availability and not for latency.
-pub fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> {
+/// `cluster`: the version that members' versions are compared with.
+pub fn score(policy: &Policy, cluster: Option<Version>, seen: &[Seen]) -> Result<Option<Score>, Overflow> {
     let expected = policy.pings_per_interval();
     let enough: Vec<&Seen> = seen.iter().filter(|seen| is_enough(seen.counts.sent, expected)).collect();
     let ascending = |mut values: Vec<u32>| {
@@ -144,7 +166,7 @@ pub fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> 
     let timed = |value: &dyn Fn(&Seen) -> u32| {
         ascending(enough.iter().filter(|seen| seen.counts.answered > 0).map(|seen| value(seen)).collect())
     };
-    let availabilities_ppm = column(&|seen| ratio(seen.counts.answered.into(), seen.counts.sent.into()));
+    let availabilities_ppm = column(&availability);
     let sents = column(&|seen| seen.counts.sent);
     let (Some(availability_ppm), Some(sent)) = (upper_median(&availabilities_ppm), upper_median(&sents))
     else {
@@ -161,6 +183,7 @@ pub fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> 
         p90s_us,
         latency_ppm: WHOLE_PPM,
         version_ppm: WHOLE_PPM,
+        versions_ppm: Vec::new(),
         share_ppm: ratio(sent.into(), expected),
         sents,
         score_ppm: 0,
@@ -168,6 +191,11 @@ pub fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> 
         miss_ppm: WHOLE_PPM - availability_ppm,
         penalty: Amount::ZERO,
     };
+    let factor = |seen: &&Seen| version_factor(cluster, seen.version);
+    if enough.iter().any(|seen| factor(seen) < WHOLE_PPM) {
+        score.versions_ppm = ascending(enough.iter().map(factor).collect());
+        score.version_ppm = upper_median(&score.versions_ppm).unwrap_or(WHOLE_PPM);
+    }
     match policy.kind {
         PolicyKind::Standard => standard(policy, &mut score)?,
         PolicyKind::Classic => classic(policy, &mut score),
@@ -179,8 +207,6 @@ pub fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> 
 fn standard(policy: &Policy, score: &mut Score) -> Result<(), Overflow> {
     let whole = u64::from(WHOLE_PPM);
     score.latency_ppm = latency_factor(score.p90_us);
-    // The place of V: one whole until versions are compared, see `docs/ledger.md`.
-    score.version_ppm = WHOLE_PPM;
     if !score.is_dark() {
         score.score_ppm = times(times(score.availability_ppm, score.latency_ppm), score.version_ppm);
     }
@@ -196,12 +222,12 @@ fn standard(policy: &Policy, score: &mut Score) -> Result<(), Overflow> {
 }
 
 /// An interval is one turn: answered when the member was there for at least half of it, missed otherwise. All or
-/// nothing, whatever the latency and the share.
+/// nothing, whatever the latency and the share. Who is of another major version is not served: it earns nothing.
 fn classic(policy: &Policy, score: &mut Score) {
     score.share_ppm = WHOLE_PPM;
     if score.is_dark() {
         score.penalty = policy.penalty;
-    } else {
+    } else if score.version_ppm > 0 {
         score.score_ppm = WHOLE_PPM;
         score.reward = policy.reward;
     }
@@ -213,7 +239,11 @@ mod tests {
 
     fn seen(sent: u32, answered: u32, p90_us: u32) -> Seen {
         let counts = Counts { sent, answered, missed: sent - answered, p90_us };
-        Seen { counts, p50_us: p90_us / 2, max_us: p90_us }
+        Seen { counts, p50_us: p90_us / 2, max_us: p90_us, version: None }
+    }
+
+    fn score(policy: &Policy, seen: &[Seen]) -> Result<Option<Score>, Overflow> {
+        super::score(policy, None, seen)
     }
 
     /// Expected values worked out by hand from the formulas, to the micro-point. n = 12, reward 10, penalty 5 points.
@@ -358,6 +388,40 @@ mod tests {
         assert_eq!(worst.penalty.0, i64::MAX);
         assert_eq!(scale(i64::MAX, 2, 1), Err(Overflow));
         assert_eq!(scale(i64::MAX, u64::MAX, u64::MAX), Ok(i64::MAX));
+    }
+
+    /// Expected values worked out by hand: A = 1, L = 1, so S = V and the reward is 10 points * V.
+    #[test]
+    fn an_older_version_earns_less_and_another_major_version_nothing() {
+        let version = |text: &str| text.parse::<Version>().expect("a version");
+        let with = |stated: &[&str]| -> Vec<Seen> {
+            stated.iter().map(|text| Seen { version: Some(version(text)), ..seen(12, 12, 1_000) }).collect()
+        };
+        let cluster = Some(version("2.3.4"));
+        for (stated, v, reward) in [
+            (&["2.3.4"][..], 1_000_000, 10_000_000),
+            (&["2.3.0"], 1_000_000, 10_000_000),
+            (&["2.4.0"], 1_000_000, 10_000_000),
+            (&["2.2.9"], 800_000, 8_000_000),
+            (&["1.9.9"], 0, 0),
+            (&["3.0.0"], 0, 0),
+            // The upper median: what one observer says alone does not count against the member.
+            (&["1.0.0", "2.3.4"], 1_000_000, 10_000_000),
+            (&["1.0.0", "2.2.0", "2.3.0"], 800_000, 8_000_000),
+        ] {
+            let found =
+                super::score(&Policy::default(), cluster, &with(stated)).expect("fits").expect("enough");
+            assert_eq!((found.version_ppm, found.score_ppm, found.reward.0), (v, v, reward), "{stated:?}");
+            assert_eq!(found.penalty.0, 0, "an old version is no miss");
+        }
+        let silent =
+            super::score(&Policy::default(), cluster, &[seen(12, 12, 9)]).expect("fits").expect("enough");
+        assert_eq!(silent.version_ppm, 1_000_000, "who states none is not judged by it");
+        let classic = Policy { kind: PolicyKind::Classic, ..Policy::default() };
+        for (stated, reward) in [("2.3.4", 10_000_000), ("2.0.0", 10_000_000), ("1.0.0", 0)] {
+            let found = super::score(&classic, cluster, &with(&[stated])).expect("fits").expect("enough");
+            assert_eq!((found.reward.0, found.penalty.0), (reward, 0), "{stated}");
+        }
     }
 
     #[test]

@@ -1,23 +1,27 @@
 //! Settlement: one apply judges and pays every member of an interval **and** advances the counter, so that a
 //! failed-over leader's second `Settle` finds nothing to do and nothing is paid twice.
 
-use std::ops::Bound;
-
 use crate::codec::Hash;
-use crate::types::{Amount, IntervalId};
+use crate::types::{Amount, Index, IntervalId, NodeId, Term, UnixMillis};
 
 use super::accounts::{self, Book};
 use super::apply::{Entry, Happening, Step, Stop};
+use super::blocks::Gather;
+use super::budget::Grants;
 use super::chain;
 use super::command::{Answer, Rejection};
-use super::evidence::{self, CutRecord, Evidence};
+use super::evidence::{self, CutRecord};
+use super::hearing::{self, Brief, Hearing};
 use super::judge::{self, Case, Judged, Subject};
 use super::keys;
-use super::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
-use super::policy::Policy;
-use super::records::{Interval, IntervalState, Member, MemberStatus, Observer, Totals, Verdict};
+use super::keyspace::{Keyspace, KeyspaceError, Reader};
+use super::observers::{CORRELATED_FORGIVEN, Ruling, WHY_ABSENT};
+use super::policy::Revision;
+use super::records::{Interval, IntervalState, Member, MemberStatus, Totals, Verdict};
+use super::roster::{self, Block};
+use super::rules;
 use super::standing::{Standing, StandingChange};
-use super::table;
+use super::table::{self, RawRow};
 
 /// An interval without a majority of reports becomes void once so many newer ones are cut.
 pub const VOID_AFTER_NEWER_CUTS: u64 = 3;
@@ -41,12 +45,6 @@ impl Sums {
         self.penalised += i128::from(observation.penalty.0);
         self.observation_hashes.push(chain::observation_hash(observation));
     }
-}
-
-/// The verdict over an interval, given which observers count.
-pub(super) fn verdict(observers: &[Observer], majority: usize) -> Verdict {
-    let used = observers.iter().filter(|observer| observer.used).count();
-    if used < majority { Verdict::Void } else { Verdict::Settled }
 }
 
 /// Whether an interval that lacks a majority of reports is to be given up.
@@ -80,26 +78,39 @@ pub(super) fn settle(
         let why = format!("interval {interval} has {complete} reports of {of}, and needs {needed}");
         return Err(Rejection::Conflict(why).into());
     }
-    let observers = evidence::select_observers(&cut.observers, &heads);
-    let verdict = verdict(&observers, cut.majority());
-    let policy: Policy = table::expect(&*space, &keys::policy(cut.policy))?;
+    let revision = rules::revision(&*space, cut.policy)?;
+    let brief = Brief::load(&*space, interval, cut)?;
+    let before = hearing::correlated_before(&*space, interval)?;
+    let mut hearing = brief.hear(&revision, before)?;
     let totals: Totals = table::read_or_default(&*space, keys::TOTALS)?;
     let mut book = Book { totals };
     let mut sums = Sums::default();
-    if verdict != Verdict::Void {
-        let (index, term, at) = (entry.index, entry.term, entry.at);
-        let case = Case { interval, policy: &policy, index, term, at };
-        let evidence = Evidence::load(&*space, interval, &observers)?;
-        judge_all(space, &case, &mut book, &evidence, &mut sums, happenings)?;
+    if hearing.ruling.verdict != Verdict::Void {
+        let case = Case {
+            interval,
+            policy: &revision.policy,
+            version: brief.cut.version,
+            verdict: hearing.ruling.verdict,
+            strikes_count: hearing.ruling.strikes_count(),
+            index: entry.index,
+            term: entry.term,
+            at: entry.at,
+        };
+        judge_all(space, &case, &revision, &mut book, &mut hearing, &mut sums, happenings)?;
     }
-    let record = conclude(entry, interval, &cut, observers, verdict, &sums, &book.totals)?;
+    let Hearing { ruling, .. } = hearing;
+    tell_ruling(interval, &ruling, happenings);
+    let settled =
+        Settled { index: entry.index, term: entry.term, at: entry.at, leader: entry.leader.clone() };
+    let record = conclude(&settled, interval, &brief.cut, ruling, &sums, &book.totals)?;
     book.totals.interval_hash = record.hash;
     table::write(space, &keys::interval(interval), &record)?;
     table::write(space, keys::TOTALS, &book.totals)?;
     table::write(space, keys::INTERVALS, &IntervalState { next_settle: interval.next(), ..state })?;
     happenings.push(Happening::IntervalSettled {
         interval,
-        verdict,
+        verdict: record.verdict,
+        reason: record.reason,
         members: record.members,
         rewarded: record.rewarded,
         penalised: record.penalised,
@@ -107,42 +118,65 @@ pub(super) fn settle(
     Ok(Answer::Done)
 }
 
+/// What somebody should hear of at once: an observer that is not believed although it reported, and a fleet that has
+/// been dark for long.
+fn tell_ruling(interval: IntervalId, ruling: &Ruling, happenings: &mut Vec<Happening>) {
+    for observer in ruling.observers.iter().filter(|observer| !observer.used) {
+        if observer.why != WHY_ABSENT {
+            let (observer, why) = (observer.id.clone(), observer.why.clone());
+            happenings.push(Happening::ObserverSetAside { interval, observer, why });
+        }
+    }
+    if ruling.correlated == CORRELATED_FORGIVEN {
+        happenings.push(Happening::MostMembersDark { interval, intervals: ruling.correlated });
+    }
+}
+
 /// Every member in order: judge, store, and check that the accounts still add up.
 fn judge_all(
     space: &mut dyn Keyspace,
     case: &Case<'_>,
+    revision: &Revision,
     book: &mut Book,
-    evidence: &Evidence,
+    hearing: &mut Hearing<'_>,
     sums: &mut Sums,
     happenings: &mut Vec<Happening>,
 ) -> Result<(), Stop> {
-    let members = all_members(&*space)?;
-    let mut walk = evidence.walk()?;
+    let blocks = roster::raw_blocks(&*space)?;
+    let grants = grants(&*space, case, revision, hearing, &blocks)?;
+    let (mut judgements, mut movements) = (Gather::new(), Gather::new());
     let mut balances: i128 = 0;
-    for mut member in members {
-        let seen = walk.take(member.id.as_str());
-        let left = member.status == MemberStatus::Left;
-        let cooling = member.status == MemberStatus::Suspended;
-        if seen.is_empty() && !cooling {
-            balances += i128::from(member.balance.0);
-            continue;
+    for (key, value) in &blocks {
+        let mut block: Block = table::parse(key, value)?;
+        let mut changed = false;
+        for member in &mut block.members {
+            let seen = hearing.docket.take(member.id.as_str());
+            let left = member.status == MemberStatus::Left;
+            if seen.is_empty() && member.status != MemberStatus::Suspended {
+                balances += i128::from(member.balance.0);
+                continue;
+            }
+            let judged = {
+                let subject = subject(&*space, hearing, member)?;
+                judge::judge(case, book, &grants, subject, &seen)
+            };
+            sums.add(&judged);
+            balances += i128::from(judged.balance.0);
+            announce(member, left, &judged, happenings);
+            changed |= update(space, case, member, left, &judged)?;
+            for movement in judged.movements {
+                happenings.push(Happening::moved(&movement));
+                movements.push(space, || keys::movement(movement.seq), movement.clone())?;
+            }
+            judgements.push(space, || keys::judgement(case.interval, &member.id), judged.judgement)?;
         }
-        let standing = if left { left_standing(&*space, &member)? } else { Standing::of(&member) };
-        let judged = {
-            let subject = Subject { member: &member.id, standing, balance: member.balance, left };
-            judge::judge(case, book, subject, &seen)
-        };
-        sums.add(&judged);
-        balances += i128::from(judged.balance.0);
-        table::write(space, &keys::judgement(case.interval, &member.id), &judged.judgement)?;
-        for movement in &judged.movements {
-            accounts::store_movement(space, movement)?;
-            happenings.push(Happening::moved(movement));
+        if changed {
+            roster::put_block(space, key, block.members, case.index)?;
         }
-        announce(&member, left, &judged, happenings);
-        store_outcome(space, case, &mut member, left, &judged)?;
     }
-    if let Some(unknown) = walk.peek() {
+    movements.store(space)?;
+    judgements.store(space)?;
+    if let Some(unknown) = hearing.docket.peek() {
         return Err(table::damaged(unknown.as_bytes(), "a report names a member that has no record").into());
     }
     if !accounts::is_conserved(balances, &book.totals) {
@@ -152,16 +186,36 @@ fn judge_all(
     Ok(())
 }
 
-/// All members in order, those that left included.
-fn all_members(reader: &dyn Reader) -> Result<Vec<Member>, KeyspaceError> {
-    let prefix = [keys::MEMBER_TABLE];
-    let mut members = Vec::new();
-    let end = keys::prefix_end(&prefix);
-    table::visit(reader, Bound::Included(&prefix), &end, Direction::Forward, &mut |key, value| {
-        members.push(table::parse::<Member>(key, value)?);
-        Ok(true)
-    })?;
-    Ok(members)
+/// How the budget is shared: needs a look at everybody before anybody is paid, so it is left out without a budget.
+fn grants(
+    reader: &dyn Reader,
+    case: &Case<'_>,
+    revision: &Revision,
+    hearing: &mut Hearing<'_>,
+    blocks: &[RawRow],
+) -> Result<Grants, KeyspaceError> {
+    if revision.budget <= Amount::ZERO {
+        return Ok(Grants::Whole);
+    }
+    let mut members: Vec<Member> = Vec::new();
+    for (key, value) in blocks {
+        members.extend(table::parse::<Block>(key, value)?.members);
+    }
+    let subjects: Result<Vec<Subject<'_>>, _> =
+        members.iter().map(|member| subject(reader, hearing, member)).collect();
+    Ok(hearing.grants(case, revision, &subjects?))
+}
+
+/// A member as it comes before the judge.
+fn subject<'m>(
+    reader: &dyn Reader,
+    hearing: &Hearing<'_>,
+    member: &'m Member,
+) -> Result<Subject<'m>, KeyspaceError> {
+    let left = member.status == MemberStatus::Left;
+    let standing = if left { left_standing(reader, member)? } else { Standing::of(member) };
+    let excused = hearing.is_excused(&member.id);
+    Ok(Subject { member: &member.id, standing, balance: member.balance, left, excused })
 }
 
 /// The standing that a member had when it left.
@@ -188,22 +242,21 @@ fn announce(member: &Member, left: bool, judged: &Judged, happenings: &mut Vec<H
     }
 }
 
-/// Writes the member's record if the interval changed anything about it.
-fn store_outcome(
+/// Changes the member's record if the interval changed anything about it, and says whether it did.
+fn update(
     space: &mut dyn Keyspace,
     case: &Case<'_>,
     member: &mut Member,
     left: bool,
     judged: &Judged,
-) -> Result<(), KeyspaceError> {
+) -> Result<bool, KeyspaceError> {
     let standing_moved = judged.after != judged.judgement.before;
     if !standing_moved && judged.movements.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     if left && standing_moved {
         table::write(space, &keys::left_standing(&member.id), &judged.after)?;
     }
-    let changed_before = member.index;
     if !left {
         member.status = judged.after.status;
     }
@@ -213,16 +266,24 @@ fn store_outcome(
     member.balance = judged.balance;
     member.as_of = judged.movements.last().map_or(member.as_of, |movement| movement.seq);
     member.index = case.index;
-    accounts::store_member(space, Some(changed_before), member)
+    Ok(true)
+}
+
+/// The entry that settles, as its record has it.
+pub(super) struct Settled {
+    pub index: Index,
+    pub term: Term,
+    /// Log time.
+    pub at: UnixMillis,
+    pub leader: NodeId,
 }
 
 /// The record of a settled interval, chained to the one before.
-fn conclude(
-    entry: &Entry<'_>,
+pub(super) fn conclude(
+    settled: &Settled,
     interval: IntervalId,
     cut: &CutRecord,
-    observers: Vec<Observer>,
-    verdict: Verdict,
+    ruling: Ruling,
     sums: &Sums,
     totals: &Totals,
 ) -> Result<Interval, KeyspaceError> {
@@ -236,13 +297,14 @@ fn conclude(
         id: interval,
         opened_at: cut.opened_at,
         cut_at: cut.cut_at,
-        settled_at: entry.at,
-        leader: entry.leader.clone(),
-        term: entry.term,
-        index: entry.index,
+        settled_at: settled.at,
+        leader: settled.leader.clone(),
+        term: settled.term,
+        index: settled.index,
         policy: cut.policy,
-        verdict,
-        observers,
+        verdict: ruling.verdict,
+        reason: ruling.reason,
+        observers: ruling.observers,
         members: sums.members,
         rewarded: amount(sums.rewarded)?,
         penalised: amount(sums.penalised)?,

@@ -76,13 +76,21 @@ impl Standing {
         self.status != MemberStatus::Suspended
     }
 
-    /// The standing after a settled interval, and what changed. `score` is `None` when there was too little evidence:
-    /// nobody is struck for that, but a cooldown runs on.
-    pub fn after(self, policy: &Policy, score: Option<&Score>) -> (Standing, Option<StandingChange>) {
+    /// The standing after an interval, and what changed. `score` is `None` when there was too little evidence, or when
+    /// the member was excused: nobody is struck for that, but a cooldown runs on. `strikes_count` is false in an interval
+    /// in which most members were dark: nobody is struck, and no cooldown passes; good conduct still counts.
+    pub fn after(
+        self,
+        policy: &Policy,
+        score: Option<&Score>,
+        strikes_count: bool,
+    ) -> (Standing, Option<StandingChange>) {
         if self.status == MemberStatus::Suspended {
-            return self.cool_down(policy);
+            return if strikes_count { self.cool_down(policy) } else { (self, None) };
         }
-        let Some(score) = score else { return (self, None) };
+        let Some(score) = score.filter(|score| strikes_count || !score.is_dark()) else {
+            return (self, None);
+        };
         let (strikes, strikes_max, cooldown) = match policy.kind {
             PolicyKind::Standard => {
                 let strikes = if score.is_dark() {

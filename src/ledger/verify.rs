@@ -12,23 +12,29 @@ use crate::codec::{self, Hash};
 use crate::types::{Amount, IntervalId, MemberId};
 
 use super::accounts::{self, Book};
+use super::blocks::BLOCK_RECORDS;
 use super::chain;
-use super::evidence::{self, CutRecord, Evidence};
+use super::evidence::CutRecord;
+use super::hearing::{Brief, Hearing};
 use super::judge::{self, Case, Judgement, Subject};
 use super::keys;
 use super::keyspace::{Direction, KeyspaceError, Reader};
-use super::policy::Policy;
+use super::observers::{CORRELATED_FORGIVEN, Ruling};
+use super::policy::Revision;
+use super::query;
 use super::records::{
-    Interval, IntervalState, Member, MemberStatus, Movement, MovementKind, Observation, Totals, Verdict,
+    Interval, IntervalState, Member, MemberStatus, Movement, MovementKind, Observation, Totals,
 };
+use super::roster::{self, Block};
+use super::rules;
 use super::settle::{self, Sums};
 use super::standing::Standing;
 use super::table::{self, RawRow};
 
 /// How many problems are listed; the first ones matter, the rest follow from them.
 pub const PROBLEMS_MAX: usize = 100;
-/// How many movements are read at once.
-const MOVEMENTS_AT_ONCE: usize = 1_000;
+/// After how many movements progress is told.
+const PROGRESS_EVERY: u64 = 1_000;
 
 /// The result of [`verify`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +166,11 @@ impl ChainChecker {
     }
 }
 
+/// Whether an interval made it.
+pub(super) fn is_payment(movement: &Movement) -> bool {
+    matches!(movement.kind, MovementKind::Reward | MovementKind::Penalty)
+}
+
 /// Checks an interval's observations (all of them, ordered by member) against its record.
 pub fn check_observations(interval: &Interval, observations: &[Observation]) -> Result<(), String> {
     let mut problems = Vec::new();
@@ -192,7 +203,9 @@ pub fn verify(reader: &dyn Reader, progress: &mut dyn FnMut(u64, u64)) -> Verify
         standings: BTreeMap::new(),
         pending: VecDeque::new(),
         read_up_to: Vec::from([keys::MOVEMENT_TABLE]),
+        correlated: 0,
         records: 0,
+        others: 0,
         intervals: 0,
         total: 0,
         problems: Vec::new(),
@@ -220,7 +233,11 @@ struct Verifier<'a> {
     pending: VecDeque<Movement>,
     /// The last movement's key that was read.
     read_up_to: Vec<u8>,
+    /// How many intervals right before were correlated.
+    correlated: u64,
     records: u64,
+    /// Of them, those that no interval made.
+    others: u64,
     intervals: u64,
     total: u64,
     problems: Vec<String>,
@@ -256,7 +273,7 @@ impl Verifier<'_> {
             last = key;
         }
         while let Some(movement) = self.next_movement()? {
-            if matches!(movement.kind, MovementKind::Reward | MovementKind::Penalty) {
+            if is_payment(&movement) {
                 self.problem(format!("movement {}: a payment after the last interval", movement.seq));
             }
             self.movement(&movement, progress);
@@ -290,33 +307,39 @@ impl Verifier<'_> {
     }
 
     fn next_movement(&mut self) -> Result<Option<Movement>, KeyspaceError> {
+        let end = keys::prefix_end(&[keys::MOVEMENT_TABLE]);
         while self.pending.is_empty() {
-            let mut rows = Vec::new();
-            let end = keys::prefix_end(&[keys::MOVEMENT_TABLE]);
-            let from = Bound::Excluded(self.read_up_to.as_slice());
-            table::visit(self.reader, from, &end, Direction::Forward, &mut |key, value| {
-                rows.push((key.to_vec(), value.to_vec()));
-                Ok(rows.len() < MOVEMENTS_AT_ONCE)
-            })?;
-            let Some((last, _)) = rows.last() else { return Ok(None) };
-            self.read_up_to.clone_from(last);
-            for (key, value) in rows {
-                if let Some(movement) = self.parse::<Movement>(&key, &value) {
-                    if keys::movement(movement.seq) != key {
-                        self.problem(format!("movement {}: stands in another's place", movement.seq));
-                    }
-                    self.pending.push_back(movement);
-                }
+            let Some((key, value)) = next_row(self.reader, &self.read_up_to, &end)? else { return Ok(None) };
+            if let Some(block) = self.block::<Movement>(&key, &value, |movement| keys::movement(movement.seq))
+            {
+                self.pending.extend(block);
             }
+            self.read_up_to = key;
         }
         Ok(self.pending.pop_front())
+    }
+
+    /// Decodes a block of records, which must stand at the key of its first.
+    fn block<T: DeserializeOwned + Serialize>(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        place: impl Fn(&T) -> Vec<u8>,
+    ) -> Option<Vec<T>> {
+        let records = self.parse::<Vec<T>>(key, value)?;
+        if records.first().map(place).as_deref() != Some(key) || records.len() > BLOCK_RECORDS {
+            self.problem(format!("damaged record at {}: no block of ours", key.escape_ascii()));
+            return None;
+        }
+        Some(records)
     }
 
     fn movement(&mut self, movement: &Movement, progress: &mut dyn FnMut(u64, u64)) {
         let result = self.checker.movement(movement);
         self.check(result);
         self.records += 1;
-        if self.records.is_multiple_of(MOVEMENTS_AT_ONCE as u64) {
+        self.others += u64::from(!is_payment(movement));
+        if self.records.is_multiple_of(PROGRESS_EVERY) {
             progress(self.records + self.intervals, self.total);
         }
     }
@@ -352,7 +375,7 @@ impl Verifier<'_> {
                 self.pending.push_front(movement);
                 break;
             }
-            let payment = matches!(movement.kind, MovementKind::Reward | MovementKind::Penalty);
+            let payment = is_payment(&movement);
             if payment && movement.interval == Some(interval.id) {
                 paid.push(movement);
                 continue;
@@ -370,37 +393,31 @@ impl Verifier<'_> {
     fn derive(&mut self, interval: &Interval) -> Result<Vec<Movement>, KeyspaceError> {
         let id = interval.id;
         let cut: CutRecord = table::expect(self.reader, &keys::cut(id))?;
-        let policy: Policy = table::expect(self.reader, &keys::policy(cut.policy))?;
-        let heads = evidence::heads(self.reader, id)?;
-        let observers = evidence::select_observers(&cut.observers, &heads);
-        let verdict = settle::verdict(&observers, cut.majority());
-        let pinned = (interval.opened_at, interval.cut_at, interval.policy, interval.verdict);
-        if pinned != (cut.opened_at, cut.cut_at, cut.policy, verdict) || interval.observers != observers {
-            self.problem(format!("interval {id}: its record does not follow from its cut and reports"));
-        }
+        let revision = rules::revision(self.reader, cut.policy)?;
+        let brief = Brief::load(self.reader, id, cut)?;
+        let mut hearing = brief.hear(&revision, self.correlated)?;
+        self.correlated = hearing.ruling.correlated.min(CORRELATED_FORGIVEN);
+        let follows = follows(interval, &brief.cut, &hearing.ruling);
+        self.check(follows);
         let stored = self.judgements(id)?;
-        let (index, term, at) = (interval.index, interval.term, interval.settled_at);
-        let case = Case { interval: id, policy: &policy, index, term, at };
+        let case = case_of(interval, &revision, &brief.cut, &hearing.ruling);
         let mut book = Book { totals: self.checker.totals };
         let mut sums = Sums::default();
         let mut payments = Vec::new();
-        let used = if verdict == Verdict::Void { &[][..] } else { &observers };
-        let evidence = Evidence::load(self.reader, id, used)?;
-        let mut walk = evidence.walk()?;
-        for judgement in &stored {
-            let member = &judgement.observation.member;
-            while let Some(other) = walk.peek().filter(|other| *other < member.as_str()) {
+        let subjects: Vec<Subject<'_>> =
+            stored.iter().map(|judgement| self.subject(&hearing, judgement)).collect();
+        let grants = hearing.grants(&case, &revision, &subjects);
+        for (judgement, subject) in stored.iter().zip(subjects) {
+            let member = subject.member;
+            while let Some(other) = hearing.docket.peek().filter(|other| *other < member.as_str()) {
                 self.problem(format!("interval {id}: reports on {other} and no observation"));
-                walk.take(other);
+                hearing.docket.take(other);
             }
-            let seen = walk.take(member.as_str());
-            let standing = self.standings.get(member).copied().unwrap_or_default();
-            if seen.is_empty() && standing.status != MemberStatus::Suspended {
+            let seen = hearing.docket.take(member.as_str());
+            if seen.is_empty() && subject.standing.status != MemberStatus::Suspended {
                 self.problem(format!("interval {id}: an observation of {member} and no report on it"));
             }
-            let (balance, _) = self.checker.account(member);
-            let left = judgement.observation.status == MemberStatus::Left;
-            let judged = judge::judge(&case, &mut book, Subject { member, standing, balance, left }, &seen);
+            let judged = judge::judge(&case, &mut book, &grants, subject, &seen);
             if judged.judgement != *judgement {
                 self.problem(format!(
                     "interval {id}: the observation of {member} does not follow from the evidence"
@@ -410,13 +427,25 @@ impl Verifier<'_> {
             self.standings.insert(member.clone(), judged.after);
             payments.extend(judged.movements);
         }
-        if let Some(other) = walk.peek() {
+        if let Some(other) = hearing.docket.peek() {
             self.problem(format!("interval {id}: reports on {other} and no observation"));
         }
         let observations: Vec<_> = stored.into_iter().map(|judgement| judgement.observation).collect();
         let result = check_observations(interval, &observations);
         self.check(result);
         Ok(payments)
+    }
+
+    /// A member as it came before the judge, by what the chains and the intervals so far have led to.
+    fn subject<'j>(&self, hearing: &Hearing<'_>, judgement: &'j Judgement) -> Subject<'j> {
+        let member = &judgement.observation.member;
+        Subject {
+            member,
+            standing: self.standings.get(member).copied().unwrap_or_default(),
+            balance: self.checker.account(member).0,
+            left: judgement.observation.status == MemberStatus::Left,
+            excused: hearing.is_excused(member),
+        }
     }
 
     /// The stored judgements of an interval, in order; each must stand in its place.
@@ -428,15 +457,17 @@ impl Verifier<'_> {
             rows.push((key.to_vec(), value.to_vec()));
             Ok(true)
         })?;
-        let mut judgements = Vec::with_capacity(rows.len());
+        let place = |judgement: &Judgement| {
+            keys::judgement(judgement.observation.interval, &judgement.observation.member)
+        };
+        let mut judgements = Vec::new();
         for (key, value) in rows {
-            let Some(judgement) = self.parse::<Judgement>(&key, &value) else { continue };
-            let observation = &judgement.observation;
-            if keys::judgement(observation.interval, &observation.member) != key {
-                self.problem(format!("damaged record at {}: stands in another's place", key.escape_ascii()));
-                continue;
-            }
-            judgements.push(judgement);
+            judgements.extend(self.block(&key, &value, place).unwrap_or_default());
+        }
+        let in_place = |judgement: &Judgement| judgement.observation.interval == id;
+        let ordered = judgements.is_sorted_by(|a, b| a.observation.member < b.observation.member);
+        if !ordered || !judgements.iter().all(in_place) {
+            self.problem(format!("interval {id}: its observations are out of order"));
         }
         Ok(judgements)
     }
@@ -445,27 +476,17 @@ impl Verifier<'_> {
     fn members(&mut self) -> Result<(), KeyspaceError> {
         let mut count = 0;
         let mut holding = 0;
-        let mut last = vec![keys::MEMBER_TABLE];
-        let end = keys::prefix_end(&last);
-        while let Some((key, value)) = next_row(self.reader, &last, &end)? {
-            last.clone_from(&key);
-            count += 1;
-            let Some(member) = self.parse::<Member>(&key, &value) else { continue };
-            let id = &member.id;
-            let (balance, seq) = self.checker.account(id);
-            holding += u64::from(seq > 0);
-            if (member.balance, member.as_of) != (balance, seq) {
-                let (is, should) = (member.balance.0, balance.0);
-                self.problem(format!("member {id}: balance {is}, and its movements lead to {should}"));
+        for (key, value) in roster::raw_blocks(self.reader)? {
+            let Some(block) = self.parse::<Block>(&key, &value) else { continue };
+            count += block.members.len() as u64;
+            if block.newest != block.members.iter().map(|member| member.index).max().unwrap_or_default() {
+                self.problem(format!(
+                    "damaged record at {}: its newest change is not noted",
+                    key.escape_ascii()
+                ));
             }
-            let left = member.status == MemberStatus::Left;
-            let standing =
-                if left { settle::left_standing(self.reader, &member)? } else { Standing::of(&member) };
-            if standing != self.standings.get(id).copied().unwrap_or_default() {
-                self.problem(format!("member {id}: its standing does not follow from the intervals"));
-            }
-            if self.reader.get(&keys::change(member.index, id))?.is_none() {
-                self.problem(format!("member {id}: its last change is not indexed"));
+            for member in &block.members {
+                holding += u64::from(self.member(member)?);
             }
         }
         let counted: u64 = table::read_or_default(self.reader, keys::MEMBER_COUNT)?;
@@ -475,7 +496,26 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Every movement stands in its member's statement, and nothing else does.
+    /// Checks one member's record; whether it has ever moved money.
+    fn member(&mut self, member: &Member) -> Result<bool, KeyspaceError> {
+        let id = &member.id;
+        let (balance, seq) = self.checker.account(id);
+        if (member.balance, member.as_of) != (balance, seq) {
+            let (is, should) = (member.balance.0, balance.0);
+            self.problem(format!("member {id}: balance {is}, and its movements lead to {should}"));
+        }
+        let left = member.status == MemberStatus::Left;
+        let standing = if left { settle::left_standing(self.reader, member)? } else { Standing::of(member) };
+        if standing != self.standings.get(id).copied().unwrap_or_default() {
+            self.problem(format!("member {id}: its standing does not follow from the intervals"));
+        }
+        if roster::get(self.reader, id)?.as_ref() != Some(member) {
+            self.problem(format!("member {id}: stands where nobody looks for it"));
+        }
+        Ok(seq > 0)
+    }
+
+    /// Every movement that no interval made stands in its member's statement, and nothing else does.
     fn statements(&mut self) -> Result<(), KeyspaceError> {
         let prefix = [keys::STATEMENT_TABLE];
         let (mut lines, mut strange) = (0, None);
@@ -483,8 +523,10 @@ impl Verifier<'_> {
         table::visit(reader, Bound::Included(&prefix), &end, Direction::Forward, &mut |key, _| {
             lines += 1;
             let seq = keys::last_number(key).unwrap_or(0);
-            let movement: Option<Movement> = table::read(reader, &keys::movement(seq)).unwrap_or(None);
-            let fits = movement.is_some_and(|movement| keys::statement(&movement.member, seq) == key);
+            let movement = query::reward(reader, seq).unwrap_or(None);
+            let fits = movement.is_some_and(|movement| {
+                !is_payment(&movement) && keys::statement(&movement.member, seq) == key
+            });
             if !fits {
                 strange.get_or_insert_with(|| key.escape_ascii().to_string());
             }
@@ -493,10 +535,41 @@ impl Verifier<'_> {
         if let Some(strange) = strange {
             self.problem(format!("the statement line {strange} belongs to no movement"));
         }
-        if lines != self.records {
-            self.problem(format!("{lines} statement lines of {} movements", self.records));
+        if lines != self.others {
+            let others = self.others;
+            self.problem(format!("{lines} statement lines of {others} movements that no interval made"));
         }
         Ok(())
+    }
+}
+
+/// Whether an interval's record says what its cut and its reports lead to.
+pub(super) fn follows(interval: &Interval, cut: &CutRecord, ruling: &Ruling) -> Result<(), String> {
+    let pinned =
+        (interval.opened_at, interval.cut_at, interval.policy) == (cut.opened_at, cut.cut_at, cut.policy);
+    let ruled = (interval.verdict, &interval.reason) == (ruling.verdict, &ruling.reason);
+    if pinned && ruled && interval.observers == ruling.observers {
+        return Ok(());
+    }
+    Err(format!("interval {}: its record does not follow from its cut and reports", interval.id))
+}
+
+/// The case of an interval that was settled.
+pub(super) fn case_of<'r>(
+    interval: &Interval,
+    revision: &'r Revision,
+    cut: &CutRecord,
+    ruling: &Ruling,
+) -> Case<'r> {
+    Case {
+        interval: interval.id,
+        policy: &revision.policy,
+        version: cut.version,
+        verdict: ruling.verdict,
+        strikes_count: ruling.strikes_count(),
+        index: interval.index,
+        term: interval.term,
+        at: interval.settled_at,
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
+use crate::codec::CodecError;
 use crate::node::frame::{Frame, Hello};
 
 use super::peers::{Peer, PeerEvent, Shared};
@@ -95,6 +96,8 @@ impl From<WireError> for NotAdmitted {
 struct Visitor {
     peer: Arc<Peer>,
     hello: Hello,
+    /// The version of the protocol that will be spoken.
+    protocol: u16,
     reader: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
     writer: OwnedWriteHalf,
 }
@@ -102,7 +105,7 @@ struct Visitor {
 impl Visitor {
     /// Answers the hello and hands frames to the node; returns why the connection is of no more use.
     async fn stay(mut self, shared: &Shared, stranger: OwnedSemaphorePermit) -> WireError {
-        let answer = Greeting::Hello(shared.hello(&self.peer.id));
+        let answer = Greeting::Hello(shared.hello(&self.peer.id, self.protocol));
         if let Err(error) = wire::write_greeting(&mut self.writer, &answer).await {
             return error;
         }
@@ -121,9 +124,21 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream) -> Result<Visitor, NotAd
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
     let (who, reason) = match wire::read_greeting(&mut reader).await? {
         Greeting::Refused { .. } => return Err(NotAdmitted::Refused("it began with a refusal".to_string())),
-        Greeting::Former(former) => (former.from.to_string(), shared.other_protocol(former.protocol)),
-        Greeting::Hello(hello) => match admit(shared, &hello) {
-            Ok(peer) => return Ok(Visitor { peer, hello, reader, writer }),
+        Greeting::Former(former) => {
+            let reason = shared.common_protocol(former.protocol, former.protocol).err().unwrap_or_default();
+            (former.from.to_string(), reason)
+        }
+        // What a node that knows no ranges makes of an offer.
+        Greeting::Offer { .. } if !shared.knows_ranges() => {
+            let why = "an offer of versions, which this node is held not to know".to_string();
+            return Err(WireError::from(CodecError::Malformed { what: "greeting", why }).into());
+        }
+        Greeting::Hello(hello) => match admit(shared, hello.protocol, &hello) {
+            Ok((peer, protocol)) => return Ok(Visitor { peer, hello, protocol, reader, writer }),
+            Err(reason) => (format!("{} at cluster {:?}", hello.from, hello.cluster), reason),
+        },
+        Greeting::Offer { oldest, hello } => match admit(shared, oldest, &hello) {
+            Ok((peer, protocol)) => return Ok(Visitor { peer, hello, protocol, reader, writer }),
             Err(reason) => (format!("{} at cluster {:?}", hello.from, hello.cluster), reason),
         },
     };
@@ -134,14 +149,16 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream) -> Result<Visitor, NotAd
     Err(NotAdmitted::Refused(format!("{who}: {reason}")))
 }
 
-/// The peer that a hello speaks for, or why it may not.
-fn admit(shared: &Arc<Shared>, hello: &Hello) -> Result<Arc<Peer>, String> {
+/// The peer that a hello speaks for and the version to speak, or why it may not. `oldest`: the oldest version that it
+/// speaks.
+fn admit(shared: &Arc<Shared>, oldest: u16, hello: &Hello) -> Result<(Arc<Peer>, u16), String> {
+    let protocol = shared.common_protocol(oldest, hello.protocol)?;
     shared.check(hello)?;
     let peer = shared.peer_or_guest(hello).ok_or_else(|| {
         format!("{} does not know a node {}, and hears too many of that kind", shared.id, hello.from)
     })?;
     if peer.may_be(&hello.incarnation) {
-        return Ok(peer);
+        return Ok((peer, protocol));
     }
     Err(format!(
         "another process with the id {} runs at {}: stop one of the two, or give this one an --id of its own",

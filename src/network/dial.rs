@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use crate::node::frame::{Hello, PROTOCOL_MIN};
+
 use super::peers::{Peer, PeerEvent, Shared};
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
 
@@ -31,7 +33,7 @@ enum DialError {
     #[error("connection refused")]
     NobodyListens,
     /// Somebody listens, and does not want to talk.
-    #[error("{0:?}")]
+    #[error("{0}")]
     Refused(String),
     /// Anything else; it says nothing about the peer's process.
     #[error("{0}")]
@@ -89,6 +91,7 @@ async fn dial_forever(shared: &Shared, peer: &Peer) {
 
 async fn attempt_failed(shared: &Shared, peer: &Peer, address: &str, error: DialError) {
     let id = &peer.id;
+    peer.tried(Some(error.to_string()));
     match error {
         DialError::NobodyListens => {
             tracing::debug!(peer = %id, %address, "nobody listens");
@@ -138,22 +141,36 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
     let stream = open(address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
     let (reader, mut writer) = stream.into_split();
-    wire::write_greeting(&mut writer, &Greeting::Hello(shared.hello(&peer.id))).await?;
+    // Whoever does not know offers cannot say so. Each attempt that follows such a silence tries the other form.
+    let offers = shared.knows_ranges() && !peer.plain_next.swap(false, Ordering::AcqRel);
+    let greeting = if offers {
+        Greeting::Offer { oldest: PROTOCOL_MIN, hello: shared.hello(&peer.id, shared.protocol_max) }
+    } else {
+        Greeting::Hello(shared.hello(&peer.id, PROTOCOL_MIN))
+    };
+    wire::write_greeting(&mut writer, &greeting).await?;
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
     match wire::read_greeting(&mut reader).await {
         Ok(Greeting::Hello(hello)) if hello.from != peer.id => Err(DialError::Refused(format!(
             "{} answers at the address of {}: correct it",
             hello.from, peer.id
         ))),
-        Ok(Greeting::Hello(hello)) => match shared.check(&hello) {
-            Ok(()) => {
+        Ok(Greeting::Hello(hello)) => match spoken(shared, offers, &hello) {
+            Ok(protocol) => {
+                peer.protocol.store(protocol, Ordering::Release);
                 peer.found_at_its_address(hello.incarnation.clone());
                 let (url, incarnation) = (hello.url, hello.incarnation);
                 Ok(Conversation { reader: reader.into_inner(), writer, url, incarnation })
             }
             Err(reason) => Err(DialError::Refused(reason)),
         },
-        Ok(Greeting::Former(former)) => Err(DialError::Refused(shared.other_protocol(former.protocol))),
+        Ok(Greeting::Former(former)) => {
+            let (oldest, newest) = (former.protocol, former.protocol);
+            Err(DialError::Refused(shared.common_protocol(oldest, newest).err().unwrap_or_default()))
+        }
+        Ok(Greeting::Offer { hello, .. }) => {
+            Err(DialError::Failed(format!("{} answered an offer by an offer", hello.from)))
+        }
         Ok(Greeting::Refused { reason }) => {
             Err(DialError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()))
         }
@@ -161,9 +178,20 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
             if error.is_malformed() {
                 shared.counts.malformed.inc();
             }
+            peer.plain_next.store(offers, Ordering::Release);
             Err(error.into())
         }
     }
+}
+
+/// The version of the protocol that an answer settles on, if it is one that was offered and the speaker is in order.
+fn spoken(shared: &Shared, offered: bool, hello: &Hello) -> Result<u16, String> {
+    let protocol = shared.common_protocol(hello.protocol, hello.protocol)?;
+    if !offered && protocol != PROTOCOL_MIN {
+        return Err(format!("{} answered in protocol {protocol}, which was not asked for", hello.from));
+    }
+    shared.check(hello)?;
+    Ok(protocol)
 }
 
 /// Uses a connection until it ends.
@@ -174,7 +202,9 @@ async fn serve(shared: &Shared, peer: &Peer, address: &str, conversation: Conver
     peer.was_there.store(true, Ordering::Release);
     // Open first: what the node sends in answer to the event must not be dropped.
     peer.lanes.open();
-    tracing::info!(peer = %node, %address, "connected");
+    peer.tried(None);
+    let protocol = peer.protocol.load(Ordering::Acquire);
+    tracing::info!(peer = %node, %address, protocol, "connected");
     shared.tell(PeerEvent::Connected { node: node.clone(), url, incarnation }).await;
     let why = tokio::select! {
         why = write_frames(shared, peer, writer) => why,

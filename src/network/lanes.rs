@@ -47,6 +47,9 @@ impl LaneName {
             | Frame::Transfer { .. }
             | Frame::TransferAnswer { .. }
             | Frame::NotMember { .. }
+            | Frame::AskHelp { .. }
+            | Frame::Word { .. }
+            | Frame::WantState { .. }
             | Frame::HearsNoLeader { .. }
             | Frame::Bound { .. } => LaneName::Urgent,
         }

@@ -10,16 +10,22 @@
 //! frame   u32 length of what follows, big-endian · u32 CRC-32 of the body, big-endian · body
 //! body    postcard with a leading format byte (`codec::encode`)
 //! dialler                            acceptor
-//!   Hello{protocol, cluster,  ->
-//!         from, to, version,   <-      Hello{…}           or Refused{reason} and the end
-//!         url, incarnation,
-//!         address, identity}
+//!   Offer{oldest, Hello{      ->
+//!     protocol, cluster,       <-      Hello{…}           or Refused{reason} and the end
+//!     from, to, version, url,
+//!     incarnation, address,
+//!     identity}}
 //!   Frame, Frame, …            ->
 //! ```
 //!
+//! An offer says which versions of the protocol the dialler speaks, `oldest` to that of its hello; the hello that answers
+//! names the newest that both speak. A node of protocol 2 knows no offers and closes the connection without a word: then
+//! the dialler comes again with a plain hello of the oldest version, and tries an offer again the next time. So nodes can
+//! be upgraded one after the other.
+//!
 //! A first frame may have 4 KiB, later ones `FRAME_BYTES_MAX`. Whatever is not of this form (too long, wrong checksum, not
-//! decodable, a hello that takes more than 2 s) ends that one connection and is counted. A node that speaks another
-//! version of the protocol, for another cluster (by name, or by what it was founded with), or means somebody else is
+//! decodable, a hello that takes more than 2 s) ends that one connection and is counted. A node that has no
+//! version of the protocol in common, for another cluster (by name, or by what it was founded with), or means somebody else is
 //! refused with a reason in words, which the dialler logs together with the remedy. A newer connection from a peer replaces the one before, which can only be dead.
 //!
 //! # Who is spoken to
@@ -46,8 +52,10 @@
 //! partition.
 
 mod accept;
+pub mod answer;
 pub mod datagram;
 mod dial;
+pub mod gate;
 mod lanes;
 pub mod native;
 pub mod peers;
@@ -55,5 +63,7 @@ mod throttle;
 pub mod udp;
 mod wire;
 
+#[cfg(test)]
+mod formats;
 #[cfg(test)]
 mod tests;

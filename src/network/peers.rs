@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::codec;
 use crate::metrics::{Metrics, ResultLabel};
-use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
+use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_MIN};
 use crate::node::ports::{AddressBook, Network};
 use crate::types::{NodeId, Version};
 
@@ -25,6 +26,8 @@ use super::{accept, dial};
 
 /// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// The first version of the peer protocol in which a hello offers a range.
+const RANGES_SINCE: u16 = 3;
 /// Most nodes that are heard although they are not in the book; more are refused.
 pub const GUESTS_MAX: usize = 64;
 
@@ -43,6 +46,8 @@ pub struct PeerSettings {
     pub url: String,
     /// The incarnation of this node's data directory; told to the peers.
     pub incarnation: String,
+    /// The newest version of the peer protocol that it speaks.
+    pub protocol_max: u16,
 }
 
 /// What the network tells the node.
@@ -88,6 +93,7 @@ pub(super) struct Shared {
     pub(super) cluster: String,
     url: String,
     incarnation: String,
+    pub(super) protocol_max: u16,
     pub(super) inbox: mpsc::Sender<PeerEvent>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -132,6 +138,12 @@ pub(super) struct Peer {
     incarnation: Mutex<Option<String>>,
     /// That of the process that dialled last.
     visitor: Mutex<Option<String>>,
+    /// The last offer of a range of versions was not understood: the next hello names the oldest.
+    pub(super) plain_next: AtomicBool,
+    /// The version spoken on the outgoing connection; 0 before the first.
+    pub(super) protocol: AtomicU16,
+    /// Why the last attempt to connect failed; `None` once it has succeeded.
+    pub(super) trouble: Mutex<Option<String>>,
 }
 
 impl Peer {
@@ -217,6 +229,11 @@ impl Peer {
         !self.lanes.is_open() || known.as_deref().is_none_or(|known| known == incarnation)
     }
 
+    /// An attempt to connect failed, or (`None`) succeeded.
+    pub(super) fn tried(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
     /// The incoming connection that `ended` belongs to is over.
     fn dismiss(&self, ended: &CancellationToken) {
         let mut incoming = self.lock_incoming();
@@ -279,9 +296,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn hello(&self, to: &NodeId) -> Hello {
+    pub(super) fn hello(&self, to: &NodeId, protocol: u16) -> Hello {
         Hello {
-            protocol: PROTOCOL,
+            protocol,
             cluster: self.cluster.clone(),
             from: self.id.clone(),
             to: to.clone(),
@@ -293,19 +310,33 @@ impl Shared {
         }
     }
 
-    pub(super) fn other_protocol(&self, theirs: u16) -> String {
-        format!(
-            "{} speaks peer protocol {PROTOCOL}, not {theirs}: run the same version of super-node on both",
-            self.id
-        )
+    /// Whether it offers a range of versions. A node that is held to the oldest behaves as if it knew no ranges.
+    pub(super) fn knows_ranges(&self) -> bool {
+        self.protocol_max >= RANGES_SINCE
     }
 
-    /// Whether the speaker of a hello may talk to this node; otherwise what is wrong and what to do.
+    /// The newest version that this node and one that speaks `oldest` to `newest` have in common, or what to do.
+    pub(super) fn common_protocol(&self, oldest: u16, newest: u16) -> Result<u16, String> {
+        let common = newest.min(self.protocol_max);
+        if common >= oldest.max(PROTOCOL_MIN) {
+            return Ok(common);
+        }
+        let range = |oldest: u16, newest: u16| {
+            if oldest == newest { oldest.to_string() } else { format!("{oldest} to {newest}") }
+        };
+        let theirs = range(oldest, newest);
+        let remedy = if oldest > self.protocol_max { "upgrade this one" } else { "upgrade the other one" };
+        Err(format!(
+            "{} speaks peer protocol {}, not {theirs}: run the same version of super-node on both, or {remedy}",
+            self.id,
+            range(PROTOCOL_MIN, self.protocol_max)
+        ))
+    }
+
+    /// Whether the speaker of a hello may talk to this node; otherwise what is wrong and what to do. The version of the
+    /// protocol is another matter: [`Shared::common_protocol`].
     pub(super) fn check(&self, hello: &Hello) -> Result<(), String> {
         let (id, cluster) = (&self.id, &self.cluster);
-        if hello.protocol != PROTOCOL {
-            return Err(self.other_protocol(hello.protocol));
-        }
         if hello.cluster != *cluster {
             return Err(format!(
                 "{id} belongs to cluster {cluster:?}, not {:?}: check node.cluster and cluster.peers on both",
@@ -437,6 +468,9 @@ impl Shared {
             incoming: Mutex::new(None),
             incarnation: Mutex::new(None),
             visitor: Mutex::new(None),
+            plain_next: AtomicBool::new(false),
+            protocol: AtomicU16::new(0),
+            trouble: Mutex::new(None),
         });
         peers.insert(id, peer.clone());
         self.tasks.spawn_on(dial::keep_connected(self.clone(), peer.clone()), &self.runtime);
@@ -459,6 +493,7 @@ pub fn start(
         cluster: settings.cluster,
         url: settings.url,
         incarnation: settings.incarnation,
+        protocol_max: settings.protocol_max,
         inbox,
         shutdown,
         tasks: TaskTracker::new(),
@@ -476,7 +511,38 @@ pub fn start(
     Ok(network)
 }
 
+/// How a node is connected with another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// The other.
+    pub node: NodeId,
+    /// Where it is dialled.
+    pub address: String,
+    /// Whether this node's connection to it stands.
+    pub outgoing: bool,
+    /// Whether its connection to this node stands.
+    pub incoming: bool,
+    /// The version of the protocol that is spoken on the outgoing connection; `None` before there was one.
+    pub protocol: Option<u16>,
+    /// Why the last attempt to connect failed, in words.
+    pub trouble: Option<String>,
+}
+
 impl PeerNetwork {
+    /// How this node is connected with the others, by their names.
+    pub fn links(&self) -> Vec<Link> {
+        let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let link = |peer: &Arc<Peer>| Link {
+            node: peer.id.clone(),
+            address: peer.place(0),
+            outgoing: peer.lanes.is_open(),
+            incoming: peer.lock_incoming().is_some(),
+            protocol: Some(peer.protocol.load(Ordering::Acquire)).filter(|protocol| *protocol > 0),
+            trouble: peer.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        peers.values().map(link).collect()
+    }
+
     /// Where this node listens.
     pub fn local_address(&self) -> SocketAddr {
         self.shared.local
@@ -497,6 +563,11 @@ impl Network for PeerNetwork {
             counts.dropped.inc();
             return;
         };
+        // A peer that does not know a frame would take the connection for broken.
+        if frame.since() > peer.protocol.load(Ordering::Acquire) {
+            counts.dropped.inc();
+            return;
+        }
         let lane = LaneName::of(&frame);
         let bytes = codec::encode(&frame);
         if bytes.len() > FRAME_BYTES_MAX {

@@ -1,20 +1,14 @@
 //! Pings to agents over UDP. One socket for all of them, and no memory of what is under way.
-//!
-//! The nonce of a ping is a keyed hash of the member's name and the sequence number, under a secret that this process
-//! draws at start. So a pong proves by itself that its sender received exactly that ping, whatever address it
-//! comes from, and nothing has to be kept per ping. Whatever fails this proof is dropped and counted and says nothing
-//! about any member; otherwise forgers could frame members. Duplicates pass the proof; the health module, which
-//! knows what is under way, counts them.
+//! What a datagram means is decided in [`super::gate`]; here are the socket and the names of hosts.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::ports::Pinger;
-use crate::types::{IntervalId, MemberId, Version};
+use crate::types::{AgentKey, IntervalId, MemberId, Micros, Version};
 
-use super::datagram::{CLUSTER_BYTES_MAX, Nonce, PING_BYTES, Ping, Pong};
+use super::datagram::{CLUSTER_BYTES_MAX, PING_BYTES};
+use super::gate::{Gate, Judgement};
 use super::throttle::Throttle;
 
 /// Wanted size of the socket's buffers; the system may grant less. 4 MiB hold the answers of 30 000 members.
@@ -43,18 +38,26 @@ const NAMES_MAX: usize = 200_000;
 pub enum AgentEvent {
     /// An agent answered a ping.
     Pong {
-        /// Who; proven by the nonce.
+        /// Who; proven by nonce and key.
         member: MemberId,
         /// The ping's number.
         seq: u64,
         /// What the agent runs.
         version: Version,
     },
-    /// An agent answered a ping with something else than a pong; who it was is proven by the nonce.
-    Bad {
-        /// Who.
-        member: MemberId,
-    },
+    /// A ping did not leave this machine, for a reason that lies in this machine.
+    Unsent,
+}
+
+/// Whether a datagram did not leave for a reason of this machine's own, whatever its address: no memory or no buffer for
+/// it, no network. What lies in the address must not count against the observer, or one odd address would silence it.
+fn is_own_fault(error: &io::Error) -> bool {
+    /// "No buffer space available" on Linux, for which the standard library has no name.
+    const NO_BUFFERS: i32 = 105;
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory | io::ErrorKind::NetworkDown
+    ) || error.raw_os_error() == Some(NO_BUFFERS)
 }
 
 /// The way to the agents. Cheap to clone; ends with the token that [`UdpPinger::start`] was given.
@@ -67,8 +70,8 @@ struct Shared {
     /// For sending, from any thread: tokio's own would refuse until its reactor has run once.
     sender: std::net::UdpSocket,
     local: SocketAddr,
-    cluster: String,
-    secret: [u8; 32],
+    gate: Mutex<Gate>,
+    began: Instant,
     interval: AtomicU64,
     names: Mutex<BTreeMap<String, Name>>,
     resolvers: Semaphore,
@@ -77,6 +80,7 @@ struct Shared {
     shutdown: CancellationToken,
     counts: Counts,
     troubles: Throttle,
+    inbox: mpsc::Sender<AgentEvent>,
 }
 
 /// A `host:port` whose host is a name.
@@ -93,7 +97,7 @@ struct Counts {
     sent: Counter,
     unsent: Counter,
     answered: Counter,
-    bad: Counter,
+    limited: Counter,
     junk: Counter,
 }
 
@@ -106,7 +110,7 @@ impl Counts {
             sent: count("sent"),
             unsent: count("unsent"),
             answered: count("answered"),
-            bad: count("bad"),
+            limited: count("limited"),
             junk: count("junk"),
         }
     }
@@ -131,8 +135,8 @@ impl UdpPinger {
         let shared = Arc::new(Shared {
             local: sender.local_addr()?,
             sender,
-            cluster: cluster.to_string(),
-            secret: rand::random(),
+            gate: Mutex::new(Gate::new(cluster, rand::random())),
+            began: Instant::now(),
             interval: AtomicU64::new(0),
             names: Mutex::default(),
             resolvers: Semaphore::new(RESOLVERS_MAX),
@@ -141,8 +145,9 @@ impl UdpPinger {
             shutdown,
             counts: Counts::new(metrics),
             troubles: Throttle::default(),
+            inbox,
         });
-        shared.tasks.spawn(listen(shared.clone(), socket, inbox));
+        shared.tasks.spawn(listen(shared.clone(), socket));
         Ok(UdpPinger { shared })
     }
 
@@ -164,15 +169,10 @@ impl UdpPinger {
 }
 
 impl Pinger for UdpPinger {
-    fn ping(&self, member: &MemberId, address: &str, seq: u64) {
+    fn ping(&self, member: &MemberId, address: &str, key: &AgentKey, seq: u64) {
         let shared = &self.shared;
-        let ping = Ping {
-            seq,
-            nonce: shared.nonce(member, seq),
-            interval: IntervalId(shared.interval.load(Ordering::Relaxed)),
-            cluster: &shared.cluster,
-        };
-        let bytes = ping.encode();
+        let interval = IntervalId(shared.interval.load(Ordering::Relaxed));
+        let bytes = shared.gate().ping((member, key), seq, interval, shared.now());
         match address.parse() {
             Ok(address) => shared.send(&bytes, address),
             Err(_a_name) => {
@@ -201,17 +201,12 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<(std::net::UdpSocket, toki
 }
 
 impl Shared {
-    /// SHA-256 over secret, member and number, cut to 16 bytes. The name's length is part of it, so that no two
-    /// inputs share their bytes; cut to half, it gives no state to continue the hash from.
-    fn nonce(&self, member: &MemberId, seq: u64) -> Nonce {
-        let name = member.as_str();
-        let digest = Sha256::new()
-            .chain_update(self.secret)
-            .chain_update(seq.to_be_bytes())
-            .chain_update((name.len() as u64).to_be_bytes())
-            .chain_update(name)
-            .finalize();
-        *digest.first_chunk().expect("a SHA-256 digest has 32 bytes")
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Micros {
+        Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn send(&self, bytes: &[u8], address: SocketAddr) {
@@ -221,6 +216,10 @@ impl Shared {
             }
             Err(error) => {
                 self.counts.unsent.inc();
+                if is_own_fault(&error) {
+                    // A full inbox has been told enough.
+                    let _told = self.inbox.try_send(AgentEvent::Unsent);
+                }
                 if let Some(held) = self.troubles.pass() {
                     tracing::warn!(%address, from = %self.local, held,
                         "a ping could not be sent: {error}; check that listen.agents can reach this address");
@@ -297,7 +296,7 @@ async fn resolve(shared: Arc<Shared>, name: String) {
     }
 }
 
-async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc::Sender<AgentEvent>) {
+async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket) {
     // Longer than any pong, so that one that is too long is seen to be.
     let mut buffer = [0; 256];
     loop {
@@ -318,7 +317,7 @@ async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc:
         if let Some(event) = event {
             tokio::select! {
                 () = shared.shutdown.cancelled() => return,
-                sent = inbox.send(event) => if sent.is_err() { return },
+                sent = shared.inbox.send(event) => if sent.is_err() { return },
             }
         }
     }
@@ -326,17 +325,17 @@ async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket, inbox: mpsc:
 
 impl Shared {
     fn judge(&self, bytes: &[u8]) -> Option<AgentEvent> {
-        let pong = Pong::decode(bytes).filter(|pong| pong.nonce == self.nonce(&pong.member, pong.seq));
-        match pong {
-            None => {
+        let judgement = self.gate().judge(bytes, self.now());
+        match judgement {
+            Judgement::Junk => {
                 self.counts.junk.inc();
                 None
             }
-            Some(Pong { member, exact: false, .. }) => {
-                self.counts.bad.inc();
-                Some(AgentEvent::Bad { member })
+            Judgement::Limited => {
+                self.counts.limited.inc();
+                None
             }
-            Some(Pong { member, seq, version, .. }) => {
+            Judgement::Pong { member, seq, version } => {
                 self.counts.answered.inc();
                 Some(AgentEvent::Pong { member, seq, version })
             }

@@ -85,8 +85,16 @@ pub(super) enum Greeting {
         /// What is wrong and what to do about it, in words.
         reason: String,
     },
-    /// Who speaks to whom.
+    /// Who speaks to whom, in which version of the protocol. As an answer to an offer: in the newest that both know.
     Hello(Hello),
+    /// Since protocol 3, from a dialler: it speaks all versions from `oldest` to that of the hello. An acceptor that does
+    /// not know ranges cannot read it and closes the connection; then the dialler comes with a hello of the oldest.
+    Offer {
+        /// The oldest version that the dialler speaks.
+        oldest: u16,
+        /// Who speaks to whom; its version is the newest.
+        hello: Hello,
+    },
 }
 
 /// A reader of frames of up to `body_max` bytes.

@@ -263,11 +263,13 @@ fn changes_membership(happening: &Happening) -> bool {
     matches!(
         happening,
         Happening::GenesisDone { .. }
+            | Happening::ClusterRecovered(_)
             | Happening::MemberJoined { .. }
             | Happening::MemberMoved { .. }
             | Happening::MemberLeft { .. }
             | Happening::MemberSuspended { .. }
             | Happening::MemberProbation { .. }
             | Happening::MemberReinstated { .. }
+            | Happening::AgentAdmitted { .. }
     )
 }

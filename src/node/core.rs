@@ -11,7 +11,7 @@ use crate::health::{self, Health};
 use crate::ledger::command::Command;
 use crate::ledger::records::Member;
 use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
-use crate::types::{Index, Micros, NodeId, Term};
+use crate::types::{AgentKey, Index, MemberId, Micros, NodeId, Term};
 
 use super::applier::Standing;
 use super::autopilot::Autopilot;
@@ -20,9 +20,10 @@ use super::facts::Facts;
 use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
+use super::mending;
 use super::moment::Moment;
 use super::requests::{Origin, Requests};
-use super::snapshot::{Incoming, Outgoings};
+use super::snapshot::{Incoming, Needs, Outgoings};
 use super::status::ProjectionStatus;
 
 /// Most requests under way in one node; more are refused as overloaded.
@@ -49,10 +50,14 @@ pub struct Settings {
     pub genesis: Command,
     /// How many applied entries the log keeps for followers that are behind.
     pub keep_entries: u64,
+    /// How fast a snapshot is sent to one receiver, bytes a second; 0: as fast as it takes it.
+    pub snapshot_rate: u64,
     /// This node's client URL, for the status.
     pub url: String,
     /// The incarnation of its data directory; empty if it has none.
     pub incarnation: String,
+    /// The newest version of the peer protocol that its network speaks, for the status.
+    pub protocol_max: u16,
     /// Whether log and state are in memory only; for the status.
     pub in_memory: bool,
     /// While it leads, it replaces a voter that was silent for so long by a learner. `None`: never.
@@ -77,6 +82,7 @@ pub struct Node {
     pub(super) health: Health,
     pub(super) facts: Facts,
     pub(super) members: Arc<Vec<Member>>,
+    pub(super) agent_keys: Arc<BTreeMap<MemberId, AgentKey>>,
     pub(super) applied: Base,
     pub(super) projection: ProjectionStatus,
     pub(super) peer_contact: BTreeMap<NodeId, Micros>,
@@ -85,12 +91,18 @@ pub struct Node {
     pub(super) requests: Requests,
     pub(super) heard: Heard,
     pub(super) outgoing: Outgoings,
+    /// Who needed snapshots lately.
+    pub(super) needs: Needs,
     pub(super) incoming: Incoming,
     /// A received snapshot is being installed; further parts are dropped meanwhile.
     pub(super) installing: bool,
     pub(super) known_leader: Option<(Term, NodeId)>,
     pub(super) compact_asked: Index,
     pub(super) membership: Membership,
+    /// The disk has no room for further entries.
+    pub(super) disk_full: bool,
+    /// When to ask for the state next; `None`: it is there.
+    pub(super) ask_for_state_at: Option<Micros>,
     pub(super) autopilot: Autopilot,
     /// Something has ended that requests waited for.
     pub(super) unpark: bool,
@@ -106,19 +118,23 @@ impl Node {
         facts: Facts,
         moment: Moment,
     ) -> Result<Node, raft::RecoveryError> {
-        let configuration = standing.configuration.clone().unwrap_or_else(|| settings.bootstrap());
+        let lacks_state = mending::state_is_lost(&recovered, standing);
+        let configuration = match &standing.configuration {
+            Some(configuration) => configuration.clone(),
+            None if lacks_state => Configuration::default(),
+            None => settings.bootstrap(),
+        };
         let membership = Membership::new(configuration.clone());
         let applied = standing.applied;
         // A snapshot may have replaced the state just before a crash, while the log still holds what it replaced.
         let snapshot_unrecorded = recovered.agree_with(applied);
-        let mut raft = Raft::new(
-            settings.raft.clone(),
-            configuration.clone(),
-            recovered,
-            applied.index,
-            moment.now,
-            moment.entropy,
-        )?;
+        let base = recovered.base.index;
+        let (config, now, entropy) = (settings.raft.clone(), moment.now, moment.entropy);
+        let mut raft = if lacks_state {
+            Raft::without_state(config, recovered, now, entropy)?
+        } else {
+            Raft::new(config, configuration.clone(), recovered, applied.index, now, entropy)?
+        };
         if snapshot_unrecorded {
             let installed = raft::Input::SnapshotInstalled { base: applied, configuration };
             raft.step(moment.now, moment.entropy, installed);
@@ -130,6 +146,7 @@ impl Node {
             raft,
             health,
             members: Arc::default(),
+            agent_keys: Arc::default(),
             applied,
             projection: ProjectionStatus::default(),
             peer_contact: BTreeMap::new(),
@@ -137,12 +154,15 @@ impl Node {
             duties,
             requests: Requests::new(moment.entropy),
             heard: Heard::default(),
-            outgoing: Outgoings::default(),
+            outgoing: Outgoings::new(settings.snapshot_rate),
+            needs: Needs::default(),
             incoming: Incoming::default(),
             installing: false,
             known_leader: None,
             compact_asked: Index(0),
             membership,
+            disk_full: false,
+            ask_for_state_at: lacks_state.then_some(moment.now),
             autopilot: Autopilot::default(),
             unpark: false,
             effects: Vec::new(),
@@ -150,6 +170,9 @@ impl Node {
             settings,
         };
         node.take_facts(facts, moment);
+        if lacks_state {
+            node.effects.push(Effect::Tell(Notice::StateLost { base }));
+        }
         Ok(node)
     }
 
@@ -169,7 +192,6 @@ impl Node {
                     self.duties.met(node, incarnation);
                 }
             }
-            Input::AgentBad { member } => self.step_health(moment, health::Input::Bad { member }),
             Input::Ask { ask, want, forward, patience } => {
                 let request = self.requests.begin(Origin::Ask(ask), want, moment.now, patience);
                 self.route(moment, request, forward);
@@ -179,7 +201,14 @@ impl Node {
             Input::Applied(batch) => self.handle_applied(moment, *batch),
             Input::Flushed { index } => self.handle_flushed(moment, index),
             Input::Exported { to, transfer, chunk } => self.handle_exported(moment, to, transfer, chunk),
+            Input::DiskRoom { full } => {
+                if std::mem::replace(&mut self.disk_full, full) != full {
+                    self.effects.push(Effect::Tell(Notice::DiskRoom { full }));
+                    self.step_raft(moment, raft::Input::DiskRoom { full });
+                }
+            }
             Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
+            Input::PingNotSent => self.step_health(moment, health::Input::SendFailed),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));
                 self.step_health(moment, health::Input::Stalled(span));
@@ -196,6 +225,10 @@ impl Node {
         for next in self.outgoing.tick(moment.now) {
             self.snapshot_next(moment, next);
         }
+        for node in self.needs.due(moment.now) {
+            self.send_snapshot(moment, &node);
+        }
+        self.needs.forget(|node| self.raft.has_caught_up(node));
         self.do_duties(moment);
         self.replace_dead_voters(moment);
         self.run_raft(moment);
@@ -205,6 +238,7 @@ impl Node {
             self.run_raft(moment);
         }
         self.follow_configuration(moment);
+        self.ask_for_state(moment);
         std::mem::take(&mut self.effects)
     }
 
@@ -215,6 +249,8 @@ impl Node {
             self.requests.deadline(),
             self.outgoing.deadline(),
             self.membership.deadline(),
+            self.state_deadline(),
+            self.needs.deadline(),
             self.autopilot.deadline(),
             self.duties.deadline(&self.facts, self.leading().is_some(), now),
         ];
@@ -234,6 +270,11 @@ impl Node {
     /// Its term, and who leads it.
     pub fn term_and_leader(&self) -> (Term, Option<&NodeId>) {
         (self.raft.term(), self.raft.leader())
+    }
+
+    /// Whether the disk has no room for further entries.
+    pub fn disk_is_full(&self) -> bool {
+        self.disk_full
     }
 
     /// Moves with every change of the configuration in force, and when this node is removed or taken in again.

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
@@ -25,6 +26,7 @@ use super::core::{Node, Settings};
 use super::events::EventLog;
 use super::handle::{Ask, Changed, Failure, Handle, Reply, Transferred};
 use super::io::{Effect, Input};
+use super::mending;
 use super::moment::Moment;
 use super::notices;
 use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
@@ -45,6 +47,8 @@ const FLUSH_BYTES: usize = 16 << 20;
 const FLUSH_NICENESS: i32 = 10;
 /// The status is renewed at most this often, unless role, term, leader or configuration changed.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
+/// How often the disk thread looks how much room there is, and tries again to write what found none.
+const ROOM_EVERY: Duration = Duration::from_millis(200);
 /// A wake-up that comes so much too late is a stall of this process.
 const STALL: Duration = Duration::from_millis(250);
 /// How often a log of level debug hears how things stand.
@@ -93,6 +97,8 @@ pub struct Parts<L, P, A> {
     pub agents: Inlet<A>,
     /// Its metrics.
     pub metrics: Arc<Metrics>,
+    /// While the disk has less room than this, in bytes, it counts as full.
+    pub reserve: u64,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -111,9 +117,11 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
 ) -> Result<Running, NodeError> {
     let mut clock = Clock::new();
     let mut applier = Applier::new(Arc::clone(&parts.state))?;
-    applier.found(&parts.settings.bootstrap())?;
-    let facts = applier.facts()?;
     let OpenedLog { log, recovered, notes: _ } = parts.log;
+    if !mending::state_is_lost(&recovered, applier.standing()) {
+        applier.found(&parts.settings.bootstrap())?;
+    }
+    let facts = applier.facts()?;
     let node = Node::new(parts.settings, recovered, applier.standing(), facts, clock.moment())?;
     let events = Arc::new(EventLog::default());
     let (asks, asked) = mpsc::channel(ASKS_MAX);
@@ -130,9 +138,10 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
     };
     let (results, from_threads) = mpsc::unbounded_channel();
     let expected_by = clock.moment().now;
-    let disk = DiskThread::start(log, results.clone(), Arc::clone(&parts.metrics));
-    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), results);
+    let disk = DiskThread::start(log, parts.reserve, results.clone(), Arc::clone(&parts.metrics));
+    let apply = ApplyThread::start(applier, Arc::clone(&parts.state), parts.reserve, results);
     let driver = Driver {
+        lacks_state: node.lacks_state(),
         proposals: Proposals::new(&parts.metrics),
         node,
         clock,
@@ -169,6 +178,8 @@ struct Inlets<P, A> {
 
 enum FromThread {
     Input(Input),
+    /// There was no room for the state: a flush that began would have failed, for good.
+    NotFlushed,
     Failed(NodeError),
 }
 
@@ -232,6 +243,8 @@ struct Driver {
     told_at: Option<Instant>,
     /// As of the last status; see [`Node::membership_changes`].
     membership_changes: u64,
+    /// As of the last turn; see [`Node::lacks_state`].
+    lacks_state: bool,
     applied: watch::Sender<Index>,
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable, and their bytes.
@@ -272,6 +285,10 @@ impl Driver {
                     FromThread::Input(input) => {
                         self.flushing &= !matches!(input, Input::Flushed { .. });
                         self.step(input);
+                    }
+                    FromThread::NotFlushed => {
+                        self.flushing = false;
+                        self.dirty.get_or_insert_with(|| (Instant::now(), 0));
                     }
                     FromThread::Failed(error) => return Err(error),
                 }
@@ -327,11 +344,18 @@ impl Driver {
     /// Ends a batch: carries the effects out and publishes what changed.
     fn turn(&mut self) {
         let moment = self.moment();
+        if self.lacks_state != self.node.lacks_state() {
+            // Before anything is answered: whether the state may be looked at is in the status.
+            self.lacks_state = self.node.lacks_state();
+            self.status.send_replace(self.node.status(moment.now));
+        }
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
+        // A state that cannot be written to a full disk is kept in memory; the log has everything.
+        let may_flush = !self.flushing && !self.node.disk_is_full();
         let due = |(since, bytes): (Instant, usize)| since.elapsed() >= FLUSH_EVERY || bytes >= FLUSH_BYTES;
-        if !self.flushing && self.dirty.is_some_and(due) {
+        if may_flush && self.dirty.is_some_and(due) {
             self.dirty = None;
             self.flushing = true;
             self.apply.send(ApplyJob::Flush);
@@ -348,7 +372,7 @@ impl Driver {
                 }
                 self.network.send(&to, frame);
             }
-            Effect::Ping { member, address, seq } => self.pinger.ping(&member, &address, seq),
+            Effect::Ping { member, address, key, seq } => self.pinger.ping(&member, &address, &key, seq),
             Effect::Apply(entries) => {
                 let (_, bytes) = self.dirty.get_or_insert_with(|| (Instant::now(), 0));
                 *bytes += entries.iter().map(command_bytes).sum::<usize>();
@@ -393,7 +417,7 @@ impl Driver {
         let deadline = self.node.deadline(self.expected_by);
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
-        if let Some((since, _)) = self.dirty.filter(|_| !self.flushing) {
+        if let Some((since, _)) = self.dirty.filter(|_| !self.flushing && !self.node.disk_is_full()) {
             wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
@@ -536,9 +560,54 @@ struct DiskThread {
     thread: std::thread::JoinHandle<()>,
 }
 
+/// Writes batches as they come, and watches the room on the disk.
+struct Writer<L> {
+    log: L,
+    /// See [`Parts::reserve`].
+    reserve: u64,
+    full: bool,
+    /// The last batch that was taken and not written, since there was no room.
+    waiting: Option<Seq>,
+    results: mpsc::UnboundedSender<FromThread>,
+}
+
+impl<L: LogStore> Writer<L> {
+    /// `false`: the node is gone, or has been told that it must go.
+    fn write(&mut self, batches: &[Persist]) -> bool {
+        let last = batches.last().map(|batch| batch.seq).or(self.waiting);
+        let result = match self.log.append(batches) {
+            Ok(()) => {
+                self.waiting = None;
+                // Nothing was asked for, and nothing waited.
+                let Some(seq) = last else { return true };
+                FromThread::Input(Input::Persisted { seq })
+            }
+            Err(StorageError::Full { .. }) => {
+                self.waiting = last;
+                return self.tell_room(true);
+            }
+            Err(error) => FromThread::Failed(error.into()),
+        };
+        let failed = matches!(result, FromThread::Failed(_));
+        self.results.send(result).is_ok() && !failed
+    }
+
+    /// Looks how much room there is.
+    fn look(&mut self) -> bool {
+        let full = self.waiting.is_some() || self.log.room().is_some_and(|room| room < self.reserve);
+        self.tell_room(full)
+    }
+
+    fn tell_room(&mut self, full: bool) -> bool {
+        std::mem::replace(&mut self.full, full) == full
+            || self.results.send(FromThread::Input(Input::DiskRoom { full })).is_ok()
+    }
+}
+
 impl DiskThread {
     fn start<L: LogStore>(
-        mut log: L,
+        log: L,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
         metrics: Arc<Metrics>,
     ) -> DiskThread {
@@ -547,19 +616,27 @@ impl DiskThread {
         let size = Arc::clone(&bytes);
         let thread = named("disk", move || {
             let _obituary = Obituary { thread: "disk", results: results.clone() };
-            while let Ok(first) = work.recv() {
-                let mut batches = vec![first];
+            let mut writer = Writer { log, reserve, full: false, waiting: None, results };
+            let mut looked = None;
+            loop {
+                if looked.is_none_or(|at: Instant| at.elapsed() >= ROOM_EVERY) {
+                    looked = Some(Instant::now());
+                    if !writer.look() {
+                        return;
+                    }
+                }
+                let mut batches = match work.recv_timeout(ROOM_EVERY) {
+                    Ok(first) => vec![first],
+                    Err(RecvTimeoutError::Timeout) if writer.waiting.is_none() => continue,
+                    Err(RecvTimeoutError::Timeout) => Vec::new(),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
                 batches.extend(work.try_iter());
                 let begun = Instant::now();
-                let last: Seq = batches.last().map_or(0, |batch| batch.seq);
-                let result = match log.append(&batches) {
-                    Ok(()) => FromThread::Input(Input::Persisted { seq: last }),
-                    Err(error) => FromThread::Failed(error.into()),
-                };
+                let goes_on = writer.write(&batches);
                 metrics.wal_sync_seconds.observe(begun.elapsed().as_secs_f64());
-                size.store(log.bytes(), std::sync::atomic::Ordering::Relaxed);
-                let failed = matches!(result, FromThread::Failed(_));
-                if results.send(result).is_err() || failed {
+                size.store(writer.log.bytes(), std::sync::atomic::Ordering::Relaxed);
+                if !goes_on {
                     return;
                 }
             }
@@ -607,12 +684,13 @@ impl ApplyThread {
     fn start(
         mut applier: Applier,
         state: Arc<dyn StateStore>,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
     ) -> ApplyThread {
         let (jobs, work) = std::sync::mpsc::channel::<ApplyJob>();
         let thread = named("apply", move || {
             let _obituary = Obituary { thread: "apply", results: results.clone() };
-            let (flushes, flusher) = Self::start_flusher(state, results.clone());
+            let (flushes, flusher) = Self::start_flusher(state, reserve, results.clone());
             while let Ok(job) = work.recv() {
                 if matches!(job, ApplyJob::Flush) {
                     // What is applied by now is flushed while more is applied.
@@ -645,6 +723,7 @@ impl ApplyThread {
     /// applied when it was made.
     fn start_flusher(
         state: Arc<dyn StateStore>,
+        reserve: u64,
         results: mpsc::UnboundedSender<FromThread>,
     ) -> (std::sync::mpsc::Sender<Index>, std::thread::JoinHandle<()>) {
         let (demands, work) = std::sync::mpsc::channel::<Index>();
@@ -655,6 +734,12 @@ impl ApplyThread {
                 tracing::debug!(%error, "the flush thread keeps its priority");
             }
             while let Ok(index) = work.recv() {
+                if state.room().is_some_and(|room| room < reserve) {
+                    if results.send(FromThread::NotFlushed).is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 let result = match state.flush() {
                     Ok(()) => FromThread::Input(Input::Flushed { index }),
                     Err(error) => FromThread::Failed(error.into()),

@@ -1,5 +1,5 @@
 //! What a node owes the cluster without being asked: the leader founds it, records its election, keeps the ledger's
-//! super-nodes in step with the voters, binds each to its data directory, cuts and settles intervals; every super-node reports what it saw.
+//! super-nodes in step with the voters, binds each to its data directory, cuts and settles intervals; every super-node says which version it runs and reports what it saw.
 //!
 //! All duties are level-triggered: each looks at the applied state and proposes what is missing. A proposal that
 //! is lost, doubled or late does no harm, because the replicated machine applies each decision once.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::ledger::command::{Command, Report};
 use crate::ledger::records::{Member, MemberKind};
 use crate::raft::Configuration;
-use crate::types::{IntervalId, MemberId, Micros, NodeId, Term, UnixMillis};
+use crate::types::{IntervalId, MemberId, Micros, NodeId, Term, UnixMillis, Version};
 
 use super::facts::Facts;
 
@@ -53,6 +53,8 @@ pub struct Duties {
     met: BTreeMap<NodeId, String>,
     /// Those of them that vote.
     voters: BTreeSet<NodeId>,
+    /// This node, and whether the log has another version of it than it runs.
+    unstated: Option<NodeId>,
     /// When a duty may be proposed again, by its name.
     not_before: BTreeMap<Duty, Micros>,
 }
@@ -67,6 +69,7 @@ enum Duty {
     Report(IntervalId, u32),
     Enrol(MemberId),
     Bind(NodeId),
+    Version,
 }
 
 impl Duties {
@@ -81,6 +84,7 @@ impl Duties {
             enrolment: BTreeMap::new(),
             met: BTreeMap::new(),
             voters: BTreeSet::new(),
+            unstated: None,
             not_before: BTreeMap::new(),
         }
     }
@@ -166,6 +170,8 @@ impl Duties {
             self.open = Some((interval.open, Micros(now.0.saturating_sub(age))));
             self.not_before.remove(&Duty::Cut);
         }
+        let stated = facts.versions.get(me) == Some(&Version::current());
+        self.unstated = (self.voters.contains(me) && !stated).then(|| me.clone());
         self.majority_since.retain(|id, _| *id >= interval.next_settle);
         for waiting in &facts.waiting {
             if waiting.has_majority() {
@@ -180,11 +186,16 @@ impl Duties {
     }
 
     /// What is due. `leading`: the term that this node leads, once its state holds everything committed before.
-    /// Reports go to whoever leads; the others only from the leader.
+    /// Reports, and the word which version this node runs, go to whoever leads; the others only from the leader.
     pub fn due(&mut self, facts: &Facts, leading: Option<Term>, now: Micros) -> Vec<Command> {
         let mut commands = Vec::new();
         if let Some(term) = leading {
             self.due_from_leader(facts, term, now, &mut commands);
+        }
+        if let Some(node) = self.unstated.clone()
+            && self.may_again_after(Duty::Version, now, ENROL_RETRY)
+        {
+            commands.push(Command::NodeVersion { node, version: Version::current() });
         }
         if let Some(interval) = facts.interval {
             let keys: Vec<(IntervalId, u32)> =

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::ledger::agents;
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
 use crate::ledger::records::{Checkpoint, Genesis, IntervalState, Member, MemberStatus, Totals};
-use crate::types::{IntervalId, NodeId, Term};
+use crate::types::{AgentKey, IntervalId, MemberId, NodeId, Term, Version};
 
 /// How many elections past the checkpoint are counted for the projection's lag.
 const LAG_ELECTIONS_MAX: usize = 1_000;
@@ -41,6 +42,8 @@ pub struct Facts {
     pub interval: Option<IntervalState>,
     /// All members that have not left, if they may have changed.
     pub members: Option<Arc<Vec<Member>>>,
+    /// The keys of agents, if the members are here.
+    pub keys: Option<Arc<BTreeMap<MemberId, AgentKey>>>,
     /// Intervals that are cut and not settled, oldest first.
     pub waiting: Vec<Waiting>,
     /// The ledger's sums.
@@ -53,6 +56,8 @@ pub struct Facts {
     pub last_election: Option<Term>,
     /// The data directories that super-nodes are bound to.
     pub incarnations: BTreeMap<NodeId, String>,
+    /// The versions that super-nodes have stated.
+    pub versions: BTreeMap<NodeId, Version>,
 }
 
 impl Facts {
@@ -94,11 +99,13 @@ impl Facts {
             policy: query::policy(reader)?.unwrap_or_default(),
             interval,
             members,
+            keys: if with_members { Some(Arc::new(agents::keys_in_force(reader)?)) } else { None },
             waiting,
             totals,
             checkpoint,
             projection_lag,
             incarnations: query::incarnations(reader)?,
+            versions: query::versions(reader)?,
             last_election: query::last_election(reader)?.map(|election| election.term),
         })
     }

@@ -6,19 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::command::{Applied, Request};
 use crate::raft::{Base, Change, Configuration, Message};
-use crate::types::{Index, NodeId, Version};
+use crate::types::{Index, MemberId, NodeId, Version};
 
 use super::handle::{Changed, Failure, Transferred};
 
-/// Version of the peer protocol. Nodes whose versions differ refuse each other in the hello.
-pub const PROTOCOL: u16 = 2;
+/// The newest version of the peer protocol. Two nodes speak the newest that both know; if there is none, they refuse each
+/// other in the hello.
+///
+/// | version | |
+/// |---|---|
+/// | 2 | a hello names one version |
+/// | 3 | a hello offers a range of versions, and the answer says which of them is spoken; the frames from [`Frame::HearsNoLeader`] on |
+pub const PROTOCOL: u16 = 3;
+/// The oldest version that is still spoken.
+pub const PROTOCOL_MIN: u16 = 2;
 /// Largest frame, in bytes, on a peer connection.
 pub const FRAME_BYTES_MAX: usize = 16 << 20;
 
 /// The first frame in each direction of a peer connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// The version of the protocol that follows.
     pub protocol: u16,
     /// The configured name of the cluster.
     pub cluster: String,
@@ -149,6 +157,53 @@ pub enum Frame {
         /// At most [`crate::raft::NODES_MAX`].
         incarnations: BTreeMap<NodeId, String>,
     },
+    /// "Does this member answer you?" Answered by [`Frame::Word`], whatever comes of it.
+    AskHelp {
+        /// The asker's number for the question.
+        id: u64,
+        /// The member.
+        member: MemberId,
+    },
+    /// The answer.
+    Word {
+        /// Of the [`Frame::AskHelp`].
+        id: u64,
+        /// Whether the member answered.
+        alive: bool,
+    },
+    /// "My log is whole and my state is gone": asks the leader for a snapshot.
+    WantState {
+        /// Where the log begins: an older state is of no use.
+        base: Index,
+    },
+}
+
+impl Frame {
+    /// The version of the peer protocol that a node must speak to know this frame.
+    pub fn since(&self) -> u16 {
+        match self {
+            Frame::Raft(_)
+            | Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Forward { .. }
+            | Frame::ForwardAnswer { .. }
+            | Frame::ReadIndex { .. }
+            | Frame::ReadIndexAnswer { .. }
+            | Frame::Snapshot(_)
+            | Frame::SnapshotAck { .. }
+            | Frame::ReadLease { .. }
+            | Frame::Change { .. }
+            | Frame::ChangeAnswer { .. }
+            | Frame::Transfer { .. }
+            | Frame::TransferAnswer { .. }
+            | Frame::NotMember { .. } => 2,
+            Frame::HearsNoLeader { .. }
+            | Frame::Bound { .. }
+            | Frame::AskHelp { .. }
+            | Frame::Word { .. }
+            | Frame::WantState { .. } => 3,
+        }
+    }
 }
 
 /// Part of the state.

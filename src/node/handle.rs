@@ -63,6 +63,12 @@ pub enum Failure {
     /// This node was removed from the cluster. Not applied.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// The leader's disk has no room. Not applied.
+    #[error("the disk of {node} is full")]
+    DiskFull {
+        /// The leader.
+        node: NodeId,
+    },
 }
 
 /// A change of the configuration is complete.
@@ -94,7 +100,8 @@ impl Failure {
             | Failure::Unknown(_)
             | Failure::Timeout
             | Failure::Draining
-            | Failure::Removed => true,
+            | Failure::Removed
+            | Failure::DiskFull { .. } => true,
             Failure::Damaged(_)
             | Failure::Change(_)
             | Failure::ChangePending
@@ -303,8 +310,16 @@ impl Handle {
         self.ask(Ask::ReadBarrier { lease, forward, patience: timeout.mul_f64(0.75), reply })
     }
 
-    /// A consistent view of what this node has applied.
+    /// A consistent view of what this node has applied. An error while its state is gone: what it would show is not old,
+    /// but wrong.
     pub fn view(&self) -> Result<Box<dyn Reader + Send>, KeyspaceError> {
+        if self.status.borrow().lacks_state {
+            return Err(KeyspaceError::Damaged {
+                key: "(all)".to_string(),
+                why: "the state of this node is gone and is being fetched from the leader; ask another node"
+                    .to_string(),
+            });
+        }
         self.state.view()
     }
 

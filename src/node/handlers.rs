@@ -48,12 +48,17 @@ impl Node {
             _ if !known => self.heard_stranger(moment, &from),
             Frame::Snapshot(_) => {}
             Frame::NotMember { as_of } => self.told_not_member(as_of),
+            Frame::WantState { base } => self.wanted_state(moment, &from, base),
             Frame::HearsNoLeader { as_of } => self.tell_bindings(from, as_of),
             Frame::Bound { as_of, incarnations } => self.told_bindings(as_of, incarnations),
             Frame::Pong { seq, version } => {
                 let member = (&from).into();
                 self.step_health(moment, health::Input::Answered { member, seq, version });
             }
+            Frame::AskHelp { id, member } => {
+                self.step_health(moment, health::Input::HelpAsked { from, id, member });
+            }
+            Frame::Word { id, alive } => self.step_health(moment, health::Input::Word { from, id, alive }),
             Frame::Forward { life, id, request } => {
                 self.take_once(moment, from, (life, id), Want::Write(request));
             }
@@ -116,6 +121,10 @@ impl Node {
                     self.finish(finished);
                 }
                 return;
+            }
+            if self.disk_full && matches!(request.want, Want::Write(_)) {
+                let node = self.settings.id.clone();
+                return self.finish(fail(request, Failure::DiskFull { node }));
             }
             let id = request.id;
             let input = match request.want {
@@ -218,18 +227,24 @@ impl Node {
                 }
                 raft::Effect::Refused { request, refusal } => self.refused(moment, request, refusal),
                 raft::Effect::Transferring { request, .. } => self.requests.transferring(request),
-                raft::Effect::SendSnapshot { to } => {
-                    let configuration = self.raft.status().configuration.clone();
-                    let (part, replaced) =
-                        self.outgoing.begin(&to, configuration, moment.entropy, moment.now);
-                    if let Some(transfer) = replaced {
-                        self.effects.push(Effect::CloseExport { transfer });
+                raft::Effect::SendSnapshot { to } => match self.needs.ask(&to, moment.now) {
+                    None => self.send_snapshot(moment, &to),
+                    Some(pause) => {
+                        self.effects.push(Effect::Tell(Notice::FallsBehind { node: to, pause }));
                     }
-                    self.effects.push(Effect::Export(part));
-                }
+                },
                 raft::Effect::Event(event) => self.handle_raft_event(event),
             }
         }
+    }
+
+    pub(super) fn send_snapshot(&mut self, moment: Moment, to: &NodeId) {
+        let configuration = self.raft.configuration().clone();
+        let (part, replaced) = self.outgoing.begin(to, configuration, moment.entropy, moment.now);
+        if let Some(transfer) = replaced {
+            self.effects.push(Effect::CloseExport { transfer });
+        }
+        self.effects.push(Effect::Export(part));
     }
 
     /// The core did not take a request: it waits for what would make it be taken, or fails.
@@ -273,6 +288,7 @@ impl Node {
             }),
             raft::Event::SteppedDown { .. } => {
                 self.duties.lost();
+                self.needs.clear();
                 for transfer in self.outgoing.abandon() {
                     self.effects.push(Effect::CloseExport { transfer });
                 }
@@ -322,7 +338,9 @@ impl Node {
                         self.ask_about_leader(&to);
                         self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } });
                     }
-                    Target::Agent { address } => self.effects.push(Effect::Ping { member, address, seq }),
+                    Target::Agent { address, key } => {
+                        self.effects.push(Effect::Ping { member, address, key, seq });
+                    }
                 },
                 health::Effect::Judged { outcome, .. } => {
                     self.effects.push(Effect::Tell(Notice::Pinged(outcome)));
@@ -338,6 +356,12 @@ impl Node {
                     }
                     self.effects.push(Effect::Tell(Notice::Level { member, from, to, misses }));
                 }
+                health::Effect::AskHelp { helper, id, member } => {
+                    self.effects.push(Effect::Send { to: helper, frame: Frame::AskHelp { id, member } });
+                }
+                health::Effect::Word { to, id, alive } => {
+                    self.effects.push(Effect::Send { to, frame: Frame::Word { id, alive } });
+                }
                 // What was seen before the first interval concerns no interval.
                 health::Effect::Report(frozen) if frozen.interval.0 == 0 => {}
                 health::Effect::Report(frozen) => {
@@ -348,7 +372,7 @@ impl Node {
     }
 
     pub(super) fn do_duties(&mut self, moment: Moment) {
-        if self.membership.is_removed() {
+        if self.membership.is_removed() || self.ask_for_state_at.is_some() {
             return;
         }
         self.correct_own_address(moment);
@@ -408,6 +432,9 @@ impl Node {
     pub(super) fn take_facts(&mut self, facts: Facts, moment: Moment) {
         if let Some(members) = &facts.members {
             self.members = Arc::clone(members);
+            if let Some(keys) = &facts.keys {
+                self.agent_keys = Arc::clone(keys);
+            }
             self.duties.follow(&self.membership.committed, &self.members);
             if !self.membership.is_removed() {
                 self.observe_members(moment);
@@ -424,13 +451,17 @@ impl Node {
         self.duties.observe(&self.facts, &self.settings.id, moment.now, moment.wall);
     }
 
-    /// Everybody but this node is pinged.
+    /// Everybody but this node is pinged, and who is an agent without a key: it was added and has not come yet, and nobody
+    /// could prove to be it.
     pub(super) fn observe_members(&mut self, moment: Moment) {
         let me = self.settings.id.as_str();
         let others = self.members.iter().filter(|member| member.id.as_str() != me);
         let targets = others.filter_map(|member| {
             let target = match member.kind {
-                MemberKind::Agent => Target::Agent { address: member.address.as_str().into() },
+                MemberKind::Agent => {
+                    let key = *self.agent_keys.get(&member.id)?;
+                    Target::Agent { address: member.address.as_str().into(), key }
+                }
                 MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
             };
             Some((member.id.clone(), target))
@@ -471,7 +502,7 @@ impl Node {
     ) {
         match chunk {
             Some(chunk) => {
-                self.outgoing.sent(&to, &chunk);
+                self.outgoing.sent(&to, &chunk, moment.now);
                 self.effects.push(Effect::Send { to, frame: Frame::Snapshot(*chunk) });
             }
             None => {
@@ -483,7 +514,9 @@ impl Node {
     }
 
     fn handle_snapshot_part(&mut self, from: NodeId, chunk: SnapshotChunk) {
-        if self.installing || chunk.base.index <= self.applied.index {
+        // A state that lies before the log cannot be brought up by it.
+        let old = chunk.base.index <= self.applied.index || chunk.base.index < self.raft.base().index;
+        if self.installing || old {
             return;
         }
         let transfer = chunk.transfer;
@@ -521,7 +554,10 @@ impl Node {
         finished.into_iter().for_each(|finished| self.finish(finished));
         let frame = Frame::SnapshotAck { transfer: snapshot.transfer, next: snapshot.parts };
         self.effects.push(Effect::Send { to: snapshot.from.clone(), frame });
-        let notice = Notice::SnapshotInstalled { from: snapshot.from, index: snapshot.base.index };
-        self.effects.push(Effect::Tell(notice));
+        let (from, index) = (snapshot.from, snapshot.base.index);
+        if self.ask_for_state_at.take().is_some() {
+            self.effects.push(Effect::Tell(Notice::StateMended { from: from.clone(), index }));
+        }
+        self.effects.push(Effect::Tell(Notice::SnapshotInstalled { from, index }));
     }
 }

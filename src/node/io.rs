@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::health::{self, Level};
 use crate::ledger::apply::Happening;
 use crate::raft::{self, Entry, Persist, Seq};
-use crate::types::{Index, MemberId, NodeId, Version};
+use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
 
 use super::applier::AppliedBatch;
 use super::facts::Facts;
@@ -50,11 +50,6 @@ pub enum Input {
         /// The version it states.
         version: Version,
     },
-    /// An agent's answer was not what was asked for.
-    AgentBad {
-        /// The agent.
-        member: MemberId,
-    },
     /// Somebody above wants something.
     Ask {
         /// Names the answer.
@@ -98,6 +93,13 @@ pub enum Input {
     },
     /// This process did not run for so long.
     Stalled(Duration),
+    /// A ping to an agent could not be sent.
+    PingNotSent,
+    /// The disk has no room for further entries (`full`), or has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
 }
 
 /// What the shell must do, in order of the list; `Persist` may go to another thread, and nothing waits for it.
@@ -118,6 +120,8 @@ pub enum Effect {
         member: MemberId,
         /// Its address.
         address: std::sync::Arc<str>,
+        /// Its key.
+        key: AgentKey,
         /// The ping's number.
         seq: u64,
     },
@@ -191,5 +195,29 @@ pub enum Notice {
         replacement: super::autopilot::Replacement,
         /// Whether it has happened.
         done: bool,
+    },
+    /// The disk has no room for further entries, and writes are refused (`full`); or it has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
+    /// A follower needs snapshots again and again, and waits for the next.
+    FallsBehind {
+        /// The follower.
+        node: NodeId,
+        /// How long it waits.
+        pause: Duration,
+    },
+    /// The applied state is gone, and is being fetched from the leader.
+    StateLost {
+        /// Where the log begins: what came before is only in the state.
+        base: Index,
+    },
+    /// The applied state is there again.
+    StateMended {
+        /// Whose state it is.
+        from: NodeId,
+        /// Up to where.
+        index: Index,
     },
 }

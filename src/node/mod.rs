@@ -31,6 +31,7 @@ mod handlers;
 pub mod heard;
 pub mod io;
 mod membership;
+pub mod mending;
 pub mod moment;
 pub mod notices;
 pub mod ports;

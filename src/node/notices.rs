@@ -11,6 +11,7 @@ use crate::types::{NodeId, UnixMillis};
 use super::autopilot::Replacement;
 use super::events::EventLog;
 use super::io::Notice;
+use super::snapshot::NEEDS_MAX;
 use super::status::{NodeStatus, RoleName};
 
 /// Tells a notice everywhere.
@@ -23,6 +24,10 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         Notice::Level { .. }
         | Notice::Stalled(_)
         | Notice::Removed
+        | Notice::FallsBehind { .. }
+        | Notice::DiskRoom { .. }
+        | Notice::StateLost { .. }
+        | Notice::StateMended { .. }
         | Notice::Replaced { .. }
         | Notice::Raft(raft::Event::TransferAborted { .. } | raft::Event::DiskDegraded { .. }) => {
             tracing::warn!(event = kind, "{message}");
@@ -80,6 +85,9 @@ fn measure(notice: &Notice, metrics: &Metrics) {
                 metrics.ping_rtt_seconds.observe(f64::from(*micros) / 1e6);
             }
         }
+        Notice::DiskRoom { full } => {
+            metrics.storage_full.set(i64::from(*full));
+        }
         Notice::Committed(wait) => metrics.raft_commit_seconds.observe(wait.as_secs_f64()),
         _ => {}
     }
@@ -123,6 +131,32 @@ fn describe(notice: &Notice) -> Option<Description> {
                 .to_string(),
             json!({}),
         )),
+        Notice::DiskRoom { full: true } => {
+            let words = "the disk has no room: writes are refused until there is; reads and elections go on"
+                .to_string();
+            Some(("disk_full", words, json!({})))
+        }
+        Notice::DiskRoom { full: false } => {
+            Some(("disk_room", "the disk has room again: writes are taken".to_string(), json!({})))
+        }
+        Notice::FallsBehind { node, pause } => {
+            let words = format!(
+                "{node} falls behind for ever: it needed more than {NEEDS_MAX} snapshots without catching up, and waits {} s \
+                 for the next; its disk or its processor is too slow, or raft.snapshot_entries is too small",
+                pause.as_secs()
+            );
+            Some(("falls_behind", words, json!({"node": node, "pause_s": pause.as_secs()})))
+        }
+        Notice::StateLost { base } => {
+            let words = format!(
+                "the applied state is gone and is fetched from the leader; the log (from {base} on) and the votes are whole"
+            );
+            Some(("state_lost", words, json!({"base": base})))
+        }
+        Notice::StateMended { from, index } => {
+            let words = format!("the applied state is there again, from {from}, up to index {index}");
+            Some(("state_mended", words, json!({"from": from, "index": index})))
+        }
         Notice::Replaced { replacement, done } => {
             let Replacement { voter, learner, silent, limit } = replacement;
             let why =
@@ -268,11 +302,12 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::ReportAccepted { interval, observer } => {
             ("report_accepted", format!("{observer} has reported on interval {interval}"))
         }
-        Happening::IntervalSettled { interval, verdict, members, rewarded, penalised } => (
+        Happening::IntervalSettled { interval, verdict, reason, members, rewarded, penalised } => (
             "interval_settled",
             format!(
-                "interval {interval} {}: {members} members, rewarded {rewarded}, penalised {penalised}",
-                verdict.as_str()
+                "interval {interval} {}: {members} members, rewarded {rewarded}, penalised {penalised}{}{reason}",
+                verdict.as_str(),
+                if reason.is_empty() { "" } else { "; " }
             ),
         ),
         Happening::MemberSuspended { member, intervals } => {
@@ -287,7 +322,48 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "election_recorded",
             format!("the election of {} in term {} is on record", election.leader, election.term),
         ),
+        Happening::VersionStated { node, version } => {
+            ("version_stated", format!("{node} runs version {version}"))
+        }
+        Happening::ObserverSetAside { interval, observer, why } => (
+            "observer_set_aside",
+            format!("the report of {observer} on interval {interval} does not count: {why}"),
+        ),
+        Happening::MostMembersDark { interval, intervals } => (
+            "most_members_dark",
+            format!(
+                "most members have been dark for {intervals} intervals up to {interval}: strikes are given again from \
+                 the next on"
+            ),
+        ),
+        Happening::MaintenanceAnnounced { member, from, to } => {
+            ("maintenance_announced", format!("{member} announces maintenance for intervals {from} to {to}"))
+        }
+        Happening::OverClaimed { member, amount, balance, penalty } => {
+            ("over_claimed", format!("{member} claimed {amount} and holds {balance}: penalised by {penalty}"))
+        }
+        Happening::PolicySet { revision, activate_at } => (
+            "policy_set",
+            format!("revision {revision} of the policy will judge from interval {activate_at} on"),
+        ),
+        Happening::PolicyActivated { revision, interval } => (
+            "policy_activated",
+            format!("revision {revision} of the policy judges from interval {interval} on"),
+        ),
+        Happening::AgentAdmitted { member, fingerprint } => {
+            ("agent_admitted", format!("agent {member} is let in; its key has the fingerprint {fingerprint}"))
+        }
+        Happening::AgentWaits { member, address, fingerprint } => (
+            "agent_waits",
+            format!(
+                "agent {member} at {address} waits for approval; its key has the fingerprint {fingerprint}"
+            ),
+        ),
         Happening::NodeSeen { node, .. } => ("node_seen", format!("{node} is bound to its data directory")),
+        Happening::ClusterRecovered(recovery) => (
+            "cluster_recovered",
+            format!("an operator made a new cluster of what {} held", recovery.act.node),
+        ),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use crate::raft::{Persist, Recovered};
-use crate::types::{MemberId, NodeId};
+use crate::types::{AgentKey, MemberId, NodeId};
 
 use super::frame::Frame;
 
-/// The disk failed or holds something it should not. All but `Full` end the process.
+/// The disk failed or holds something it should not. All but [`StorageError::Full`] end the process.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused.
@@ -31,6 +31,13 @@ pub enum StorageError {
         /// What is wrong.
         why: String,
     },
+    /// There is no room. What was there is untouched, and what was to be written waits in memory; see
+    /// [`LogStore::append`].
+    #[error("no room for {path}: make room on that disk; what is waiting is then written")]
+    Full {
+        /// The file that could not grow.
+        path: String,
+    },
     /// The directory belongs to somebody else, or to a newer version; the text holds the remedy (exit code 2).
     #[error("{0}")]
     Refused(String),
@@ -40,10 +47,16 @@ pub enum StorageError {
 pub trait LogStore: Send + 'static {
     /// Writes batches in order and syncs once. When it returns, all of them are durable. An error is final: the
     /// caller stops and never retries (a failed sync may have dropped the pages: safety rule 3).
+    ///
+    /// Except [`StorageError::Full`]: the batches are taken, and nothing of them was written. The caller calls again later,
+    /// with further batches or none; when that succeeds, all are durable.
     fn append(&mut self, batches: &[Persist]) -> Result<(), StorageError>;
 
     /// Bytes on disk.
     fn bytes(&self) -> u64;
+
+    /// Bytes that the disk still has room for; `None` if that cannot be told.
+    fn room(&self) -> Option<u64>;
 }
 
 impl LogStore for Box<dyn LogStore> {
@@ -53,6 +66,10 @@ impl LogStore for Box<dyn LogStore> {
 
     fn bytes(&self) -> u64 {
         (**self).bytes()
+    }
+
+    fn room(&self) -> Option<u64> {
+        (**self).room()
     }
 }
 
@@ -86,6 +103,9 @@ pub trait StateStore: Send + Sync + 'static {
 
     /// Bytes on disk.
     fn bytes(&self) -> u64;
+
+    /// Bytes that the disk still has room for; `None` if that cannot be told.
+    fn room(&self) -> Option<u64>;
 }
 
 /// Who belongs to the cluster, as this node knows it now, and where to reach them.
@@ -113,6 +133,7 @@ pub trait Network: Send + Sync + 'static {
 
 /// The way to the agents. Never blocks.
 pub trait Pinger: Send + Sync + 'static {
-    /// Sends one ping to an agent at `address` (`host:port`). An answer comes back through the inbox.
-    fn ping(&self, member: &MemberId, address: &str, seq: u64);
+    /// Sends one ping to an agent at `address` (`host:port`). An answer that `key` authenticates comes back through the
+    /// inbox.
+    fn ping(&self, member: &MemberId, address: &str, key: &AgentKey, seq: u64);
 }

@@ -43,6 +43,8 @@ struct Outgoing {
     last: bool,
     tries: u32,
     resend_at: Micros,
+    /// The rate allows no further part before.
+    next_part_at: Micros,
     base: Base,
     configuration: Configuration,
 }
@@ -62,6 +64,8 @@ impl Outgoing {
 /// The transfers that this node sends, one per receiver.
 #[derive(Debug, Default)]
 pub struct Outgoings {
+    /// Bytes a second to each receiver; 0: as fast as it takes them.
+    rate: u64,
     last_transfer: u64,
     by_peer: BTreeMap<NodeId, Outgoing>,
 }
@@ -83,6 +87,11 @@ pub enum Next {
 }
 
 impl Outgoings {
+    /// No transfers yet; each may send `rate` bytes a second (0: as many as are taken).
+    pub fn new(rate: u64) -> Outgoings {
+        Outgoings { rate, ..Outgoings::default() }
+    }
+
     /// Begins a transfer, and gives the number of the one that it replaces, which must be closed: an export keeps a
     /// view open. `entropy` makes the numbers of different runs differ.
     pub fn begin(
@@ -102,6 +111,7 @@ impl Outgoings {
             last: false,
             tries: 1,
             resend_at: now.after(PART_TIMEOUT),
+            next_part_at: now,
             base: Base::default(),
             configuration,
         };
@@ -110,8 +120,15 @@ impl Outgoings {
         (want, replaced.map(|replaced| replaced.transfer))
     }
 
+    /// Whether a transfer to a node is under way.
+    pub fn is_sending_to(&self, to: &NodeId) -> bool {
+        self.by_peer.contains_key(to)
+    }
+
     /// A part was exported and sent.
-    pub fn sent(&mut self, to: &NodeId, chunk: &SnapshotChunk) {
+    pub fn sent(&mut self, to: &NodeId, chunk: &SnapshotChunk, now: Micros) {
+        let bytes: usize = chunk.rows.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let pause = (bytes as u64).saturating_mul(1_000_000).checked_div(self.rate).unwrap_or(0);
         if let Some(outgoing) = self.by_peer.get_mut(to)
             && outgoing.transfer == chunk.transfer
             && outgoing.part == chunk.part
@@ -119,6 +136,7 @@ impl Outgoings {
             outgoing.upto = chunk.rows.last().map(|(key, _)| key.clone());
             outgoing.last = chunk.last;
             outgoing.base = chunk.base;
+            outgoing.next_part_at = now.after(Duration::from_micros(pause));
         }
     }
 
@@ -135,6 +153,12 @@ impl Outgoings {
         }
         outgoing.part = next;
         outgoing.after = outgoing.upto.take();
+        if now < outgoing.next_part_at {
+            // Not yet: `tick` sends it.
+            outgoing.tries = 0;
+            outgoing.resend_at = outgoing.next_part_at;
+            return None;
+        }
         outgoing.tries = 1;
         outgoing.resend_at = now.after(PART_TIMEOUT);
         Some(Next::Part(outgoing.want(from)))
@@ -175,6 +199,66 @@ impl Outgoings {
     /// When [`Outgoings::tick`] is due.
     pub fn deadline(&self) -> Option<Micros> {
         self.by_peer.values().map(|outgoing| outgoing.resend_at).min()
+    }
+}
+
+/// So many snapshots in a row, without having caught up in between, are a follower's share; whoever needs more falls behind
+/// for ever.
+pub const NEEDS_MAX: u32 = 3;
+/// How long such a follower waits for its next snapshot: at first, twice as long each time, and at most.
+const NEEDS_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+
+/// Who needed snapshots lately, and who has to wait for the next.
+///
+/// A follower that applies more slowly than the leader writes is too far behind again when its snapshot is installed. It
+/// would get one after the other, at the cost of all: so it waits between them, and the operator is told.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// How many each node has had since it last caught up.
+    had: BTreeMap<NodeId, u32>,
+    /// Who waits, and until when.
+    waiting: BTreeMap<NodeId, Micros>,
+}
+
+impl Needs {
+    /// A node needs a snapshot. `None`: it may have it at once; otherwise it must wait so long, and [`Needs::due`] names
+    /// it then.
+    pub fn ask(&mut self, node: &NodeId, now: Micros) -> Option<Duration> {
+        let had = self.had.entry(node.clone()).or_default();
+        *had = had.saturating_add(1);
+        let more = had.checked_sub(NEEDS_MAX + 1)?;
+        let pause = NEEDS_PAUSE.0.saturating_mul(1 << more.min(16)).min(NEEDS_PAUSE.1);
+        self.waiting.insert(node.clone(), now.after(pause));
+        Some(pause)
+    }
+
+    /// Those whose wait is over.
+    pub fn due(&mut self, now: Micros) -> Vec<NodeId> {
+        let due = self.waiting.iter().filter(|(_, until)| **until <= now).map(|(node, _)| node.clone());
+        let due: Vec<NodeId> = due.collect();
+        self.waiting.retain(|_, until| *until > now);
+        due
+    }
+
+    /// Forgets those who have caught up.
+    pub fn forget(&mut self, caught_up: impl Fn(&NodeId) -> bool) {
+        self.had.retain(|node, _| !caught_up(node));
+    }
+
+    /// Whether a node has had more than its share.
+    pub fn falls_behind(&self, node: &NodeId) -> bool {
+        self.had.get(node).is_some_and(|had| *had > NEEDS_MAX)
+    }
+
+    /// This node leads no more: what others need is another's concern.
+    pub fn clear(&mut self) {
+        self.had.clear();
+        self.waiting.clear();
+    }
+
+    /// When [`Needs::due`] has something.
+    pub fn deadline(&self) -> Option<Micros> {
+        self.waiting.values().min().copied()
     }
 }
 
@@ -254,5 +338,93 @@ impl Incoming {
     /// The state has come to `applied` by itself: forgets a transfer that would not bring it further, and its rows.
     pub fn forget_up_to(&mut self, applied: Index) {
         self.current.take_if(|received| received.base.index <= applied);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        name.parse().expect("a valid name")
+    }
+
+    fn chunk(transfer: u64, part: u32, last: bool, bytes: usize) -> SnapshotChunk {
+        let rows = vec![(vec![u8::try_from(part).expect("few parts")], vec![0; bytes - 1])];
+        SnapshotChunk {
+            transfer,
+            base: Base::default(),
+            configuration: Configuration::default(),
+            part,
+            last,
+            checksum: rows_checksum(&rows),
+            rows,
+        }
+    }
+
+    /// Follower n2 is sent parts of 1 000 bytes at 10 000 bytes a second: one every 100 ms, whenever it acknowledges.
+    #[test]
+    fn parts_leave_no_faster_than_the_rate_allows() {
+        let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
+        let mut outgoings = Outgoings::new(10_000);
+        let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
+        outgoings.sent(&to, &chunk(want.transfer, 0, false, 1_000), at(0));
+        assert_eq!(outgoings.acknowledged(&to, want.transfer, 1, at(20)), None, "too early");
+        assert_eq!(outgoings.deadline(), Some(at(100)));
+        assert!(outgoings.tick(at(99)).is_empty());
+        let due = outgoings.tick(at(100));
+        assert!(matches!(&due[..], [Next::Part(part)] if part.part == 1), "{due:?}");
+        outgoings.sent(&to, &chunk(want.transfer, 1, false, 1_000), at(100));
+        // A slow receiver is waited for, and then served at once.
+        let next = outgoings.acknowledged(&to, want.transfer, 2, at(250));
+        assert!(matches!(&next, Some(Next::Part(part)) if part.part == 2), "{next:?}");
+        outgoings.sent(&to, &chunk(want.transfer, 2, true, 1_000), at(250));
+        let over = outgoings.acknowledged(&to, want.transfer, 3, at(251));
+        assert!(matches!(over, Some(Next::Over { base: Some(_), .. })), "the end needs no part: {over:?}");
+    }
+
+    #[test]
+    fn a_lost_part_is_sent_again_from_where_the_transfer_stands() {
+        let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
+        let mut outgoings = Outgoings::new(0);
+        let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
+        outgoings.sent(&to, &chunk(want.transfer, 0, false, 10), at(0));
+        assert!(outgoings.acknowledged(&to, want.transfer, 1, at(5)).is_some());
+        let mut sent = 0;
+        for second in (2..=18).step_by(2) {
+            let again = outgoings.tick(at(second * 1_000 + 5));
+            assert!(
+                matches!(&again[..], [Next::Part(part)] if part.part == 1 && part.after == Some(vec![0]))
+            );
+            sent += 1;
+        }
+        assert_eq!(sent, 9, "the first time and nine times more, over eighteen seconds");
+        assert!(
+            matches!(&outgoings.tick(at(20_005))[..], [Next::Over { base: None, .. }]),
+            "then it is given up"
+        );
+    }
+
+    /// | need | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |
+    /// |---|---|---|---|---|---|---|---|---|---|
+    /// | waits (s) | 0 | 0 | 0 | 5 | 10 | 20 | 40 | 60 | 60 |
+    #[test]
+    fn a_follower_that_falls_behind_for_ever_waits_longer_and_longer_until_it_catches_up() {
+        let (slow, other) = (node("n3"), node("n2"));
+        let mut needs = Needs::default();
+        let mut waits = Vec::new();
+        for turn in 0..9 {
+            let wait = needs.ask(&slow, Micros(turn)).unwrap_or_default();
+            waits.push(wait.as_secs());
+            assert_eq!(needs.deadline(), (!wait.is_zero()).then(|| Micros(turn).after(wait)));
+            assert_eq!(needs.falls_behind(&slow), turn >= 3);
+            let due = needs.due(Micros(turn).after(wait));
+            assert_eq!(due, if wait.is_zero() { vec![] } else { vec![slow.clone()] });
+        }
+        assert_eq!(waits, [0, 0, 0, 5, 10, 20, 40, 60, 60]);
+        assert_eq!(needs.ask(&other, Micros(0)), None, "nobody else waits");
+        needs.forget(|node| *node == slow);
+        assert!(!needs.falls_behind(&slow));
+        assert_eq!(needs.ask(&slow, Micros(0)), None);
     }
 }

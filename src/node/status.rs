@@ -57,7 +57,7 @@ pub struct NodeStatus {
     /// What the cluster was founded with, 32 hexadecimal digits; `None` before this node has heard of it.
     #[serde(default)]
     pub identity: Option<String>,
-    /// The version of the peer protocol that it speaks; nodes of different versions refuse each other.
+    /// The oldest version of the peer protocol that it speaks. Nodes without a version in common refuse each other.
     #[serde(default)]
     pub peer_protocol: u16,
     /// Whether the voters are being changed (joint consensus).
@@ -72,9 +72,34 @@ pub struct NodeStatus {
     /// Whether this node's disk confirms writes suspiciously late.
     #[serde(default)]
     pub disk_degraded: bool,
+    /// The newest version of the peer protocol that it speaks, if it speaks several; 0 of a node that knew only one.
+    #[serde(default)]
+    pub peer_protocol_max: u16,
+    /// What its log holds.
+    #[serde(default)]
+    pub log: LogWindow,
+    /// Whether this node's disk has no room for further entries.
+    #[serde(default)]
+    pub disk_full: bool,
+    /// Whether this node's applied state is gone and is being fetched from the leader.
+    #[serde(default)]
+    pub lacks_state: bool,
     /// Whether this node keeps log and state in memory, and loses them when it ends.
     #[serde(default)]
     pub in_memory: bool,
+}
+
+/// What a node's log holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogWindow {
+    /// The last entry that was forgotten, because the state holds its effect; 0: none.
+    pub base_index: Index,
+    /// That entry's term.
+    pub base_term: Term,
+    /// The last entry.
+    pub last_index: Index,
+    /// On disk up to here.
+    pub durable_index: Index,
 }
 
 /// A super-node as seen from another.
@@ -103,6 +128,9 @@ pub struct PeerStatus {
     /// The voter that leaves when it becomes one.
     #[serde(default)]
     pub replaces: Option<NodeId>,
+    /// Whether it needs one snapshot after the other; only the leader knows.
+    #[serde(default)]
+    pub falls_behind: bool,
 }
 
 /// Counts of members by what the detector and the ledger say.

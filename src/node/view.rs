@@ -6,9 +6,9 @@ use crate::raft::{Role, Status};
 use crate::types::{MemberId, Micros, NodeId};
 
 use super::core::Node;
-use super::frame::PROTOCOL;
+use super::frame::PROTOCOL_MIN;
 use super::status::{
-    IntervalCounts, LedgerHead, MemberCounts, NodeStatus, PeerStatus, ProjectionStatus, RoleName,
+    IntervalCounts, LedgerHead, LogWindow, MemberCounts, NodeStatus, PeerStatus, ProjectionStatus, RoleName,
 };
 
 impl Node {
@@ -47,11 +47,20 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_string(),
             url: self.settings.url.clone(),
             identity: self.facts.genesis.as_ref().map(|genesis| genesis.identity.clone()),
-            peer_protocol: PROTOCOL,
+            peer_protocol: PROTOCOL_MIN,
+            peer_protocol_max: self.settings.protocol_max,
+            log: LogWindow {
+                base_index: raft.base.index,
+                base_term: raft.base.term,
+                last_index: raft.last,
+                durable_index: raft.durable,
+            },
             changing: raft.configuration.outgoing.is_some(),
             removed: self.membership.is_removed(),
             transfer: raft.transfer.clone(),
             disk_degraded: raft.disk_degraded,
+            disk_full: self.disk_full,
+            lacks_state: self.lacks_state(),
             in_memory: self.settings.in_memory,
         }
     }
@@ -86,6 +95,7 @@ impl Node {
             role,
             joining: raft.configuration.joining.contains_key(id),
             replaces: raft.configuration.joining.get(id).cloned().flatten(),
+            falls_behind: self.needs.falls_behind(id),
             matched: matched.filter(|_| leads || id == me),
             lag: matched.filter(|_| leads).map(|matched| raft.last.0.saturating_sub(matched.0)),
             contact_ms: if id == me {

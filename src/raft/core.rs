@@ -47,10 +47,17 @@ pub(super) struct Core {
     pub last_word: Micros,
     /// The last leadership that was reported as followed.
     pub announced: Option<(Term, NodeId)>,
+    /// The newest round heard from this term's leader, whatever this node was meanwhile: an older word of the leader is
+    /// known by it.
+    pub round: u64,
     /// Pre-votes asked for, to name them.
     pub attempts: u64,
     /// Messages that were ignored as malformed, out of place or from strangers.
     pub dropped: u64,
+    /// The disk has no room for further entries: somebody else should lead.
+    pub disk_full: bool,
+    /// The applied state was lost: nothing can be applied before a snapshot has replaced it.
+    pub lacks_state: bool,
 }
 
 impl Core {
@@ -68,8 +75,12 @@ impl Core {
 
     /// Whether this node may stand for election. A voter may; and so may a node that the configuration in force leaves out,
     /// as long as it does not know that this is committed (Raft dissertation, section 4.2.2): it may be the only one that holds
-    /// that entry, and then nobody whose vote counts without it can win against its longer log.
+    /// that entry, and then nobody whose vote counts without it can win against its longer log. A node without its state
+    /// could lead, but serve nobody.
     pub fn may_stand(&self) -> bool {
+        if self.lacks_state {
+            return false;
+        }
         let place = self.log.configuration_index();
         let before = Index(place.0.saturating_sub(1));
         let was_voter =
@@ -120,6 +131,7 @@ impl Core {
         assert!(term > self.hard.term, "term {term} after {}", self.hard.term);
         self.hard = HardState { term, vote: None };
         self.leader_contact = None;
+        self.round = 0;
         self.outbox.term_changed();
     }
 
@@ -135,13 +147,18 @@ impl Core {
 
     /// How much longer than others this node waits before it stands: it would rather not lead, or should not.
     pub fn reluctance(&self) -> Duration {
-        let hesitates = self.config.reluctant || self.disk.degraded();
+        let hesitates = self.config.reluctant || self.disk.degraded() || self.disk_full;
         if hesitates { self.config.election_max } else { Duration::ZERO }
     }
 
     /// Whether this node is a good choice for a leader.
     pub fn is_fit(&self) -> bool {
-        !self.config.reluctant && !self.disk.degraded()
+        !self.config.reluctant && self.is_able_to_lead()
+    }
+
+    /// Whether it could lead, if it had to.
+    pub fn is_able_to_lead(&self) -> bool {
+        !self.disk.degraded() && !self.disk_full && !self.lacks_state
     }
 
     /// Judges the disk, by what is pending now.
@@ -250,12 +267,13 @@ impl Core {
         self.log.install(base, configuration);
         self.commit = self.commit.max(base.index);
         self.applied = base.index;
+        self.lacks_state = false;
     }
 
     /// Ends a batch: what must be written, what may be applied, and everything that may leave.
     pub fn finish_batch(&mut self) -> Vec<Effect> {
         let ready = self.commit.min(self.log.durable());
-        if ready > self.applied {
+        if ready > self.applied && !self.lacks_state {
             let entries: Vec<Entry> = self.log.range(self.applied.next(), ready).cloned().collect();
             assert!(entries.len() as u64 == ready.0 - self.applied.0, "entries to apply are missing");
             self.applied = ready;

@@ -26,8 +26,6 @@ pub(super) struct Follower {
     reason: Option<ElectionReason>,
     /// The log equals the leader's up to here. What was committed before equals any leader's.
     verified: Index,
-    /// The newest round of the leader.
-    round: u64,
     /// Whether the leader waits for an acknowledgement.
     owes_ack: bool,
     /// How far the last one went, or what the leader counts on anyway: a partial acknowledgement must say more.
@@ -44,15 +42,9 @@ impl Follower {
             deadline: core.now.after(timeout),
             reason: None,
             verified: core.commit,
-            round: 0,
             owes_ack: false,
             acknowledged: Index(0),
         }
-    }
-
-    /// The newest round heard from this term's leader.
-    pub fn round(&self) -> u64 {
-        self.round
     }
 }
 
@@ -152,9 +144,9 @@ impl Node<Follower> {
     }
 
     fn handle_heartbeat(&mut self, commit: Index, round: u64) {
-        self.role.round = self.role.round.max(round);
+        self.core.round = self.core.round.max(round);
         self.learn_commit(commit);
-        let (round, verified) = (self.role.round, self.role.verified);
+        let (round, verified) = (self.core.round, self.role.verified);
         let matched = verified.min(self.core.log.durable());
         let (fit, leases) = (self.core.is_fit(), self.core.config.lease.is_some());
         if let Some(leader) = self.role.leader.clone() {
@@ -178,7 +170,7 @@ impl Node<Follower> {
         commit: Index,
         round: u64,
     ) {
-        self.role.round = self.role.round.max(round);
+        self.core.round = self.core.round.max(round);
         let base = self.core.log.base();
         let mut previous = previous;
         if previous.index < base.index {
@@ -227,7 +219,7 @@ impl Node<Follower> {
     fn reject(&mut self, previous: Position) {
         let log = &self.core.log;
         let hint = log.last_not_after(previous.index, previous.term).unwrap_or(log.base().into());
-        let round = self.role.round;
+        let round = self.core.round;
         if let Some(leader) = self.role.leader.clone() {
             self.core.send(&leader, Body::AppendRejected { previous: previous.index, hint, round });
         }
@@ -244,8 +236,8 @@ impl Node<Follower> {
     /// Acknowledges what has become durable: one message, however many appends it answers. `durable` is clipped by
     /// truncation, so an older write never vouches for what replaced its entries (hazards 9 and 10).
     pub fn flush(&mut self) {
-        let (Follower { verified, round, .. }, durable) = (&self.role, self.core.log.durable());
-        let (matched, round, complete) = (durable.min(*verified), *round, durable >= *verified);
+        let (verified, durable) = (self.role.verified, self.core.log.durable());
+        let (matched, round, complete) = (durable.min(verified), self.core.round, durable >= verified);
         if !self.role.owes_ack || !(complete || matched > self.role.acknowledged) {
             return;
         }

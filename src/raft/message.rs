@@ -267,6 +267,11 @@ pub enum Input {
         /// See [`Persist::seq`].
         seq: Seq,
     },
+    /// The disk has no room for further entries (`full`), or has it again.
+    DiskRoom {
+        /// Whether it has none.
+        full: bool,
+    },
     /// A detector outside found `node` dead. Only matters when it leads.
     PeerSilent {
         /// The silent node.

@@ -276,17 +276,53 @@ impl Raft {
         now: Micros,
         entropy: u64,
     ) -> Result<Raft, RecoveryError> {
+        let (base, last) = (recovered.base.index, recovered.last());
+        if applied < base {
+            return Err(RecoveryError::AppliedBeforeBase { applied, base });
+        }
+        if applied > last {
+            return Err(RecoveryError::AppliedBeyondLog { applied, last });
+        }
+        let node = Raft::follower(config, configuration, recovered, applied, now, entropy)?;
+        let alone = node.core.log.configuration().is_sole_voter(node.core.id());
+        // Who decides alone has nobody to wait for; but it may be the last of several, and have promised one of them that it
+        // starts nothing before that one's lease is over.
+        let state = if alone && !node.core.has_promised() {
+            node.start_election(ElectionReason::Startup)
+        } else {
+            State::Follower(node)
+        };
+        Ok(Raft { state: Some(state) })
+    }
+
+    /// A node whose log is whole, and whose applied state is gone. Its term, its vote and its entries count: it votes, and
+    /// acknowledges entries. But it never stands, and nothing is applied, until [`Input::SnapshotInstalled`] has given it a
+    /// state, at or after the log's base. Until then it knows no configuration but those in its log.
+    pub fn without_state(
+        config: Config,
+        recovered: Recovered,
+        now: Micros,
+        entropy: u64,
+    ) -> Result<Raft, RecoveryError> {
+        let base = recovered.base.index;
+        let mut node = Raft::follower(config, Configuration::default(), recovered, base, now, entropy)?;
+        node.core.lacks_state = true;
+        Ok(Raft { state: Some(State::Follower(node)) })
+    }
+
+    fn follower(
+        config: Config,
+        configuration: Configuration,
+        recovered: Recovered,
+        applied: Index,
+        now: Micros,
+        entropy: u64,
+    ) -> Result<Node<Follower>, RecoveryError> {
         let Recovered { hard_state, base, entries } = recovered;
         let log = Log::recover(base, configuration, entries)?;
         let last = log.last();
         if hard_state.term < last.term {
             return Err(RecoveryError::TermBehindLog { stored: hard_state.term, last: last.term });
-        }
-        if applied < base.index {
-            return Err(RecoveryError::AppliedBeforeBase { applied, base: base.index });
-        }
-        if applied > last.index {
-            return Err(RecoveryError::AppliedBeyondLog { applied, last: last.index });
         }
         // A vote of an earlier run may have been promised to nobody's rival; see `lease`.
         let promised = config.lease.is_some() && hard_state.term > Term(0);
@@ -305,14 +341,14 @@ impl Raft {
             last_leader: None,
             last_word: now,
             announced: None,
+            round: 0,
             attempts: 0,
             dropped: 0,
+            disk_full: false,
+            lacks_state: false,
         });
         let role = Follower::new(&core);
-        let node = Node { core, role };
-        let alone = node.core.log.configuration().is_sole_voter(node.core.id());
-        let state = if alone { node.start_election(ElectionReason::Startup) } else { State::Follower(node) };
-        Ok(Raft { state: Some(state) })
+        Ok(Node { core, role })
     }
 
     /// Takes one input in. Cheap; may be called any number of times per batch. `now` never goes back (if it does, it is
@@ -414,6 +450,16 @@ impl Raft {
     /// Where the node's log begins. Cheap.
     pub fn base(&self) -> Base {
         self.state.as_ref().expect(WHOLE).core().log.base()
+    }
+
+    /// Whether this node leads and sees a peer close to the end of its log. Cheap.
+    pub fn has_caught_up(&self, peer: &NodeId) -> bool {
+        match self.state.as_ref().expect(WHOLE) {
+            State::Leader(node) => {
+                node.role.peers.get(peer).is_some_and(|progress| progress.caught_up_since.is_some())
+            }
+            State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => false,
+        }
     }
 
     /// Whether this node believes to lead; the term if so. Cheap.

@@ -12,9 +12,6 @@ use super::thrift::Awaited;
 /// may overtake more than that on the way; then two answers in a row without progress are asked for.
 const SURELY_DELIVERED_BYTES_MAX: usize = 64 << 10;
 
-/// A log that lacks at most so many entries is close to ours.
-const CLOSE_ENTRIES_MAX: u64 = 64;
-
 /// How a peer is fed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Flow {
@@ -89,7 +86,7 @@ impl Progress {
             fit: false,
             leases: false,
             caught_up_since: None,
-            goal: (next, now),
+            goal: (Index(next.0 - 1), now),
             check: None,
             awaited: None,
             agreed: Index(0),
@@ -107,20 +104,19 @@ impl Progress {
         self.round = self.round.max(round);
     }
 
-    /// Looks whether the peer keeps up with our log, which ends at `last`: it lacks few entries, or what it has not
-    /// acknowledged is younger than `patience` (Raft dissertation, section 4.2.1: rounds of catching up). Under load nobody ever
-    /// holds the very last entries.
+    /// Looks whether the peer keeps up with our log, which ends at `last`: what it has not acknowledged is younger than
+    /// `patience` (Raft dissertation, section 4.2.1: rounds of catching up). Under load nobody ever holds the very last
+    /// entries. To lack only a few is not enough: a peer whose disk hangs may lack those for ever, while it answers.
     pub fn follow_up(&mut self, last: Index, now: Micros, patience: Duration) {
         let (goal, since) = self.goal;
-        let close = self.matched.0 + CLOSE_ENTRIES_MAX >= last.0;
-        let in_time = now.since(since) < patience;
-        if close || self.matched >= goal {
+        let reached = self.matched >= goal;
+        if reached {
             self.goal = (last, now);
         }
         let silent = !self.heard || now.since(self.contact) >= patience;
-        if silent || !(close || in_time) {
+        if silent || !(reached || now.since(since) < patience) {
             self.caught_up_since = None;
-        } else if close || self.matched >= goal {
+        } else if reached {
             self.caught_up_since.get_or_insert(now);
         }
     }

@@ -90,6 +90,7 @@ impl State {
                 State::Leader(node) => node.transfer(request, to),
                 _ => self.refuse(request),
             },
+            Input::DiskRoom { full } => self.core_mut().disk_full = full,
             Input::PeerSilent { node: peer, reason } => {
                 if let State::Follower(node) = &mut self {
                     node.peer_silent(&peer, reason);

@@ -86,7 +86,7 @@ impl Node<Leader> {
     /// Those who prefer not to lead call themselves unfit, so that among such leadership stays where it is.
     pub fn consider_handing_over(&mut self) {
         let core = &self.core;
-        let degraded = core.disk.degraded();
+        let degraded = core.disk.degraded() || core.disk_full;
         if !(degraded || core.config.reluctant)
             || self.role.transfer.is_some()
             || core.now < self.role.next_hand_over
@@ -141,7 +141,7 @@ impl Node<Follower> {
     pub fn timeout_now(self, from: &NodeId, round: u64) -> State {
         let core = &self.core;
         let leads = core.announced.as_ref().is_some_and(|(term, node)| *term == core.term() && node == from);
-        if leads && round >= self.role.round() && core.is_voter() && !core.disk.degraded() {
+        if leads && round >= self.core.round && core.is_voter() && core.is_able_to_lead() {
             State::Candidate(Candidate::start(self.core, ElectionReason::Transfer, true))
         } else {
             State::Follower(self)

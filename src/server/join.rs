@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Call, Client, ClientError, NewSuperNode, Options, Outcome};
 use crate::config::Settings;
-use crate::node::frame::PROTOCOL;
+use crate::node::frame::PROTOCOL_MIN;
 use crate::node::handle::Handle;
 use crate::node::status::{NodeStatus, PeerStatus, RoleName};
 use crate::types::{Index, NodeId};
@@ -116,14 +116,17 @@ fn judge(
     url: &str,
 ) -> Result<Invitation, ServerError> {
     let me = &settings.node.id;
-    if status.peer_protocol != PROTOCOL {
+    let (oldest, newest) = (status.peer_protocol, status.peer_protocol_max.max(status.peer_protocol));
+    let own = PROTOCOL_MIN..=settings.node.peer_protocol_max;
+    if newest < *own.start() || oldest > *own.end() {
         let message = format!(
-            "{url} runs super-node {} (peer protocol {}), this is {} (peer protocol {PROTOCOL})",
+            "{url} runs super-node {} (peer protocol {oldest} to {newest}), this is {} (peer protocol {} to {})",
             status.version,
-            status.peer_protocol,
-            env!("CARGO_PKG_VERSION")
+            env!("CARGO_PKG_VERSION"),
+            own.start(),
+            own.end(),
         );
-        return Err(refused(2, message, "run the same version on both"));
+        return Err(refused(2, message, "run versions on both that have a protocol in common"));
     }
     if status.removed {
         let message = format!("{} was itself removed from its cluster", status.id);

@@ -2,6 +2,8 @@
 
 mod join;
 mod opened;
+mod scrub;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiParts, ApiState};
+use crate::api::{self, ApiParts, ApiState, Surroundings};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -21,7 +23,7 @@ use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::metrics::Metrics;
-use crate::network::peers::{self, PeerEvent, PeerSettings};
+use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
@@ -30,6 +32,7 @@ use crate::node::io::Input;
 use crate::node::ports::{AddressBook, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft;
+use crate::storage::directory::{DataDirectory, condemn_state};
 
 use opened::Opened;
 
@@ -134,6 +137,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         address: address.clone(),
         url: settings.client_url(),
         incarnation,
+        protocol_max: settings.node.peer_protocol_max,
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
@@ -152,9 +156,14 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         peers: Inlet { receiver: peers, translate: from_peer },
         agents: Inlet { receiver: agents, translate: from_agent },
         metrics: Arc::clone(&metrics),
+        reserve: settings.storage.reserve,
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
+    let scrub = match &directory {
+        Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
+        None => None,
+    };
     let feed: Arc<dyn Feed> = Arc::new(LedgerFeed::new(handle.clone()));
     let mongo = mongo_settings(&settings);
     let projection = mongo.clone().map(|mongo| {
@@ -172,7 +181,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.peer,
         settings.listen.agents
     );
-    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token());
+    let about = about(&settings, &network);
+    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about);
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
@@ -184,6 +194,19 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
     let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
+    if scrub.is_some_and(|scrub| scrub.join().is_err()) {
+        tracing::error!("the scrub thread panicked");
+    }
+    if let (
+        Err(ServerError::Node(NodeError::State(error @ KeyspaceError::Damaged { .. }))),
+        Some(directory),
+    ) = (&result, &directory)
+    {
+        // The next start does without it.
+        if let Err(error) = condemn_state(directory.path(), &error.to_string()) {
+            tracing::error!("the damaged state could not be marked: {error}");
+        }
+    }
     drop(directory);
     result
 }
@@ -291,13 +314,40 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         health,
         genesis,
         keep_entries: settings.raft.snapshot_entries,
+        snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,
         incarnation,
+        protocol_max: settings.node.peer_protocol_max,
         in_memory: settings.node.in_memory,
         replace_dead_after: settings.cluster.replace_dead_after,
         id,
     }
+}
+
+/// Starts reading in the background what lies on disk, if that is wanted.
+fn start_scrub(
+    settings: &Settings,
+    directory: &DataDirectory,
+    handle: &Handle,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<Option<std::thread::JoinHandle<()>>, ServerError> {
+    if settings.storage.scrub_rate == 0 {
+        return Ok(None);
+    }
+    let scrub = scrub::Scrub {
+        disk: directory.log_disk()?,
+        salt: directory.salt(),
+        state: Arc::clone(&handle.state),
+        rate: settings.storage.scrub_rate,
+        events: Arc::clone(&handle.events),
+        metrics: Arc::clone(metrics),
+        directory: directory.path().to_path_buf(),
+        stop,
+    };
+    let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());
+    thread.map(Some).map_err(|source| ServerError::System { what: "start the scrub thread", source })
 }
 
 fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {
@@ -316,6 +366,7 @@ fn api_state(
     mongo: Option<MongoSettings>,
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
+    about: Surroundings,
 ) -> ApiState {
     let status = handle.status.clone();
     let cluster = settings.node.cluster.clone();
@@ -335,9 +386,20 @@ fn api_state(
         }),
         compare,
         http: settings.http.clone(),
+        agents: settings.agents.clone(),
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
+        about,
     })
+}
+
+fn about(settings: &Settings, network: &PeerNetwork) -> Surroundings {
+    let network = network.clone();
+    Surroundings {
+        links: Arc::new(move || network.links()),
+        data_dir: (!settings.node.in_memory).then(|| settings.node.data_dir.clone()),
+        election_min_ms: u64::try_from(settings.raft.election_min.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn from_peer(event: PeerEvent) -> Option<Input> {
@@ -353,6 +415,6 @@ fn from_peer(event: PeerEvent) -> Option<Input> {
 fn from_agent(event: AgentEvent) -> Option<Input> {
     Some(match event {
         AgentEvent::Pong { member, seq, version } => Input::AgentPong { member, seq, version },
-        AgentEvent::Bad { member } => Input::AgentBad { member },
+        AgentEvent::Unsent => Input::PingNotSent,
     })
 }

@@ -16,9 +16,10 @@ use crate::node::ports::{LogStore, OpenedLog, StateStore};
 use crate::raft::{Payload, Recovered};
 use crate::storage::directory::DataDirectory;
 use crate::storage::{Disk, Log, LogOptions, MemoryDisk, MemoryState};
+use crate::types::Index;
 
-use super::ServerError;
 use super::join::{self, Past};
+use super::{ServerError, state};
 
 /// What a node finds when it starts.
 pub(super) struct Opened {
@@ -57,9 +58,6 @@ pub(super) async fn open(
     }
     let mut opened = if settings.node.in_memory { in_memory()? } else { on_disk(settings)? };
     opened.invitation = invitation;
-    for note in &opened.log.notes {
-        tracing::warn!("{note}");
-    }
     if let Some(url) = &join
         && opened.invitation.is_none()
     {
@@ -82,7 +80,10 @@ fn on_disk(settings: &Settings) -> Result<Opened, ServerError> {
     let mut directory =
         DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
     let log = boxed(directory.open_log()?);
-    let state = Arc::new(directory.open_state()?);
+    for note in &log.notes {
+        tracing::warn!("{note}");
+    }
+    let state = Arc::new(state::open(&mut directory, &log.recovered, settings)?);
     let incarnation = directory.identity().incarnation.clone();
     Ok(Opened { directory: Some(directory), incarnation, log, state, invitation: None })
 }
@@ -112,5 +113,6 @@ fn belongs(recovered: &Recovered, state: &dyn StateStore) -> Result<bool, Server
     let logged = recovered.entries.iter().any(|entry| matches!(entry.payload, Payload::Configuration(_)));
     let applied = applier::standing(&*state.view()?)?;
     let configured = applied.configuration.is_some_and(|configuration| !configuration.is_empty());
-    Ok(logged || configured)
+    // A log that was compacted had something to forget, even if the state is gone that would tell.
+    Ok(logged || configured || recovered.base.index > Index(0))
 }

@@ -14,6 +14,7 @@ use super::dice::Dice;
 use super::invariants::linearizable::{Action, OPERATIONS_MAX, Operation, is_linearizable};
 use super::library::Library;
 use super::trace::Weight;
+use super::treasury::Treasury;
 use super::world::{Answered, Due, World, name};
 
 /// Keys that the clients share at a time.
@@ -60,6 +61,8 @@ pub struct Clients {
     pub begun: Vec<u32>,
     /// Those that use the library, half as many as these.
     pub library: Library,
+    /// Who moves money.
+    pub treasury: Treasury,
 }
 
 impl Clients {
@@ -80,6 +83,7 @@ impl Clients {
             unknown: 0,
             begun: Vec::new(),
             library: Library::new(count.div_ceil(2), world),
+            treasury: Treasury::new(world),
         }
     }
 
@@ -163,7 +167,7 @@ impl Clients {
 
     /// Takes an answer in, if it is to one of the clients.
     pub fn take_answer(&mut self, world: &mut World, answered: &Answered) -> Result<(), String> {
-        if self.library.take_answer(world, answered)? {
+        if self.library.take_answer(world, answered)? || self.treasury.take_answer(answered)? {
             return Ok(());
         }
         let waits = |client: &Client| client.pending.as_ref().is_some_and(|p| p.ask == answered.ask);

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Request};
-use crate::ledger::records::MemberKind;
 use crate::node::requests::Want;
+use crate::raft::Role;
 use crate::types::MemberId;
 
+use super::fleet;
 use super::host::{Death, Host};
 use super::network::Weather;
 use super::operator::Operator;
@@ -114,7 +115,7 @@ impl Faults {
             }
             Fault::AgentJoins { agent: number } => {
                 let (member, address) = (agent(*number), format!("sim:a{number}"));
-                self.order(world, &act, Command::MemberJoin { member, kind: MemberKind::Agent, address });
+                self.order(world, &act, fleet::enrol(member, address));
             }
             Fault::AgentLeaves { agent: number } => {
                 self.order(world, &act, Command::MemberLeave { member: agent(*number) });
@@ -224,6 +225,9 @@ impl Faults {
 }
 
 fn take_down(world: &mut World, host: usize, death: Death, entropy: u64) {
+    let led =
+        |host: &Host| host.alive.as_ref().is_some_and(|alive| alive.node.raft_status().role == Role::Leader);
+    world.leaders_killed += u64::from(led(&world.hosts[host]));
     world.hosts[host].held += 1;
     world.die(host, death, entropy);
 }
@@ -257,12 +261,25 @@ fn begin_disk(world: &mut World, act: &Act, host: usize) {
             world.start_later(host);
         }
         Fault::BitFlip { entropy, .. } => {
+            let in_state = entropy >> 63 == 1 && others_have_their_state(world, host);
             world.die(host, Death::PowerCut, *entropy);
-            world.hosts[host].flip(*entropy);
+            if in_state {
+                world.note(|| format!("n{}: the bit lies in its state", host + 1));
+                world.hosts[host].lose_state();
+            } else {
+                world.hosts[host].flip(*entropy);
+            }
             world.start_later(host);
         }
         _ => {}
     }
+}
+
+/// Whether there are others to fetch a lost state from, whatever happens to one of them meanwhile.
+fn others_have_their_state(world: &World, host: usize) -> bool {
+    let others = world.hosts.iter().enumerate().filter(|(other, machine)| *other != host && !machine.retired);
+    let others: Vec<&Host> = others.map(|(_, machine)| machine).collect();
+    others.len() >= 2 && others.iter().all(|machine| !machine.state_lost)
 }
 
 fn end_disk(act: &Act, machine: &mut Host) {
@@ -339,7 +356,10 @@ pub fn describe(act: &Act) -> String {
         Fault::DiskError { node, calls } => format!("the disk of n{node} fails after {calls} calls"),
         Fault::ReadError { node, .. } => format!("n{node} loses power, then cannot read its disk {span}"),
         Fault::BitFlip { node, .. } => {
-            format!("n{node} loses power, and a bit on its disk changes; restored after {} ms", act.for_ms)
+            format!(
+                "n{node} loses power, and a bit on its disk changes; restored after {} ms, if it lies in the log",
+                act.for_ms
+            )
         }
         Fault::ClockJump { node, by_ms } => format!("the wall clock of n{node} is set by {by_ms} ms"),
         Fault::AgentSilent { agent } => format!("agent a{agent} is silent {span}"),

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ledger::command::{Command, Request};
+use crate::ledger::command::Request;
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
-use crate::ledger::records::MemberKind;
 use crate::node::ports::StateStore;
 use crate::node::requests::Want;
 use crate::raft::{Role, Status};
@@ -14,6 +13,7 @@ use crate::types::{Index, MemberId, Micros, NodeId};
 
 use super::clients::Clients;
 use super::faults::Faults;
+use super::fleet;
 use super::generate::generate;
 use super::host::Host;
 use super::plan::Plan;
@@ -58,6 +58,10 @@ pub struct Summary {
     pub calls_unknown: u64,
     /// Entries committed.
     pub committed: Index,
+    /// Nodes that were killed, or lost power, while they led.
+    pub leaders_killed: u64,
+    /// Claims paid and adjustments made.
+    pub moved: u64,
     /// Intervals settled.
     pub settled: u64,
     /// Snapshots installed.
@@ -189,6 +193,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     world.projection_at_end()?;
     for host in &world.hosts {
         world.watch.at_end(host)?;
+        clients.treasury.at_end(host)?;
     }
     clients.verdict().map_err(|(key, what)| Broken { what, key: Some(key) })?;
     Ok(Summary {
@@ -204,6 +209,8 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         called: clients.library.acknowledged,
         calls_unknown: clients.library.unknown,
         committed: world.watch.last_committed(),
+        leaders_killed: world.leaders_killed,
+        moved: clients.treasury.moved(),
         settled: settled(world)?,
         installed: world.installed,
         projected: world.database.as_ref().map_or(0, |database| database.written),
@@ -344,8 +351,7 @@ fn enrol_agents(world: &mut World) {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
         let address = format!("sim:{name}");
-        let command = Command::MemberJoin { member, kind: MemberKind::Agent, address };
-        let request = Request::keyed(format!("join-{name}"), command);
+        let request = Request::keyed(format!("join-{name}"), fleet::enrol(member, address));
         world.ask(0, Want::Write(request));
     }
 }
@@ -366,6 +372,7 @@ fn play(
             Due::Host { host, life, event } => world.happen(host, life, event)?,
             Due::Start(host) => world.start(host)?,
             Due::Client(client) => clients.turn(client, world, faults.healed()),
+            Due::Treasury => clients.treasury.turn(world),
             Due::Library(event) => clients.library.happen(event, world, faults.healed())?,
             Due::Begin(place) => faults.begin(world, place)?,
             Due::End(place) => faults.end(world, place)?,

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::network::gate::Gate;
 use crate::node::applier::Applier;
 use crate::node::core::{Node, Settings};
 use crate::node::io::Effect;
+use crate::node::mending::state_is_lost;
 use crate::node::moment::Moment;
-use crate::node::ports::{LogStore, StateStore};
+use crate::node::ports::{LogStore, StateStore, StorageError};
 use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
@@ -34,6 +36,10 @@ pub struct Alive {
     pub applier: Applier,
     /// Batches that the disk has not written yet, with the host's own time of their handing over.
     pub writing: VecDeque<(Micros, Persist)>,
+    /// What agents' answers pass.
+    pub gate: Gate,
+    /// How many of them the log has taken, and keeps in memory until there is room.
+    pub without_room: usize,
     /// What waits for the apply thread.
     pub jobs: VecDeque<Job>,
     /// When (in the world's time) the last queued apply job will be done; jobs end in order.
@@ -92,6 +98,8 @@ pub enum Wrote {
     Nothing,
     /// Durable up to this batch, with these terms and votes on the way.
     Durable(Seq, Vec<HardState>),
+    /// There is no room; it is to be tried again.
+    NoRoom,
     /// It failed, as was planned: the process must stop.
     Failed(String),
 }
@@ -121,6 +129,8 @@ pub struct Host {
     pub trouble: DiskTrouble,
     /// Its state: survives crashes, as far as it was flushed.
     pub state: MemoryState,
+    /// Whether the state was lost and has not come back.
+    pub state_lost: bool,
     /// How far the state is durable for sure.
     pub flushed: Index,
     /// `None` while it is dead.
@@ -162,6 +172,7 @@ impl Host {
             disk: MemoryDisk::default(),
             trouble: DiskTrouble::default(),
             state: MemoryState::new(),
+            state_lost: false,
             flushed: Index(0),
             alive: None,
             life: 0,
@@ -207,7 +218,9 @@ impl Host {
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let state_error = |error| broken(format!("recovery: the state: {error}"));
         let mut applier = Applier::new(store).map_err(state_error)?;
-        applier.found(&self.settings.bootstrap()).map_err(state_error)?;
+        if !state_is_lost(&opened.recovered, applier.standing()) {
+            applier.found(&self.settings.bootstrap()).map_err(state_error)?;
+        }
         let facts = applier.facts().map_err(state_error)?;
         let applied = applier.standing().applied.index;
         if applied < self.flushed {
@@ -220,15 +233,24 @@ impl Host {
         self.issued = self.acknowledged.clone();
         let node = Node::new(self.settings.clone(), opened.recovered, applier.standing(), facts, moment)
             .map_err(|error| broken(format!("recovery: {error}")))?;
+        self.state_lost = node.lacks_state();
         self.life += 1;
         self.paused = None;
         self.wake_at = None;
         let configuration = node.raft_status().configuration;
+        // Of this life: what answers the pings of another is junk.
+        let mut secret = [0; 32];
+        secret[..8].copy_from_slice(&self.life.to_be_bytes());
+        for (byte, letter) in secret[8..].iter_mut().zip(self.id.as_str().bytes()) {
+            *byte = letter;
+        }
         self.alive = Some(Alive {
             node,
             log: opened.log,
             applier,
             writing: VecDeque::new(),
+            gate: Gate::new("sim", secret),
+            without_room: 0,
             jobs: VecDeque::new(),
             apply_done_at: now,
             turn_scheduled: false,
@@ -274,7 +296,7 @@ impl Host {
             if !batches.is_empty() && entropy & 1 == 1 {
                 // The write was under way, and stops after so many calls to the disk.
                 self.disk.fail_after((entropy >> 1) & 3);
-                let _interrupted = alive.log.append(&batches);
+                let _interrupted = alive.log.append(&batches[alive.without_room..]);
                 self.interrupted.extend(batches);
             }
             // Whatever way a process ends, its store comes back with some whole transaction since the last flush.
@@ -292,6 +314,7 @@ impl Host {
         self.alive = None;
         self.disk = MemoryDisk::default();
         self.state = MemoryState::new();
+        self.state_lost = false;
         self.flushed = Index(0);
         self.made = false;
         self.incarnation += 1;
@@ -299,6 +322,13 @@ impl Host {
         self.acknowledged = Recovered::default();
         self.issued = Recovered::default();
         self.interrupted.clear();
+    }
+
+    /// Its applied state is gone: something in it had changed, and it was set aside. Only for a machine without power.
+    pub fn lose_state(&mut self) {
+        self.state = MemoryState::new();
+        self.flushed = Index(0);
+        self.state_lost = true;
     }
 
     /// Changes one bit of what the log holds durably. Only for a machine without power, whose disk has settled.
@@ -319,9 +349,19 @@ impl Host {
     /// The disk finishes what it was given. `Err`: a healthy disk was refused.
     pub fn write(&mut self) -> Result<Wrote, String> {
         let Some(alive) = self.alive.as_mut() else { return Ok(Wrote::Nothing) };
-        let batches: Vec<Persist> = alive.writing.drain(..).map(|(_, batch)| batch).collect();
+        let batches: Vec<Persist> = alive.writing.iter().map(|(_, batch)| batch.clone()).collect();
         let Some(last) = batches.last().map(|batch| batch.seq) else { return Ok(Wrote::Nothing) };
-        match alive.log.append(&batches) {
+        let result = alive.log.append(&batches[alive.without_room..]);
+        if let Err(StorageError::Full { path }) = &result {
+            if self.trouble.full == 0 {
+                return Err(format!("storage: no room for {path} on a disk that is not full"));
+            }
+            alive.without_room = batches.len();
+            return Ok(Wrote::NoRoom);
+        }
+        alive.writing.clear();
+        alive.without_room = 0;
+        match result {
             Ok(()) => {
                 batches.iter().for_each(|batch| self.acknowledged.record(batch));
                 Ok(Wrote::Durable(last, batches.into_iter().filter_map(|batch| batch.hard_state).collect()))

@@ -541,7 +541,13 @@ fn said(answer: &Answer, index: Index) -> (Heard, News) {
         }
         Answer::Rejected(Rejection::OutsideWindow(_)) => (refused(Word::Unknown), News::Nothing),
         Answer::Rejected(_) => (refused(Word::RefusedForGood), News::Nothing),
-        Answer::Done | Answer::Sum { .. } => (Heard::Answer, News::Nothing),
+        Answer::Done
+        | Answer::Sum { .. }
+        | Answer::Claimed(_)
+        | Answer::Adjusted { .. }
+        | Answer::Maintenance { .. }
+        | Answer::PolicySet { .. }
+        | Answer::Enrolled { .. } => (Heard::Answer, News::Nothing),
     }
 }
 

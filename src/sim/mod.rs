@@ -20,6 +20,7 @@
 //! | `faults` | carries out the acts of a plan |
 //! | `operator` | adds, removes, replaces, hands over |
 //! | `clients` | who reads and writes |
+//! | `treasury` | who claims and adjusts |
 //! | `library` | who does so through the client library |
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
@@ -37,6 +38,7 @@ pub mod cuts;
 pub mod database;
 pub mod dice;
 pub mod faults;
+mod fleet;
 pub mod generate;
 pub mod history;
 pub mod host;
@@ -51,6 +53,7 @@ pub mod scenario;
 pub mod shrink;
 pub mod tell;
 pub mod trace;
+pub mod treasury;
 pub mod world;
 
 pub use generate::generate;

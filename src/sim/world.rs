@@ -8,18 +8,21 @@ use crate::database::errors::ProjectionError;
 use crate::ledger::apply::Happening;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
+use crate::network::gate::Judgement;
 use crate::node::core::Settings;
 use crate::node::frame::Frame;
+use crate::node::frame::PROTOCOL;
 use crate::node::io::{Effect, Input, Notice};
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
 use crate::raft::{Configuration, Entry, Persist};
-use crate::types::{Index, MemberId, Micros, NodeId, UnixMillis, Version};
+use crate::types::{Index, IntervalId, MemberId, Micros, NodeId, UnixMillis};
 use crate::{health, raft};
 
 use super::clock::Clock;
 use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
+use super::fleet::Fleet;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
 use super::library;
@@ -32,6 +35,8 @@ use super::trace::{Trace, Weight};
 
 /// From so long a pause on, a process notices that it stood still (as the driver does).
 const STALL: Duration = Duration::from_millis(250);
+/// When a write that found no room is tried again.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// Within which time after a pause what waited at different sockets is taken, in any order.
 const UNORDERED_AFTER_PAUSE: Duration = Duration::from_millis(3);
 /// How often an input is taken together with those that follow it, in parts per million.
@@ -65,10 +70,8 @@ pub enum Event {
     Flush,
     /// An agent's answer arrives.
     Pong {
-        /// Of whom.
-        member: MemberId,
-        /// The number of the ping.
-        seq: u64,
+        /// The datagram.
+        bytes: Vec<u8>,
     },
     /// A connection was reset and the new one refused.
     Gone {
@@ -149,6 +152,8 @@ pub enum Due {
     Start(usize),
     /// A client's turn.
     Client(usize),
+    /// The treasury's turn.
+    Treasury,
     /// Something between the hosts and a client that uses the library.
     Library(library::Event),
     /// An act of the plan (by its place there) begins.
@@ -192,6 +197,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// What is between them.
     pub network: Network,
+    /// The agents.
+    pub fleet: Fleet,
     /// Agents that do not answer at the moment, with the number of faults that keep each silent.
     pub silent_agents: BTreeMap<MemberId, u32>,
     /// Answers that nobody has seen yet.
@@ -210,6 +217,8 @@ pub struct World {
     pub bound: BTreeMap<NodeId, Index>,
     /// What went wrong so far, by kind.
     pub counts: BTreeMap<&'static str, u64>,
+    /// How many processes were ended while they led.
+    pub leaders_killed: u64,
     /// What is told of all this.
     pub trace: Trace,
     common: Common,
@@ -242,6 +251,7 @@ impl World {
             dice,
             hosts: Vec::new(),
             network: Network::new(plan.seed),
+            fleet: Fleet::default(),
             silent_agents: BTreeMap::new(),
             answers: Vec::new(),
             watch: Watch::default(),
@@ -251,6 +261,7 @@ impl World {
             database: None,
             bound: BTreeMap::new(),
             counts: BTreeMap::new(),
+            leaders_killed: 0,
             trace: Trace::new(recording),
             common,
             queue: BTreeMap::new(),
@@ -280,6 +291,7 @@ impl World {
         let id = name(host);
         let number = u32::try_from(host).expect("few hosts") + 1;
         Settings {
+            protocol_max: PROTOCOL,
             cluster: "sim".to_string(),
             peers: if founder { founders.clone() } else { BTreeMap::new() },
             raft: raft::Config {
@@ -296,6 +308,7 @@ impl World {
                 nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
             },
             keep_entries: self.plan.keep_entries,
+            snapshot_rate: 0,
             in_memory: false,
             replace_dead_after: None,
             address: address(host),
@@ -484,8 +497,15 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Pong { member, seq } => {
-                self.step(host, Input::AgentPong { member, seq, version: Version::current() })
+            Event::Pong { bytes } => {
+                let now = self.now;
+                let gate = self.hosts[host].alive.as_mut().map(|alive| alive.gate.judge(&bytes, now));
+                match gate {
+                    Some(Judgement::Pong { member, seq, version }) => {
+                        self.step(host, Input::AgentPong { member, seq, version })
+                    }
+                    Some(Judgement::Limited | Judgement::Junk) | None => Ok(()),
+                }
             }
             Event::Gone { node } => self.step(host, Input::PeerGone { node }),
             Event::Project => self.project(host),
@@ -532,7 +552,12 @@ impl World {
                 let id = self.hosts[host].id.clone();
                 hard_states.iter().try_for_each(|stored| self.watch.durable(&id, stored))?;
                 self.detail(|| format!("{id}: its disk has batch {seq}"));
+                self.step(host, Input::DiskRoom { full: false })?;
                 self.step(host, Input::Persisted { seq })
+            }
+            Wrote::NoRoom => {
+                self.at_host(ROOM_EVERY, host, Event::DiskDone);
+                self.step(host, Input::DiskRoom { full: true })
             }
             Wrote::Failed(why) => {
                 let id = self.hosts[host].id.clone();
@@ -627,13 +652,20 @@ impl World {
                 self.watch.said(&self.hosts[host], &to, &frame)?;
                 self.send(host, &to, &frame);
             }
-            Effect::Ping { member, address: _, seq } => {
+            Effect::Ping { member, address: _, key, seq } => {
                 let loss = self.network.loss_ppm();
                 let dice = &mut self.hosts[host].dice;
                 let lost = self.silent_agents.contains_key(&member) || dice.chance(loss);
                 let after = dice.span(Duration::from_micros(200), Duration::from_millis(8));
-                if !lost {
-                    self.at_host(after, host, Event::Pong { member, seq });
+                let now = self.now;
+                let ping = self.hosts[host]
+                    .alive
+                    .as_mut()
+                    .map(|alive| alive.gate.ping((&member, &key), seq, IntervalId(0), now));
+                if let Some(ping) = ping.filter(|_| !lost)
+                    && let Some(bytes) = self.fleet.hear(&member, &ping, now)
+                {
+                    self.at_host(after, host, Event::Pong { bytes });
                 }
             }
             Effect::SetBook(book) => {
@@ -714,6 +746,7 @@ impl World {
         if facts.is_some() {
             self.installed += 1;
             self.hosts[host].flushed = base.index;
+            self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
         }
         self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });

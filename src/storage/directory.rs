@@ -5,6 +5,8 @@
 //! DIR/lock            locked while a process uses the directory
 //! DIR/log/            the Raft log
 //! DIR/state.redb      the applied state
+//! DIR/state.damaged   why the state must not be used; made when damage was found in it
+//! DIR/damaged-N/      a state that was set aside (N: seconds since 1970), with the reason in why.txt
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -28,6 +30,10 @@ const IDENTITY: &str = "identity.json";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
 const STATE: &str = "state.redb";
+const CONDEMNED: &str = "state.damaged";
+/// A state file up to this size is read through when it is opened, which takes less than a second. Of a larger one, changed
+/// values are noticed when they are read, and the rest by the scrub.
+const VERIFIED_BYTES_MAX: u64 = 128 << 20;
 
 /// What `identity.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,9 +188,17 @@ impl DataDirectory {
         Ok(opened)
     }
 
-    /// Opens the state; makes it the first time.
+    /// Opens the state; makes it the first time. A state that was condemned is damaged.
     pub fn open_state(&mut self) -> Result<State, StorageError> {
-        let options = StateOptions { create: !self.identity.state_made, ..StateOptions::default() };
+        if let Some(why) = self.condemned()? {
+            return Err(damaged(&self.path.join(STATE), why));
+        }
+        let bytes = fs::metadata(self.path.join(STATE)).map_or(0, |file| file.len());
+        let options = StateOptions {
+            create: !self.identity.state_made,
+            verify: bytes <= VERIFIED_BYTES_MAX,
+            ..StateOptions::default()
+        };
         let state = State::open(&self.path.join(STATE), &options)?;
         if !self.identity.state_made {
             sync_directory(&self.path)?;
@@ -193,6 +207,64 @@ impl DataDirectory {
         }
         Ok(state)
     }
+}
+
+impl DataDirectory {
+    /// Why the state must not be used, if it was condemned.
+    fn condemned(&self) -> Result<Option<String>, StorageError> {
+        let mark = self.path.join(CONDEMNED);
+        match fs::read_to_string(&mark) {
+            Ok(why) => Ok(Some(why.trim().to_string())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &mark)(error)),
+        }
+    }
+
+    /// Moves the state into a directory of its own, where it can be looked at, so that the next
+    /// [`DataDirectory::open_state`] makes a new one. Gives that directory. The state must not be open.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; whatever was done by then, the call can be repeated.
+    pub fn set_state_aside(&mut self, why: &str) -> Result<PathBuf, StorageError> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let aside = (now.as_secs()..)
+            .map(|second| self.path.join(format!("damaged-{second}")))
+            .find(|place| !place.exists())
+            .expect("some name is free");
+        make_directory(&aside)?;
+        let reason = aside.join("why.txt");
+        fs::write(&reason, format!("{why}\n")).map_err(failed("write", &reason))?;
+        // From here on the state need not be there.
+        self.identity.state_made = false;
+        write_identity(&self.path, &mut self.identity)?;
+        let state = self.path.join(STATE);
+        match fs::rename(&state, aside.join(STATE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("rename", &state)(error));
+            }
+            _ => {}
+        }
+        sync_directory(&aside)?;
+        sync_directory(&self.path)?;
+        let mark = self.path.join(CONDEMNED);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &mark)(error)),
+            _ => sync_directory(&self.path).map(|()| aside),
+        }
+    }
+}
+
+/// Marks the state of the data directory at `path` as damaged, durably: the next start sets it aside.
+pub fn condemn_state(path: &Path, why: &str) -> Result<(), StorageError> {
+    let mark = path.join(CONDEMNED);
+    let write = || -> io::Result<()> {
+        let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&mark)?;
+        out.write_all(why.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.sync_all()
+    };
+    write().map_err(failed("write", &mark))?;
+    sync_directory(path)
 }
 
 /// Makes a directory and its parents and syncs their names; nothing happens if it is there.

@@ -44,6 +44,9 @@ pub trait Disk: Send + 'static {
     /// Removes a file.
     fn remove(&mut self, name: &str) -> io::Result<()>;
 
+    /// Bytes that there is still room for; `None` if that cannot be told.
+    fn room(&self) -> Option<u64>;
+
     /// Makes creates, renames and removes durable.
     fn sync_directory(&mut self) -> io::Result<()>;
 }
@@ -147,6 +150,12 @@ impl Disk for RealDisk {
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.forget(name);
         fs::remove_file(self.directory.join(name))
+    }
+
+    fn room(&self) -> Option<u64> {
+        // What is free for whoever is not root: the rest is kept for the system.
+        let found = rustix::fs::fstatvfs(&self.handle).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     fn sync_directory(&mut self) -> io::Result<()> {

@@ -355,6 +355,11 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn room(&self) -> Option<u64> {
+        let inner = self.lock();
+        inner.capacity.map(|capacity| capacity.saturating_sub(inner.used()))
+    }
+
     fn sync_directory(&mut self) -> io::Result<()> {
         let mut inner = self.lock();
         inner.change()?;

@@ -5,7 +5,9 @@
 //! 2. A segment gets its name once its header is durable; its first record is written once that name is.
 //! 3. A segment is removed once nothing after the durable base lies in it.
 //! 4. Bytes behind the last record are zero before they are written, also after a torn write was cut.
-//! 5. After any error every further call fails: what the disk holds is not known any more (safety rule 3).
+//! 5. Room is made before it is written to, so that a full disk is noticed while everything is whole: the record waits in
+//!    memory, and is written when there is room.
+//! 6. After any other error every further call fails: what the disk holds is not known any more (safety rule 3).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -103,6 +105,14 @@ pub fn inspect<D: Disk>(disk: &D, salt: u64) -> Result<Option<Inspection>, Stora
 
 pub(super) fn io_error(action: &'static str, path: String, source: io::Error) -> StorageError {
     StorageError::Io { action, path, source }
+}
+
+/// What the system says about making room: a full disk is told from all else.
+fn room_error(action: &'static str, path: String, source: io::Error) -> StorageError {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StorageError::Full { path },
+        _ => io_error(action, path, source),
+    }
 }
 
 impl<D: Disk> Log<D> {
@@ -225,7 +235,11 @@ impl<D: Disk> Log<D> {
         }
         if self.staged_items > 0 && self.buffer.len() - record::HEADER_BYTES > self.options.record_bytes {
             let item = self.buffer.split_off(start);
-            self.commit()?;
+            match self.commit() {
+                // It becomes one larger record, when there is room.
+                Err(StorageError::Full { .. }) if start + size <= record::BODY_BYTES_MAX => {}
+                result => result?,
+            }
             self.buffer.extend_from_slice(&item);
         }
         self.staged_items += 1;
@@ -243,16 +257,18 @@ impl<D: Disk> Log<D> {
         if !is_empty && self.tail + extent + reserve > self.options.segment_bytes {
             self.roll()?;
         }
+        let end = self.tail + extent;
+        let length = self.segments[&self.current];
+        // With room for the word that the log continues elsewhere: where the next segment can be made, that must fit too.
+        if end + reserve > length {
+            // Zeros for the next records go out with this one: the file grows, and its length is synced, now and then.
+            let filled =
+                (end + self.options.zero_fill_bytes).min(self.options.segment_bytes).max(end + reserve);
+            self.fill(length, filled - length)?;
+        }
         let mut bytes = std::mem::take(&mut self.buffer);
         self.chain.complete(&mut bytes, Kind::Items, self.staged_items);
-        let end = self.tail + bytes.len() as u64;
-        let grows = end > self.segments[&self.current];
         self.write(self.tail, &bytes)?;
-        if grows {
-            // Zeros for the next records go out with this one: the file grows, and its length is synced, now and then.
-            let filled = (end + self.options.zero_fill_bytes).min(self.options.segment_bytes).max(end);
-            self.fill(end, filled - end)?;
-        }
         self.sync()?;
         self.tail = end;
         self.positions.settle(self.current);
@@ -300,18 +316,21 @@ impl<D: Disk> Log<D> {
         let written = bytes.len() as u64;
         let filled = (written + self.options.zero_fill_bytes).min(self.options.segment_bytes).max(written);
         let (draft, name) = (segment::name_in_preparation(number), segment::name(number));
-        let fail = |action, path: &str| {
-            let path = self.disk.locate(path);
-            move |source| io_error(action, path, source)
-        };
-        let (create, write, room) = (fail("create", &draft), fail("write", &draft), fail("write", &draft));
-        let sync = fail("sync", &draft);
-        let rename = fail("rename", &draft);
-        self.disk.create(&draft).map_err(create)?;
-        self.disk.write(&draft, 0, &bytes).map_err(write)?;
-        self.disk.fill(&draft, written, filled - written).map_err(room)?;
-        self.disk.sync(&draft).map_err(sync)?;
-        self.disk.rename(&draft, &name).map_err(rename)?;
+        let path = self.disk.locate(&draft);
+        let room = |action, source| room_error(action, path.clone(), source);
+        let disk = &mut self.disk;
+        let made = disk.create(&draft).map_err(|source| room("create", source)).and_then(|()| {
+            disk.write(&draft, 0, &bytes).map_err(|source| room("write", source))?;
+            disk.fill(&draft, written, filled - written).map_err(|source| room("write", source))
+        });
+        if let Err(error @ StorageError::Full { .. }) = made {
+            // As if it had never been begun. If it was not even made, there is nothing to remove.
+            let _not_made = self.disk.remove(&draft);
+            return Err(error);
+        }
+        made?;
+        self.disk.sync(&draft).map_err(|source| io_error("sync", path.clone(), source))?;
+        self.disk.rename(&draft, &name).map_err(|source| io_error("rename", path, source))?;
         self.sync_directory()?;
         self.segments.insert(number, filled);
         self.current = number;
@@ -344,7 +363,7 @@ impl<D: Disk> Log<D> {
     fn fill(&mut self, offset: u64, bytes: u64) -> Result<(), StorageError> {
         let name = segment::name(self.current);
         let filled = self.disk.fill(&name, offset, bytes);
-        filled.map_err(|source| io_error("write", self.disk.locate(&name), source))?;
+        filled.map_err(|source| room_error("write", self.disk.locate(&name), source))?;
         let length = self.segments.entry(self.current).or_default();
         *length = (*length).max(offset + bytes);
         Ok(())
@@ -371,14 +390,19 @@ impl<D: Disk> LogStore for Log<D> {
             return Err(io_error("append to", self.disk.locate(&segment::name(self.current)), source));
         }
         let result = self.try_append(batches);
-        if let Err(error) = &result {
-            self.failed = Some(error.to_string());
+        match &result {
+            Ok(()) | Err(StorageError::Full { .. }) => {}
+            Err(error) => self.failed = Some(error.to_string()),
         }
         result
     }
 
     fn bytes(&self) -> u64 {
         self.segments.values().sum()
+    }
+
+    fn room(&self) -> Option<u64> {
+        self.disk.room()
     }
 }
 

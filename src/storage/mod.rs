@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `directory` | the data directory: whose it is, who uses it now |
 //! | `log`, `recovery`, `record`, `segment`, `positions` | the segmented log behind [`LogStore`](crate::node::ports::LogStore) |
+//! | `scrub` | reading again what lies on disk, to find damage |
 //! | `disk`, `disk_memory` | the port below the log: real files, or memory that forgets what was not synced |
+//! | `snapshot`, `recover` | the file that holds a whole state; what operators make of it, and of a last survivor |
+//! | `probe` | how long a disk takes for a small synced write |
 //! | `state`, `overlay`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): new rows over a redb file, or memory |
 //!
 //! The formats and the recovery rules are written down in `docs/storage.md`.
@@ -15,9 +18,13 @@ pub mod disk_memory;
 pub mod log;
 mod overlay;
 mod positions;
+pub mod probe;
 mod record;
+pub mod recover;
 mod recovery;
+pub mod scrub;
 mod segment;
+pub mod snapshot;
 pub mod state;
 pub mod state_memory;
 

@@ -195,6 +195,25 @@ fn walk<D: Disk>(
     }
 }
 
+/// Checks a segment that is complete: its header, and every record up to the one that says that the log goes on.
+pub(super) fn check_closed<D: Disk>(
+    disk: &D,
+    number: u64,
+    salt: u64,
+    bytes: &[u8],
+) -> Result<(), StorageError> {
+    let opening = open_segment(disk, number, salt, bytes)?;
+    let mut chain = Chain { salt, next: opening.next, previous: opening.previous };
+    let mut at = segment::HEADER_BYTES;
+    loop {
+        match bytes.get(at..).and_then(|rest| chain.take(rest)) {
+            Some((_, Kind::Continued, _)) => return Ok(()),
+            Some((header, Kind::Items, _)) => at += record::extent(header.length),
+            None => return Err(damaged(disk, number, at, "unreadable record in a closed segment")),
+        }
+    }
+}
+
 struct Found {
     replay: Replay,
     chain: Chain,

@@ -4,6 +4,8 @@
 //! durable transaction, while updates and reads go on. After a crash the file holds what the last flush left, whole, and
 //! the log replays the rest. So a key that is written a thousand times between two flushes reaches the disk once.
 //!
+//! Each row in the file carries a checksum of its key and its value: a changed bit is damage, and never an answer.
+//!
 //! A view is the file as of some flush with one or two generations of new rows above it (see `overlay`): the
 //! one that gathers, and the one that is being flushed.
 
@@ -28,8 +30,10 @@ use super::{REMEDY, range_is_empty};
 const ROWS: TableDefinition<'static, &'static [u8], &'static [u8]> = TableDefinition::new("rows");
 /// What the file says about itself; `format` is the only key.
 const ABOUT: TableDefinition<'static, &'static str, u64> = TableDefinition::new("about");
-/// The format that this version writes and reads.
-const FORMAT: u64 = 1;
+/// The format that this version writes and reads: every value is followed by [`CHECK_BYTES`] of checksum.
+const FORMAT: u64 = 2;
+/// The checksum behind a value: CRC-32 of the key's length, the key and the value, little-endian.
+const CHECK_BYTES: usize = 4;
 /// An update that finds so many bytes of new rows in memory flushes them itself, and waits for that: a disk that
 /// is slower than the log is long holds the writers up, and memory stays bounded.
 const LAYER_BYTES_MAX: usize = 128 << 20;
@@ -90,6 +94,44 @@ fn failure(error: impl Into<redb::Error>) -> KeyspaceError {
     }
 }
 
+/// Calls into redb to read. It asserts what it reads of its own bookkeeping, so damage there may end in a panic.
+fn guarded<T>(read: impl FnOnce() -> Result<T, redb::StorageError>) -> Result<T, KeyspaceError> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(failure),
+        Err(_) => Err(KeyspaceError::Damaged {
+            key: "(unknown)".to_string(),
+            why: "the file's bookkeeping contradicts itself".to_string(),
+        }),
+    }
+}
+
+fn check_of(key: &[u8], value: &[u8]) -> [u8; CHECK_BYTES] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize().to_le_bytes()
+}
+
+/// What the file keeps of a value.
+fn pack(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut stored = Vec::with_capacity(value.len() + CHECK_BYTES);
+    stored.extend_from_slice(value);
+    stored.extend_from_slice(&check_of(key, value));
+    stored
+}
+
+/// The value in what the file keeps.
+fn unpack<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], KeyspaceError> {
+    match stored.split_last_chunk::<CHECK_BYTES>() {
+        Some((value, check)) if *check == check_of(key, value) => Ok(value),
+        _ => Err(KeyspaceError::Damaged {
+            key: String::from_utf8_lossy(key).into_owned(),
+            why: "its checksum does not fit".to_string(),
+        }),
+    }
+}
+
 fn damaged(path: &Path, why: String) -> StorageError {
     StorageError::Damaged { path: path.display().to_string(), offset: 0, why: format!("{why}; {REMEDY}") }
 }
@@ -141,6 +183,13 @@ impl State {
         let database = Arc::new(database);
         match prepare(&database) {
             Ok(FORMAT) => {}
+            Ok(found) if found < FORMAT => {
+                return Err(StorageError::Refused(format!(
+                    "{} has state format {found} of an earlier version, and this one reads {FORMAT}: give the node an \
+                     empty data directory and start it with --join",
+                    path.display()
+                )));
+            }
             Ok(found) => {
                 return Err(StorageError::Refused(format!(
                     "{} has state format {found}, this version reads up to {FORMAT}: upgrade super-node",
@@ -148,7 +197,7 @@ impl State {
                 )));
             }
             Err(error) => return Err(damaged(error.to_string())),
-        }
+        };
         let file = File::read(&database).map_err(|error| damaged(error.to_string()))?;
         let front = Front {
             version: 0,
@@ -265,7 +314,10 @@ impl StateStore for State {
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
             full.for_each(|key, value| match value {
-                Some(value) => table.insert(key, value).map_err(failure).map(|_| ()),
+                Some(value) => {
+                    let stored = pack(key, value);
+                    table.insert(key, stored.as_slice()).map_err(failure).map(|_| ())
+                }
                 None => table.remove(key).map_err(failure).map(|_| ()),
             })?;
         }
@@ -283,7 +335,8 @@ impl StateStore for State {
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
             for (key, value) in rows {
-                table.insert(key.as_slice(), value.as_slice()).map_err(failure)?;
+                let stored = pack(&key, &value);
+                table.insert(key.as_slice(), stored.as_slice()).map_err(failure)?;
             }
         }
         transaction.commit().map_err(failure)?;
@@ -296,6 +349,11 @@ impl StateStore for State {
 
     fn bytes(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |file| file.len())
+    }
+
+    fn room(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.path).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
     }
 }
 
@@ -349,7 +407,8 @@ impl Layers {
                 return Ok(value.map(|value| value.to_vec()));
             }
         }
-        Ok(self.file.rows.get(key).map_err(failure)?.map(|value| value.value().to_vec()))
+        let Some(stored) = guarded(|| self.file.rows.get(key))? else { return Ok(None) };
+        Ok(Some(unpack(key, stored.value())?.to_vec()))
     }
 
     /// The newest source first.
@@ -363,16 +422,22 @@ impl Layers {
         for layer in &self.layers {
             sources.push(Box::new(layer.range(self.version, from, to, direction).map(Ok)));
         }
-        let mut range = self.file.rows.range::<&[u8]>((from, to)).map_err(failure)?;
+        let mut range = guarded(|| self.file.rows.range::<&[u8]>((from, to)))?;
         sources.push(Box::new(std::iter::from_fn(move || {
-            let row = match direction {
-                Direction::Forward => range.next(),
-                Direction::Backward => range.next_back(),
+            let row = guarded(|| {
+                match direction {
+                    Direction::Forward => range.next(),
+                    Direction::Backward => range.next_back(),
+                }
+                .transpose()
+            });
+            let row = match row {
+                Ok(row) => row?,
+                Err(error) => return Some(Err(error)),
             };
-            let owned = |(key, value): (redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>)| {
-                (key.value().to_vec(), Some(Bytes::copy_from_slice(value.value())))
-            };
-            row.map(|row| row.map(owned).map_err(failure))
+            let (key, stored) = (row.0.value().to_vec(), row.1.value());
+            let value = unpack(&key, stored).map(|value| Some(Bytes::copy_from_slice(value)));
+            Some(value.map(|value| (key, value)))
         })));
         Ok(sources)
     }

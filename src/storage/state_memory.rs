@@ -151,6 +151,10 @@ impl StateStore for MemoryState {
     fn bytes(&self) -> u64 {
         self.lock().bytes
     }
+
+    fn room(&self) -> Option<u64> {
+        None
+    }
 }
 
 struct View(Arc<MemoryKeyspace>);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use super_node::api::{ApiParts, ApiState, serve_clients};
-use super_node::config::HttpSettings;
+use super_node::api::{ApiParts, ApiState, Surroundings, serve_clients};
+use super_node::config::{AgentsSettings, HttpSettings};
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
 use super_node::ledger::keyspace::Keyspace;
@@ -62,6 +62,7 @@ fn status() -> NodeStatus {
         url: None,
         joining: false,
         replaces: None,
+        falls_behind: false,
     };
     NodeStatus {
         cluster: "test".to_string(),
@@ -82,10 +83,14 @@ fn status() -> NodeStatus {
         learners: Vec::new(),
         identity: None,
         peer_protocol: 0,
+        peer_protocol_max: 0,
+        log: Default::default(),
         changing: false,
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
+        lacks_state: false,
         in_memory: false,
     }
 }
@@ -206,7 +211,9 @@ impl Fake {
                 body_bytes_max: 4 << 20,
                 keep_alive: Duration::from_secs(1),
             },
+            agents: AgentsSettings { open: false, token: Some("let me in".to_string()) },
             stopping: stopping.clone(),
+            about: Surroundings { links: Arc::new(Vec::new), data_dir: None, election_min_ms: 300 },
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));

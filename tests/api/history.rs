@@ -9,7 +9,7 @@ use super_node::types::{IntervalId, Term};
 use crate::fake::{Fake, node};
 
 /// n1 saw w1 answer and w2 keep silent for one interval.
-async fn settled() -> Fake {
+pub async fn settled() -> Fake {
     let fake = Fake::start().await;
     for member in ["w1", "w2", "w3"] {
         let body = json!({"id": member, "address": format!("127.0.0.1:75{}", member.len())});

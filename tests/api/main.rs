@@ -5,6 +5,7 @@ mod command_line;
 mod errors;
 mod fake;
 mod history;
+mod money;
 mod native;
 mod requests;
 mod sessions;

@@ -203,7 +203,7 @@ async fn super_nodes_are_added_promoted_demoted_and_removed() {
     // What is so already is answered as if it had just been done.
     assert_eq!(fake.post("/v1/members/n1:promote", "").await.json["already"], true);
     fake.post("/v1/members/n9:promote", "").await.problem(404, "not_found");
-    fake.post("/v1/members/n1:maintain", "").await.problem(404, "not_found");
+    fake.post("/v1/members/n1:nonsense", "").await.problem(404, "not_found");
     let removed = Reply::of(fake.request(Method::DELETE, "/v1/members/n4")).await;
     assert_eq!((removed.status, &removed.json["learners"]), (200, &json!([])), "{}", removed.text);
     let voter = Reply::of(fake.request(Method::DELETE, "/v1/members/n1")).await;

@@ -97,6 +97,8 @@ async fn s2_a_node_that_joins_tells_how_far_it_is_and_is_refused_by_another_vers
     let mut later = cluster.get(0, "/v1/status").await;
     let protocol = later["peer_protocol"].as_u64().expect("a number") + 1;
     later["peer_protocol"] = json!(protocol);
+    // A version that speaks a range of them starts above this one's.
+    later["peer_protocol_max"] = json!(protocol);
     later["leader"] = later["id"].clone();
     let router = axum::Router::new().route("/v1/status", axum::routing::get(async || axum::Json(later)));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");

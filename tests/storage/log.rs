@@ -131,13 +131,62 @@ fn an_error_is_final_even_if_the_disk_recovers() {
     let mut disk = MemoryDisk::new();
     let mut log = open(&disk).log;
     log.append(&[entries(1..=1, 1, 10)]).unwrap();
-    disk.set_capacity(Some(log.bytes()));
-    let error = log.append(&[entries(2..=2, 1, 900)]).unwrap_err();
-    assert!(matches!(error, StorageError::Io { action: "write", .. }), "{error}");
-    disk.set_capacity(None);
+    disk.fail_after(0);
+    let error = log.append(&[entries(2..=2, 1, 10)]).unwrap_err();
+    assert!(matches!(error, StorageError::Io { .. }), "{error}");
+    disk.mend();
     let error = log.append(&[entries(2..=2, 1, 10)]).unwrap_err();
     assert!(error.to_string().contains("earlier failure"), "{error}");
-    assert_eq!(open(&disk).recovered, model(&[entries(1..=1, 1, 10)]));
+}
+
+/// At every size of the disk: what does not fit waits, is not there after a crash, and is written once there is room,
+/// together with what came meanwhile.
+#[test]
+fn what_finds_no_room_waits_and_is_written_when_there_is_some() {
+    let history = [
+        vote(1, "n1"),
+        entries(1..=6, 1, 90),
+        entries(5..=9, 2, 120),
+        base(6, 2),
+        entries(10..=14, 3, 150),
+        entries(15..=15, 3, 2_600),
+        vote(3, "n2"),
+    ];
+    let (mut waited, mut rolled) = (0, 0);
+    for room in (0..9_000).step_by(96) {
+        let mut disk = MemoryDisk::new();
+        let mut log = open(&disk).log;
+        disk.set_capacity(Some(log.bytes() + room));
+        let mut written = 0;
+        for (number, batch) in history.iter().enumerate() {
+            match log.append(std::slice::from_ref(batch)) {
+                Ok(()) => {
+                    assert_eq!(written, number, "nothing overtakes what waits");
+                    written += 1;
+                }
+                Err(StorageError::Full { path }) => {
+                    assert!(path.contains("00000"), "{path}");
+                    waited += 1;
+                    // A crash now leaves what was written before, and no trace of the rest.
+                    let mut after = disk.duplicate();
+                    after.set_capacity(None);
+                    after.crash(room + number as u64);
+                    assert_eq!(
+                        open(&after).recovered,
+                        model(&history[..written]),
+                        "room {room}, batch {number}"
+                    );
+                }
+                Err(error) => panic!("room {room}, batch {number}: {error}"),
+            }
+        }
+        disk.set_capacity(None);
+        log.append(&[]).unwrap();
+        rolled += usize::from(disk.list().unwrap().len() > 1);
+        disk.crash(room);
+        assert_eq!(open(&disk).recovered, model(&history), "room {room}");
+    }
+    assert!(waited > 100 && rolled > 10, "{waited} waits, {rolled} new segments");
 }
 
 #[test]

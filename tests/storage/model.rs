@@ -6,6 +6,9 @@ use super_node::raft::{Base, Entry, HardState, Payload, Persist, Recovered};
 use super_node::storage::{Disk, Log, LogOptions};
 use super_node::types::{Index, Term};
 
+/// The salt of every log that [`small`] opens.
+pub const SALT: u64 = 7;
+
 /// A log as plain values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Model(pub Recovered);
@@ -78,7 +81,7 @@ pub fn vote(term: u64, vote: &str) -> Persist {
 
 /// Segments of a few records, so that small histories cross many of them.
 pub fn small() -> LogOptions {
-    LogOptions { segment_bytes: 2048, zero_fill_bytes: 512, record_bytes: 1024, salt: 7, create: true }
+    LogOptions { segment_bytes: 2048, zero_fill_bytes: 512, record_bytes: 1024, salt: SALT, create: true }
 }
 
 pub fn open<D: Disk + Clone>(disk: &D) -> OpenedLog<Log<D>> {

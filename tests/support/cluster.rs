@@ -100,11 +100,13 @@ pub struct Setup {
     pub environment: Vec<(String, String)>,
     /// Where the nodes run; those beyond the list run on loopback.
     pub places: Vec<Place>,
+    /// Where the data directories are made; `None`: where temporary files are.
+    pub root: Option<PathBuf>,
 }
 
 impl Setup {
     pub fn nodes(nodes: usize) -> Setup {
-        let mut setup = Setup { nodes, environment: Vec::new(), places: Vec::new() };
+        let mut setup = Setup { nodes, environment: Vec::new(), places: Vec::new(), root: None };
         setup.set("SUPER_NODE_LEDGER__INTERVAL", "2s");
         setup.set("SUPER_NODE_LEDGER__PING", "150ms");
         setup.set("SUPER_NODE_LEDGER__PING_TIMEOUT", "100ms");
@@ -157,7 +159,11 @@ impl Drop for Cluster {
 impl Cluster {
     /// Starts the processes; does not wait for a leader.
     pub fn start(setup: &Setup) -> Cluster {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = match &setup.root {
+            Some(root) => tempfile::tempdir_in(root),
+            None => tempfile::tempdir(),
+        };
+        let directory = directory.expect("a temporary directory");
         let nodes = (1..=setup.nodes)
             .map(|number| Node {
                 id: format!("n{number}"),
@@ -211,6 +217,22 @@ impl Cluster {
             command.env(name, value);
         }
         command
+    }
+
+    /// Changes a variable for the nodes that are started from now on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.setup.set(name, value);
+    }
+
+    /// What the leader says of itself, if one can be asked.
+    pub async fn leader_status(&self) -> Option<Value> {
+        for at in (0..self.nodes.len()).filter(|at| self.nodes[*at].is_running()) {
+            match self.try_get(at, "/v1/status").await {
+                Some(status) if status["role"] == "leader" => return Some(status),
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Starts one more node, which joins through another one; returns its position.

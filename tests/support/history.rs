@@ -81,6 +81,7 @@ pub fn append_interval(feed: &MemoryFeed, members: usize) {
             strikes: 0,
             status: MemberStatus::Active,
             by: BTreeMap::from([(node("n1"), counts), (node("n2"), counts)]),
+            excused: false,
         });
         changed.push(Member {
             id: member,
@@ -108,6 +109,7 @@ pub fn append_interval(feed: &MemoryFeed, members: usize) {
         index,
         policy: 1,
         verdict: Verdict::Settled,
+        reason: String::new(),
         observers: vec![
             Observer { id: node("n1"), used: true, why: String::new() },
             Observer { id: node("n3"), used: false, why: "absent".to_string() },

@@ -48,10 +48,14 @@ fn status(id: &NodeId) -> NodeStatus {
         learners: Vec::new(),
         identity: None,
         peer_protocol: 0,
+        peer_protocol_max: 0,
+        log: Default::default(),
         changing: false,
         removed: false,
         transfer: None,
         disk_degraded: false,
+        disk_full: false,
+        lacks_state: false,
         in_memory: false,
     }
 }

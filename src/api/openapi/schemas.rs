@@ -142,7 +142,46 @@ fn status() -> Value {
         ("removed", truth()),
         ("transfer", or_null(text())),
         ("disk_degraded", truth()),
+        ("peer_protocol_max", count()),
+        (
+            "log",
+            object([
+                ("base_index", count()),
+                ("base_term", count()),
+                ("last_index", count()),
+                ("durable_index", count()),
+            ]),
+        ),
+        ("disk_full", truth()),
+        ("lacks_state", truth()),
         ("in_memory", truth()),
+    ])
+}
+
+fn self_report() -> Value {
+    let latency = object([("median_us", count()), ("worst_us", count())]);
+    let link = object([
+        ("node", text()),
+        ("address", text()),
+        ("outgoing", truth()),
+        ("incoming", truth()),
+        ("protocol", or_null(count())),
+        ("trouble", or_null(text())),
+    ]);
+    object([
+        ("id", text()),
+        ("cluster", text()),
+        ("identity", or_null(text())),
+        ("version", text()),
+        ("peer_protocol", count()),
+        ("peer_protocol_max", count()),
+        ("clock_ms", count()),
+        ("open_files_max", or_null(count())),
+        ("disk", or_null(latency)),
+        ("disk_degraded", truth()),
+        ("election_min_ms", count()),
+        ("links", list(link)),
+        ("projection", anything()),
     ])
 }
 
@@ -158,6 +197,7 @@ fn peer_status() -> Value {
         ("url", or_null(text())),
         ("joining", truth()),
         ("replaces", or_null(text())),
+        ("falls_behind", truth()),
     ])
 }
 
@@ -189,6 +229,7 @@ fn interval() -> Value {
         ("index", count()),
         ("policy", count()),
         ("verdict", one_of(&["settled", "void", "correlated"])),
+        ("reason", text()),
         ("observers", list(object([("id", text()), ("used", truth()), ("why", text())]))),
         ("members", count()),
         ("rewarded", amount()),
@@ -203,7 +244,7 @@ fn interval() -> Value {
 fn explanation() -> Value {
     let details = object([
         ("interval", named("Interval")),
-        ("policy", named("Policy")),
+        ("policy", anything()),
         ("evidence", list(anything())),
         ("score", anything()),
         ("agrees", truth()),
@@ -226,7 +267,43 @@ fn explanation() -> Value {
         ("strikes?", count()),
         ("status?", text()),
         ("by?", anything()),
+        ("excused?", truth()),
         ("explanation", details),
+    ])
+}
+
+fn policy() -> Value {
+    object([
+        ("revision", count()),
+        ("kind", one_of(&["standard", "classic"])),
+        ("interval_ms", count()),
+        ("ping_ms", count()),
+        ("ping_timeout_ms", count()),
+        ("reward", amount()),
+        ("penalty", amount()),
+        ("budget", amount()),
+        ("activate_at", count()),
+        ("pending?", list(anything())),
+        ("index?", count()),
+        ("term?", count()),
+    ])
+}
+
+/// Times are milliseconds, or text such as `60s`. `from` and `to` are for a rehearsal only.
+fn policy_change() -> Value {
+    let span = || json!({ "anyOf": [count(), text()] });
+    object([
+        ("revision?", count()),
+        ("kind?", one_of(&["standard", "classic"])),
+        ("interval?", span()),
+        ("ping?", span()),
+        ("ping_timeout?", span()),
+        ("reward?", amount()),
+        ("penalty?", amount()),
+        ("budget?", amount()),
+        ("activate_at?", count()),
+        ("from?", count()),
+        ("to?", count()),
     ])
 }
 
@@ -236,6 +313,28 @@ pub fn all() -> Value {
     let put = object([("op", json!({ "const": "put" })), ("key", text()), ("value", anything())]);
     let delete = object([("op", json!({ "const": "delete" })), ("key", text())]);
     json!({
+        "Adjusted": object([
+            ("member", text()),
+            ("delta", amount()),
+            ("balance", amount()),
+            ("record", count()),
+            ("index", count()),
+            ("term", count()),
+        ]),
+        "Adjustment": object([
+            ("member", text()),
+            ("delta", amount()),
+            ("reason", text()),
+            ("operator", text()),
+        ]),
+        "Announced": object([
+            ("id", text()),
+            ("from", count()),
+            ("to", count()),
+            ("left", count()),
+            ("index", count()),
+            ("term", count()),
+        ]),
         "Balance": object([
             ("member", text()),
             ("balance", amount()),
@@ -245,6 +344,8 @@ pub fn all() -> Value {
         ]),
         "Batch": object([("operations", list(json!({ "anyOf": [put, delete] })))]),
         "Changed": changed(),
+        "Claim": object([("member", text()), ("seq", count()), ("amount", amount())]),
+        "Claims": object([("member", text()), ("last_seq", count()), ("receipt", or_null(named("Receipt")))]),
         "Election": object([
             ("id", count()),
             ("term", count()),
@@ -273,6 +374,7 @@ pub fn all() -> Value {
             ("revision?", count()),
             ("more?", truth()),
         ]),
+        "Maintenance": object([("intervals", count()), ("from?", or_null(count()))]),
         "Member": object([
             ("id", text()),
             ("kind", one_of(&["node", "agent"])),
@@ -301,14 +403,51 @@ pub fn all() -> Value {
             ("hash", hash()),
         ]),
         "PeerStatus": peer_status(),
-        "Policy": anything(),
+        "Policy": policy(),
+        "PolicyChange": policy_change(),
         "Problem": problem(),
+        "Receipt": object([
+            ("member", text()),
+            ("seq", count()),
+            ("amount", amount()),
+            ("balance", amount()),
+            ("record", count()),
+            ("index", count()),
+            ("term", count()),
+            ("at", time()),
+        ]),
+        "Rehearsal": object([
+            ("from", count()),
+            ("to", count()),
+            ("intervals", count()),
+            ("identical", truth()),
+            ("verdicts_changed", list(count())),
+            ("members", list(object([
+                ("member", text()),
+                ("recorded", anything()),
+                ("rehearsed", anything()),
+                ("difference", integer()),
+            ]))),
+        ]),
         "Session": object([
             ("session", count()),
             ("expires_after_ms?", count()),
             ("index", count()),
             ("term", count()),
         ]),
+        "Recovery": object([
+            ("index", count()),
+            ("term", count()),
+            ("at", time()),
+            ("kind", one_of(&["forced_new_cluster", "restored"])),
+            ("node", text()),
+            ("previous_identity", text()),
+            ("identity", text()),
+            ("previous_voters", list(text())),
+            ("voters", list(text())),
+            ("version", anything()),
+        ]),
+        "SelfReport": self_report(),
         "Status": status(),
         "Sum": object([
             ("result", integer()),

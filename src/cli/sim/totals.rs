@@ -22,6 +22,8 @@ pub struct Totals {
     acknowledged: u64,
     reads: u64,
     unknown: u64,
+    leaders_killed: u64,
+    moved: u64,
     settled: u64,
     installed: u64,
     projected: u64,
@@ -44,6 +46,8 @@ impl Totals {
         self.acknowledged += one.acknowledged;
         self.reads += one.reads;
         self.unknown += one.unknown;
+        self.leaders_killed += one.leaders_killed;
+        self.moved += one.moved;
         self.settled += one.settled;
         self.installed += one.installed;
         self.projected += one.projected;
@@ -76,7 +80,8 @@ impl Totals {
                 "steps": self.steps, "virtual_seconds": self.virtual_time.as_secs(), "faults": faults,
                 "faults_by_kind": self.faults, "elections": self.elections,
                 "acknowledged_writes": self.acknowledged, "reads": self.reads, "unknown": self.unknown,
-                "settled_intervals": self.settled, "snapshots_installed": self.installed,
+                "leaders_killed": self.leaders_killed,
+                "claims_and_adjustments": self.moved, "settled_intervals": self.settled, "snapshots_installed": self.installed,
                 "projected_documents": self.projected, "database_failures": self.database_failures,
                 "slowest_recovery": slowest, "seconds": took.as_secs_f64(),
                 "histories_per_second": per_second, "virtual_hours_per_minute": virtual_hours,
@@ -84,13 +89,16 @@ impl Totals {
             }))?);
         }
         output.line(&format!(
-            "{histories} histories, {} failed: {faults} faults, {} elections, {} writes acknowledged ({} unknown), {} \
-             reads, {} intervals settled, {} snapshots installed, {} documents projected",
+            "{histories} histories, {} failed: {faults} faults, {} leaders killed, {} elections, {} writes acknowledged ({} \
+             unknown), {} reads, {} claims and adjustments, {} intervals settled, {} snapshots installed, {} documents \
+             projected",
             u64::from(failed.is_some()),
+            self.leaders_killed,
             self.elections,
             self.acknowledged,
             self.unknown,
             self.reads,
+            self.moved,
             self.settled,
             self.installed,
             self.projected

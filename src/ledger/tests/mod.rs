@@ -1,8 +1,12 @@
 //! The machine as a whole: commands in, answers and keyspace out.
 
+mod agents;
 mod fleet;
 mod idempotency;
 mod kv;
+mod money;
+mod observers;
+mod policy;
 mod properties;
 mod queries;
 mod sessions;
@@ -11,6 +15,7 @@ mod settlement;
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 
 use super::apply::{Happening, Outcome, apply};
+use super::backwards::verify_from_newest;
 use super::command::{
     Answer, Applied, Command, Envelope, ObserverHealth, Once, Rejection, Report, Request, Row,
 };
@@ -18,6 +23,7 @@ use super::keyspace::MemoryKeyspace;
 use super::policy::Policy;
 use super::query;
 use super::records::{Interval, Member, MemberKind, Observation};
+use super::rehearse::{Wish, rehearse};
 use super::verify::{VerifyReport, verify};
 
 /// A cluster as its log sees it: no network, no consensus, only what is applied.
@@ -28,6 +34,10 @@ pub(super) struct World {
     pub term: u64,
     pub at: i64,
 }
+
+/// An observer with nothing against itself.
+pub(super) const WELL: ObserverHealth =
+    ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
 
 pub(super) fn node(name: &str) -> NodeId {
     name.parse().expect("test names are valid")
@@ -126,6 +136,24 @@ impl World {
         self.run(Command::MemberLeave { member: member(name) })
     }
 
+    pub fn claim(&mut self, name: &str, seq: u64, amount: i64) -> Answer {
+        self.run(Command::Claim { member: member(name), seq, amount: Amount(amount) })
+    }
+
+    pub fn adjust(&mut self, name: &str, delta: i64) -> Answer {
+        let (reason, operator) = ("a test".to_string(), "ops".to_string());
+        self.run(Command::Adjust { member: member(name), delta: Amount(delta), reason, operator })
+    }
+
+    pub fn maintain(&mut self, name: &str, from: Option<u64>, intervals: u64) -> Answer {
+        self.run(Command::Maintain { member: member(name), from: from.map(IntervalId), intervals })
+    }
+
+    pub fn set_policy(&mut self, policy: Policy, budget: i64, activate_at: Option<u64>) -> Answer {
+        let activate_at = activate_at.map(IntervalId);
+        self.run(Command::SetPolicy { policy, budget: Amount(budget), activate_at })
+    }
+
     pub fn cut(&mut self, id: u64) -> Answer {
         self.run(Command::Cut { interval: IntervalId(id) })
     }
@@ -140,7 +168,7 @@ impl World {
             observer: node(observer),
             part: part.0,
             parts: part.1,
-            health: ObserverHealth::default(),
+            health: WELL,
             rows,
         }))
     }
@@ -183,9 +211,14 @@ impl World {
         verify(&self.space, &mut |_, _| {})
     }
 
+    /// Sound, whichever way one looks, and the same again from the recorded evidence.
     pub fn assert_sound(&self) {
         let report = self.verify();
         assert!(report.ok, "{:#?}", report.problems);
+        let backwards = verify_from_newest(&self.space, None, &mut |_, _| {});
+        assert_eq!(backwards, report);
+        let wish = Wish { from: IntervalId(1), to: IntervalId(u64::MAX), revision: None };
+        assert!(rehearse(&self.space, &wish).expect("readable").identical);
     }
 }
 
@@ -198,6 +231,8 @@ pub(super) fn rejection(answer: &Answer) -> &'static str {
         Answer::Rejected(Rejection::Stale(_)) => "stale",
         Answer::Rejected(Rejection::SessionExpired(_)) => "session expired",
         Answer::Rejected(Rejection::OutsideWindow(_)) => "outside the window",
-        Answer::Done | Answer::Kv { .. } | Answer::Sum { .. } | Answer::Session { .. } => "done",
+        Answer::Rejected(Rejection::InsufficientFunds(_)) => "insufficient funds",
+        Answer::Rejected(Rejection::Suspended(_)) => "suspended",
+        _ => "done",
     }
 }

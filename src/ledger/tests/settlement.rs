@@ -101,14 +101,7 @@ fn a_deposed_leader_decides_nothing() {
     world.report(1, "n1", good().to_vec());
     world.report(1, "n2", good().to_vec());
     let interval = IntervalId(1);
-    let report = Report {
-        interval,
-        observer: node("n3"),
-        part: 0,
-        parts: 1,
-        health: ObserverHealth::default(),
-        rows: vec![],
-    };
+    let report = Report { interval, observer: node("n3"), part: 0, parts: 1, health: WELL, rows: vec![] };
     let before = world.space.clone();
     let at = world.at;
     for command in

@@ -140,11 +140,15 @@ impl Watch {
         let applied = alive.node.applied_index();
         // The node hears a little later what the apply thread has done.
         let state = alive.applier.standing().applied.index;
-        let in_order = status.base.index <= host.flushed
-            && host.flushed <= state
-            && status.base.index <= applied
-            && applied <= status.commit.min(state)
-            && status.commit <= status.last;
+        let in_order = if alive.node.lacks_state() {
+            // Nothing is applied, and the state is empty or just replaced by one that the log can bring up.
+            applied == Index(0) && (state == Index(0) || state >= status.base.index)
+        } else {
+            status.base.index <= host.flushed
+                && host.flushed <= state
+                && status.base.index <= applied
+                && applied <= status.commit.min(state)
+        } && status.commit <= status.last;
         if !in_order {
             return Err(format!(
                 "order of counters: {} has base {} flushed {} state {state} applied {applied} commit {} last {}",

@@ -53,6 +53,7 @@ pub const NAMES: &[&str] = &[
     "replicas agree",
     "settled in order",
     "settled once",
+    "paid once",
     "conservation",
     "ledger",
     "MongoDB equals the ledger",
