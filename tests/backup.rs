@@ -175,6 +175,8 @@ async fn a_survivor_becomes_a_cluster_and_the_others_are_refused_until_they_join
         cluster.put(number % 3, &format!("k{number}"), &json!(number)).await;
     }
     let identity = cluster.get(0, "/v1/status").await["identity"].clone();
+    // The state on disk must know of the founding: without it a node cannot tell the new cluster from its own.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     cluster.kill_all(&[0, 1, 2]);
     // Of three directories one is left: that of the node whose log is longest has everything acknowledged.
     let lasts: Vec<u64> = cluster

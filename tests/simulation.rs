@@ -24,12 +24,12 @@ fn files(directory: &str) -> Vec<(String, String)> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let entries = fs::read_dir(path).expect("the directory is there");
     let mut files: Vec<(String, String)> = entries
-        .map(|entry| {
-            let path = entry.expect("can be listed").path();
+        .map(|entry| entry.expect("can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| {
             let text = fs::read_to_string(&path).expect("can be read");
             (path.file_name().expect("has a name").to_string_lossy().into_owned(), text)
         })
-        .filter(|(name, _)| name.ends_with(".toml"))
         .collect();
     files.sort();
     files

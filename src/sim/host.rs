@@ -155,6 +155,8 @@ pub struct Host {
     pub wake_at: Option<Micros>,
     /// What its disk has acknowledged, as a plain value.
     pub acknowledged: Recovered,
+    /// What it had acknowledged when it lost everything, if it did: a leader may count that, it was true when it was said.
+    pub lost_log: Recovered,
     /// What its disk was given, written or not, as a plain value: the log that the core has.
     pub issued: Recovered,
     /// The batches that a crash interrupted: some of the first may be on disk, whole.
@@ -185,6 +187,7 @@ impl Host {
             busy: (Micros(0), 0),
             wake_at: None,
             acknowledged: Recovered::default(),
+            lost_log: Recovered::default(),
             issued: Recovered::default(),
             interrupted: Vec::new(),
         }
@@ -319,7 +322,7 @@ impl Host {
         self.made = false;
         self.incarnation += 1;
         self.trouble.flips.clear();
-        self.acknowledged = Recovered::default();
+        self.lost_log = std::mem::take(&mut self.acknowledged);
         self.issued = Recovered::default();
         self.interrupted.clear();
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::node::frame::Frame;
-use crate::raft::{Body, Role, Status};
+use crate::raft::{Body, Recovered, Role, Status};
 use crate::types::{Index, NodeId, Term};
 
 use crate::sim::host::Host;
@@ -54,7 +54,10 @@ impl Watch {
             }
             *counted = progress.matched;
             if let Some(other) = hosts.iter().find(|other| other.id == *peer) {
-                is_there(host, status.term, other, progress.matched)?;
+                // An acknowledgement was true when it was said, though its sender has lost everything since.
+                let was_there = || is_there(host, status.term, other, &other.lost_log, progress.matched);
+                is_there(host, status.term, other, &other.acknowledged, progress.matched)
+                    .or_else(|breach| was_there().map_err(|_| breach))?;
             }
         }
         Ok(())
@@ -66,9 +69,8 @@ impl Watch {
     }
 }
 
-/// A leader counts `matched` for a peer.
-fn is_there(leader: &Host, term: Term, peer: &Host, matched: Index) -> Result<(), String> {
-    let disk = &peer.acknowledged;
+/// A leader counts `matched` for a peer, whose disk is, or was, `disk`.
+fn is_there(leader: &Host, term: Term, peer: &Host, disk: &Recovered, matched: Index) -> Result<(), String> {
     // Whoever follows somebody newer may have replaced what it had acknowledged. And what is in a durable state is
     // committed, whether the log knows or not.
     if matched == Index(0) || disk.hard_state.term > term || matched <= disk.base.index.max(peer.flushed) {

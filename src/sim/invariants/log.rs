@@ -191,7 +191,8 @@ impl Watch {
                 ));
             };
             let has_it = |node: &NodeId| {
-                hosts.iter().any(|other| other.id == *node && holds(&other.acknowledged, entry))
+                let held = |other: &Host| holds(&other.acknowledged, entry) || holds(&other.lost_log, entry);
+                hosts.iter().any(|other| other.id == *node && held(other))
             };
             // The step may have ended a configuration by committing it, and begun the next.
             if !is_quorum(&status.configuration, &has_it) && !is_quorum(before, &has_it) {
