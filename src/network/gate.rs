@@ -44,7 +44,7 @@ pub enum Judgement {
     Junk,
 }
 
-/// See the module's head. Invariant: `known` holds every member that was pinged within [`FORGOTTEN_AFTER`].
+/// See the module's head. Invariant: `known` holds every member that was pinged within `FORGOTTEN_AFTER`.
 #[derive(Debug)]
 pub struct Gate {
     cluster: String,
