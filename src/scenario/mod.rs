@@ -2,7 +2,7 @@
 //!
 //! A [`Scenario`] is a file in the course's format. [`Course`] plays it: it is the simulator that carries every message, and
 //! its clients, as a synchronous machine. Two shells run it: `in_virtual_time` beside replicas of our own, one seed being
-//! one history; and `in_real_time` beside processes of any program. [`mod@judge`] then applies the course's checks and
+//! one history; and `in_real_time` beside processes of any program. `judge` then applies the course's checks and
 //! stronger ones, and grades the performance.
 
 mod course;
