@@ -47,6 +47,7 @@ fn settings(name: &str) -> Settings {
         },
         peers,
         keep_entries: 16,
+        keep_bytes: 1 << 20,
         snapshot_rate: 0,
         in_memory: false,
         replace_dead_after: None,

@@ -143,6 +143,11 @@ pub const KEYS: &[Key] = &[
         |s| value::show_size(s.storage.scrub_rate)
     ),
     key!(
+        "storage.log_keep",
+        |s, raw| value::size(raw, 1 << 20, 4 << 30).map(|v| s.storage.log_keep = v),
+        |s| value::show_size(s.storage.log_keep)
+    ),
+    key!(
         "storage.snapshot_rate",
         |s, raw| value::size(raw, 64 << 10, 16 << 30).map(|v| s.storage.snapshot_rate = v),
         |s| value::show_size(s.storage.snapshot_rate)

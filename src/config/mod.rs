@@ -109,7 +109,7 @@ pub struct RaftSettings {
     pub pre_vote: bool,
     /// A leader that hears no quorum steps down (Raft dissertation, section 6.2).
     pub check_quorum: bool,
-    /// Log entries kept before the log is compacted.
+    /// Applied log entries kept for followers that are behind.
     pub snapshot_entries: u64,
     /// Most bytes of entries in one message.
     pub max_batch_bytes: u64,
@@ -124,6 +124,8 @@ pub struct RaftSettings {
 pub struct StorageSettings {
     /// How fast what lies on disk is read again in the background to find damage, bytes a second; 0: not at all.
     pub scrub_rate: u64,
+    /// Most bytes of applied log entries kept for followers that are behind, in memory and on disk.
+    pub log_keep: u64,
     /// How fast a snapshot is sent to one receiver, bytes a second.
     pub snapshot_rate: u64,
     /// Writes are refused as long as the disk has less room than this, in bytes.
@@ -244,12 +246,17 @@ impl Default for Settings {
                 election_max: Duration::from_millis(600),
                 pre_vote: true,
                 check_quorum: true,
-                snapshot_entries: 10_000,
+                snapshot_entries: 100_000,
                 max_batch_bytes: 256 << 10,
                 lease: Lease::Off,
                 reluctant: false,
             },
-            storage: StorageSettings { scrub_rate: 1 << 20, snapshot_rate: 64 << 20, reserve: 64 << 20 },
+            storage: StorageSettings {
+                scrub_rate: 1 << 20,
+                log_keep: 64 << 20,
+                snapshot_rate: 64 << 20,
+                reserve: 64 << 20,
+            },
             ledger: Policy::default(),
             mongodb: MongodbSettings {
                 uri: None,

@@ -141,8 +141,7 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
     let stream = open(address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
     let (reader, mut writer) = stream.into_split();
-    // Whoever does not know offers cannot say so. Each attempt that follows such a silence tries the other form.
-    let offers = shared.knows_ranges() && !peer.plain_next.swap(false, Ordering::AcqRel);
+    let offers = shared.knows_ranges() && !peer.wants_plain_hello();
     let greeting = if offers {
         Greeting::Offer { oldest: PROTOCOL_MIN, hello: shared.hello(&peer.id, shared.protocol_max) }
     } else {
@@ -158,6 +157,9 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
         Ok(Greeting::Hello(hello)) => match spoken(shared, offers, &hello) {
             Ok(protocol) => {
                 peer.protocol.store(protocol, Ordering::Release);
+                if offers {
+                    peer.offered(true);
+                }
                 peer.found_at_its_address(hello.incarnation.clone());
                 let (url, incarnation) = (hello.url, hello.incarnation);
                 Ok(Conversation { reader: reader.into_inner(), writer, url, incarnation })
@@ -178,7 +180,9 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
             if error.is_malformed() {
                 shared.counts.malformed.inc();
             }
-            peer.plain_next.store(offers, Ordering::Release);
+            if offers {
+                peer.offered(false);
+            }
             Err(error.into())
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -138,8 +138,10 @@ pub(super) struct Peer {
     incarnation: Mutex<Option<String>>,
     /// That of the process that dialled last.
     visitor: Mutex<Option<String>>,
-    /// The last offer of a range of versions was not understood: the next hello names the oldest.
-    pub(super) plain_next: AtomicBool,
+    /// Offers of a range of versions in a row that were met with silence.
+    unanswered: AtomicU32,
+    /// It has answered an offer before.
+    knows_offers: AtomicBool,
     /// The version spoken on the outgoing connection; 0 before the first.
     pub(super) protocol: AtomicU16,
     /// Why the last attempt to connect failed; `None` once it has succeeded.
@@ -147,6 +149,30 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Whether the next hello should name the oldest version instead of offering a range: who does not know offers
+    /// cannot say so, and falls silent. So does a process that dies meanwhile. One that has answered an offer before
+    /// was, most likely, replaced by an older program only if it stays silent for long.
+    pub(super) fn wants_plain_hello(&self) -> bool {
+        const PATIENCE: (u32, u32) = (3, 8);
+        let known = self.knows_offers.load(Ordering::Acquire);
+        let patience = if known { PATIENCE.1 } else { PATIENCE.0 };
+        let plain = self.unanswered.load(Ordering::Acquire) >= patience;
+        if plain {
+            self.unanswered.store(0, Ordering::Release);
+        }
+        plain
+    }
+
+    /// What became of an offer.
+    pub(super) fn offered(&self, answered: bool) {
+        if answered {
+            self.knows_offers.store(true, Ordering::Release);
+            self.unanswered.store(0, Ordering::Release);
+        } else {
+            self.unanswered.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     fn lock_places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -468,7 +494,8 @@ impl Shared {
             incoming: Mutex::new(None),
             incarnation: Mutex::new(None),
             visitor: Mutex::new(None),
-            plain_next: AtomicBool::new(false),
+            unanswered: AtomicU32::new(0),
+            knows_offers: AtomicBool::new(false),
             protocol: AtomicU16::new(0),
             trouble: Mutex::new(None),
         });

@@ -50,6 +50,8 @@ pub struct Settings {
     pub genesis: Command,
     /// How many applied entries the log keeps for followers that are behind.
     pub keep_entries: u64,
+    /// And of how many bytes at most: they are in memory, too.
+    pub keep_bytes: u64,
     /// How fast a snapshot is sent to one receiver, bytes a second; 0: as fast as it takes it.
     pub snapshot_rate: u64,
     /// This node's client URL, for the status.

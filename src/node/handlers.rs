@@ -471,12 +471,10 @@ impl Node {
     }
 
     pub(super) fn handle_flushed(&mut self, moment: Moment, index: Index) {
-        let keep_from = Index(index.0.saturating_sub(self.settings.keep_entries));
-        let base = self.raft.base().index.max(self.compact_asked);
-        // In steps, so that the log's head is not rewritten for every flush.
-        if keep_from.0 >= base.0.saturating_add(self.settings.keep_entries.max(1)) {
-            self.compact_asked = keep_from;
-            self.step_raft(moment, raft::Input::Compact { index: keep_from });
+        let (entries_max, bytes_max) = (self.settings.keep_entries, self.settings.keep_bytes);
+        if let Some(upto) = self.raft.superfluous(self.compact_asked, index, entries_max, bytes_max) {
+            self.compact_asked = upto;
+            self.step_raft(moment, raft::Input::Compact { index: upto });
         }
     }
 

@@ -142,7 +142,7 @@ fn describe(notice: &Notice) -> Option<Description> {
         Notice::FallsBehind { node, pause } => {
             let words = format!(
                 "{node} falls behind for ever: it needed more than {NEEDS_MAX} snapshots without catching up, and waits {} s \
-                 for the next; its disk or its processor is too slow, or raft.snapshot_entries is too small",
+                 for the next; its disk or its processor is too slow, or raft.snapshot_entries or storage.log_keep is too small",
                 pause.as_secs()
             );
             Some(("falls_behind", words, json!({"node": node, "pause_s": pause.as_secs()})))

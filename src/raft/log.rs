@@ -156,7 +156,7 @@ impl Log {
     }
 
     /// The entries from `from` to `to`, both included.
-    pub fn range(&self, from: Index, to: Index) -> impl Iterator<Item = &Entry> {
+    pub fn range(&self, from: Index, to: Index) -> impl DoubleEndedIterator<Item = &Entry> {
         let offsets = match (self.offset(from), self.offset(to)) {
             (Some(first), Some(last)) if first <= last => first..last + 1,
             _ => 0..0,
@@ -189,6 +189,30 @@ impl Log {
         for batch in &mut self.writing {
             batch.last = batch.last.min(kept);
         }
+    }
+
+    /// Up to where the log may be forgotten if, of what comes after `from` and up to `applied`, the newest entries are
+    /// to stay: `entries_max` of them, or fewer if they weigh more than `bytes_max` bytes. `None` until as much again would go, so
+    /// that the head of the log is not rewritten for every few entries.
+    pub fn superfluous(
+        &self,
+        from: Index,
+        applied: Index,
+        entries_max: u64,
+        bytes_max: u64,
+    ) -> Option<Index> {
+        let (mut kept, mut gone) = ((0, 0), (0, 0));
+        let mut upto = None;
+        for entry in self.range(from.max(self.base.index).next(), applied).rev() {
+            let bytes = entry_bytes(entry) as u64;
+            if upto.is_none() && kept.0 < entries_max && kept.1 + bytes <= bytes_max {
+                kept = (kept.0 + 1, kept.1 + bytes);
+                continue;
+            }
+            upto.get_or_insert(entry.index);
+            gone = (gone.0 + 1, gone.1 + bytes);
+        }
+        upto.filter(|_| gone.0 >= entries_max.max(1) || gone.1 >= bytes_max)
     }
 
     /// Forgets everything up to `index`, which must be in the log and durable.

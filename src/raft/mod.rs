@@ -452,6 +452,20 @@ impl Raft {
         self.state.as_ref().expect(WHOLE).core().log.base()
     }
 
+    /// Up to where the log may be forgotten so that, of what lies after `from` and is applied (up to `applied`), the newest
+    /// entries stay: at most `entries_max`, and at most `bytes_max` bytes. `None` while it is not worth it.
+    /// Looks at each of those entries.
+    pub fn superfluous(
+        &self,
+        from: Index,
+        applied: Index,
+        entries_max: u64,
+        bytes_max: u64,
+    ) -> Option<Index> {
+        let log = &self.state.as_ref().expect(WHOLE).core().log;
+        log.superfluous(from, applied, entries_max, bytes_max)
+    }
+
     /// Whether this node leads and sees a peer close to the end of its log. Cheap.
     pub fn has_caught_up(&self, peer: &NodeId) -> bool {
         match self.state.as_ref().expect(WHOLE) {

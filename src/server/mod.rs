@@ -314,6 +314,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         health,
         genesis,
         keep_entries: settings.raft.snapshot_entries,
+        keep_bytes: settings.storage.log_keep,
         snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,

@@ -308,6 +308,8 @@ impl World {
                 nodes: founders.iter().map(|(id, address)| (id.clone(), address.clone())).collect(),
             },
             keep_entries: self.plan.keep_entries,
+            // So few that it is now the number that counts, now the bytes.
+            keep_bytes: self.plan.keep_entries * 150,
             snapshot_rate: 0,
             in_memory: false,
             replace_dead_after: None,
