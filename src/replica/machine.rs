@@ -16,8 +16,8 @@
 //! * A put that is in the log is never failed nor redirected before the entry of another term stands in its place,
 //!   committed: until then it may yet be.
 //! * A leader whose last put has waited too long takes up no more: cut off from the majority, it has few puts at risk.
-//! * Who knows of no leader for long, as in the minority of a partition, sends clients to somebody it does not hear:
-//!   clients reach replicas that the replica itself does not. Nothing of the request was begun.
+//! * Who knows of no leader for long and hears no majority, as in the minority of a partition, sends clients to somebody it
+//!   does not hear: clients reach replicas that the replica itself does not. Nothing of the request was begun.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -170,7 +170,7 @@ impl Replica {
     /// When [`Replica::tick`] is due. Valid after [`Replica::take`].
     pub fn deadline(&self) -> Micros {
         let held = match self.raft.leads() {
-            None => self.requests.held_since().map_or(Micros(u64::MAX), |since| since.after(PATIENCE)),
+            None => self.requests.held_since().map_or(Micros(u64::MAX), |since| self.guess_after(since)),
             // Whatever it waits for comes as a message, or from the core.
             Some(_) => Micros(u64::MAX),
         };
@@ -272,7 +272,7 @@ impl Replica {
                     self.step(now, Input::Propose { request, command });
                 }
                 (_, Some(leader)) => self.redirect(request, leader),
-                (_, None) if !leads && now.since(request.arrived) >= PATIENCE => match self.guess(now) {
+                (_, None) if !leads && now >= self.guess_after(request.arrived) => match self.guess(now) {
                     Some(other) => self.redirect(request, &other),
                     None => self.requests.hold(request),
                 },
@@ -290,6 +290,17 @@ impl Replica {
     fn redirect(&mut self, request: Request, to: &NodeId) {
         let (src, leader) = (self.id.as_str().to_string(), to.as_str().to_string());
         self.out.push(Packet { src, dst: request.client, leader, body: Body::Redirect { mid: request.mid } });
+    }
+
+    /// When a request that came then is sent elsewhere, if nobody is known to lead by then: not while a majority is
+    /// heard, which will have a leader soon, and of which nobody knows more than this replica. The one that is not heard any
+    /// more is then most likely the leader that died.
+    fn guess_after(&self, arrived: Micros) -> Micros {
+        let mut heard: Vec<Micros> = self.heard.values().copied().collect();
+        heard.sort_unstable_by(|left, right| right.cmp(left));
+        let last_wanted = self.others.len().div_ceil(2).saturating_sub(1);
+        let majority = heard.get(last_wanted).copied().unwrap_or_default();
+        arrived.max(majority).after(PATIENCE)
     }
 
     /// Somebody else who may know who leads. Whoever is heard now knows as little as this replica, on the same side of a
