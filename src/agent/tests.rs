@@ -72,6 +72,8 @@ fn settings(join: &[&str]) -> AgentSettings {
         token: Some("let me in".to_string()),
         status: None,
         silence: Duration::from_secs(600),
+        ca: None,
+        bearer: None,
         leave: false,
     }
 }
@@ -153,8 +155,10 @@ async fn an_agent_shows_that_it_lives_and_what_it_heard() {
     let ping = Ping { seq: 1, nonce, interval, cluster: "c", member: "worker-1" }.encode(&KEY);
     socket.send_to(&ping, address).await.unwrap();
     within(socket.recv_from(&mut [0; 512])).await.unwrap();
-    let get =
-        async |path: &str| within(reqwest::get(format!("http://{status}{path}"))).await.unwrap().text().await;
+    let http = tls::http(None).unwrap().build().unwrap();
+    let get = async |path: &str| {
+        within(http.get(format!("http://{status}{path}")).send()).await.unwrap().text().await
+    };
     assert_eq!(get("/livez").await.unwrap(), "ok, 1 pings answered\n");
     let metrics = get("/metrics").await.unwrap();
     for line in [

@@ -176,7 +176,8 @@ impl Cluster {
                 child: None,
             })
             .collect();
-        let http = reqwest::Client::builder()
+        let http = super_node::network::tls::http(None)
+            .expect("public authorities")
             .no_proxy()
             .timeout(Duration::from_secs(10))
             .build()
