@@ -141,7 +141,8 @@ fn check_listeners(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
             }
         }
         let (encrypted, guarded) = (settings.tls.files().is_some(), settings.auth.tokens.is_some());
-        if !address.ip().is_loopback() && !settings.insecure && !(encrypted && guarded) {
+        let covered = settings.insecure || (encrypted && guarded);
+        if !address.ip().is_loopback() && !covered {
             let lacks = match (encrypted, guarded) {
                 (true, _) => "anybody may ask for anything there",
                 (_, true) => "traffic is not encrypted",
