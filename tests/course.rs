@@ -11,11 +11,11 @@ use tempfile::TempDir;
 const SUPER_NODE: &str = env!("CARGO_BIN_EXE_super-node");
 
 /// Our replicas hold no election before that.
-const START_WAIT: f64 = 2.8;
+const START_WAIT: f64 = 3.2;
 
 fn scenario(changes: &Value) -> Value {
     let mut scenario = json!({
-        "lifetime": 3, "replicas": 3, "requests": 150, "mix": 0.5, "start_wait": 1.5, "end_wait": 1, "seed": 1,
+        "lifetime": 3, "replicas": 3, "requests": 150, "mix": 0.5, "start_wait": 2.5, "end_wait": 1, "seed": 1,
     });
     for (key, value) in changes.as_object().expect("an object") {
         scenario[key] = value.clone();

@@ -252,7 +252,7 @@ async fn settings_that_cannot_work_are_refused_with_the_remedy() {
         (in_use, "stop it, or choose another with --listen"),
         (settings(&[]), "--join http://HOST:7400"),
         (settings(&["nonsense"]), "expected a URL like"),
-        (settings(&["https://127.0.0.1:1"]), "scheme \"https\" is not supported"),
+        (settings(&["ftp://127.0.0.1:1"]), "scheme \"ftp\" is not supported"),
     ] {
         let error = Agent::bind(settings).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
