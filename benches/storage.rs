@@ -326,7 +326,7 @@ fn bytes_below(directory: &Path) -> Result<u64> {
 fn node(directory: &Path) -> Result<()> {
     let node = Node::start(directory)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let http = reqwest::Client::builder().no_proxy().build()?;
+    let http = super_node::network::tls::http(None)?.no_proxy().build()?;
     runtime.block_on(async {
         let begun = Instant::now();
         while http.get(format!("{}/readyz", node.url)).send().await.map_or(true, |ready| !ready.status().is_success()) {

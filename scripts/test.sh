@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 
 readonly ALL=(format lint docs test demo demo-mongodb simulate compose)
 readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-2000}"
+readonly COURSE_SEEDS="${COURSE_SEEDS:-40}"
 summary=()
 failed=0
 
@@ -72,6 +73,7 @@ step_simulate() {
   local file
   for file in scenarios/*.toml; do "$simulator" sim --seeds 50 --scenario "$file"; done
   "$simulator" sim --cuts
+  "$simulator" scenario run all --seeds "$COURSE_SEEDS"
 }
 
 step_compose() {

@@ -9,9 +9,11 @@ mod status;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::network::answer::{Answerer, Heard};
 use crate::network::datagram::PING_BYTES;
-use crate::network::udp;
+use crate::network::{tls, udp};
 use crate::types::{AgentKey, MemberId, Micros, Version};
 
 use status::Status;
@@ -59,6 +61,10 @@ pub struct AgentSettings {
     pub status: Option<SocketAddr>,
     /// Without a ping for so long it registers again; see [`SILENCE_DEFAULT`].
     pub silence: Duration,
+    /// The certificate of the authority that vouches for the super-nodes, for `https`; without it, the public ones do.
+    pub ca: Option<PathBuf>,
+    /// What it shows with every request; super-nodes with tokens want an admin's from who leaves.
+    pub bearer: Option<String>,
     /// Whether to leave the fleet at the end. Otherwise it stays a member, and its absence is counted.
     pub leave: bool,
 }
@@ -178,7 +184,15 @@ impl Agent {
 
     /// Answers pings and keeps itself registered, until `shutdown` or until a super-node refuses it for good.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        let client = Client::builder().timeout(REQUEST_TIMEOUT).build();
+        let mut shown = HeaderMap::new();
+        if let Some(token) = &self.settings.bearer
+            && let Ok(value) = HeaderValue::from_str(&format!("Bearer {token}"))
+        {
+            shown.insert(AUTHORIZATION, value);
+        }
+        let builder = tls::http(self.settings.ca.as_deref());
+        let builder = builder.map_err(|error| AgentError::Settings(error.to_string()))?;
+        let client = builder.default_headers(shown).timeout(REQUEST_TIMEOUT).build();
         let client = client.map_err(|error| AgentError::Settings(format!("no HTTP client: {error}")))?;
         let (pinged, last_ping) = watch::channel(Instant::now());
         let shown = self.status.take().map(|(address, listener)| {
@@ -245,7 +259,7 @@ fn parse_url(text: &str) -> Result<Url, AgentError> {
         AgentError::Settings(format!("--join {text:?}: {why}; expected a URL like http://127.0.0.1:7400"))
     };
     let mut url: Url = text.parse().map_err(|error| bad(&format!("{error}")))?;
-    if url.scheme() != "http" {
+    if !matches!(url.scheme(), "http" | "https") {
         return Err(bad(&format!("the scheme {:?} is not supported by this build", url.scheme())));
     }
     // So that joining a path keeps a prefix under which a proxy may serve the node.
@@ -433,6 +447,9 @@ pub(crate) async fn own_address_towards(url: &Url, any: IpAddr) -> io::Result<Ip
 fn plain(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
+        if let Some(why) = source.downcast_ref().and_then(tls::explain) {
+            return why;
+        }
         cause = source;
     }
     cause.to_string()

@@ -200,7 +200,7 @@ impl Fleet {
     }
 
     fn client_of(&self, endpoints: Vec<String>) -> Result<Client, ClientError> {
-        Client::new(Options { endpoints, timeout: CALL_TIMEOUT, token: None })
+        Client::new(Options { endpoints, timeout: CALL_TIMEOUT, ..Options::default() })
     }
 }
 

@@ -80,7 +80,7 @@ async fn node(lines: impl IntoIterator<Item = Line>) -> (String, Arc<Mutex<Vec<S
 }
 
 fn client(endpoints: Vec<String>, timeout: Duration) -> Client {
-    Client::new(Options { endpoints, timeout, token: None }).expect("a client")
+    Client::new(Options { endpoints, timeout, ..Options::default() }).expect("a client")
 }
 
 /// The same node under two names.

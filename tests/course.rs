@@ -10,9 +10,12 @@ use tempfile::TempDir;
 
 const SUPER_NODE: &str = env!("CARGO_BIN_EXE_super-node");
 
+/// Our replicas hold no election before that.
+const START_WAIT: f64 = 3.2;
+
 fn scenario(changes: &Value) -> Value {
     let mut scenario = json!({
-        "lifetime": 5, "replicas": 3, "requests": 200, "mix": 0.5, "start_wait": 3, "end_wait": 2, "seed": 1,
+        "lifetime": 3, "replicas": 3, "requests": 150, "mix": 0.5, "start_wait": 2.5, "end_wait": 1, "seed": 1,
     });
     for (key, value) in changes.as_object().expect("an object") {
         scenario[key] = value.clone();
@@ -54,7 +57,8 @@ fn failed_checks(item: &Value) -> Vec<&str> {
 fn the_binary_survives_the_loss_of_its_leader_in_real_time() {
     let folder = TempDir::new().expect("a folder");
     let report = folder.path().join("report.xml");
-    let killed = json!({"replicas": 5, "drops": 0.05, "events": [{"type": "kill_leader", "time": 2}]});
+    let events = json!([{"type": "kill_leader", "time": 1}]);
+    let killed = json!({"replicas": 5, "drops": 0.05, "start_wait": START_WAIT, "events": events});
     let (output, item) =
         run(folder.path(), &scenario(&killed), &["--real", "--junit", report.to_str().expect("a path")]);
     assert_eq!(output.status.code(), Some(0), "{item:#}");
@@ -66,24 +70,28 @@ fn the_binary_survives_the_loss_of_its_leader_in_real_time() {
 
 #[test]
 fn the_names_of_the_course_start_a_replica() {
-    for name in ["4730kvstore", "3700kvstore"] {
+    let starts = |name: &str| {
         let folder = TempDir::new().expect("a folder");
         let link = folder.path().join(name);
         std::os::unix::fs::symlink(SUPER_NODE, &link).expect("a link");
-        let short = json!({"lifetime": 1, "requests": 20});
+        let short = json!({"lifetime": 1, "requests": 20, "start_wait": START_WAIT});
         let (output, item) =
             run(folder.path(), &scenario(&short), &["--replica", link.to_str().expect("a path")]);
         assert_eq!(output.status.code(), Some(0), "{name}: {item:#}");
-    }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| starts("4730kvstore"));
+        starts("3700kvstore");
+    });
 }
 
 #[test]
 fn a_replica_that_loses_acknowledged_puts_is_found_out() {
     let folder = TempDir::new().expect("a folder");
     let program = wrong_replica("loses_puts.py");
-    let (output, item) = run(folder.path(), &scenario(&json!({"lifetime": 2})), &["--replica", &program]);
+    let (output, item) = run(folder.path(), &scenario(&json!({"lifetime": 1})), &["--replica", &program]);
     assert_eq!(output.status.code(), Some(0), "as long as nobody dies it does well: {item:#}");
-    let killed = json!({"events": [{"type": "kill_leader", "time": 2.5}]});
+    let killed = json!({"events": [{"type": "kill_leader", "time": 1.2}]});
     let (output, item) = run(folder.path(), &scenario(&killed), &["--replica", &program]);
     assert_eq!(output.status.code(), Some(1), "{item:#}");
     assert_eq!(failed_checks(&item), ["no incorrect answers", "linearizable"], "{item:#}");
@@ -95,9 +103,9 @@ fn a_replica_that_loses_acknowledged_puts_is_found_out() {
 fn a_replica_that_reads_on_the_minority_side_is_found_out() {
     let folder = TempDir::new().expect("a folder");
     let program = wrong_replica("stale_reads.py");
-    let (output, item) = run(folder.path(), &scenario(&json!({"lifetime": 2})), &["--replica", &program]);
+    let (output, item) = run(folder.path(), &scenario(&json!({"lifetime": 1})), &["--replica", &program]);
     assert_eq!(output.status.code(), Some(0), "as long as nothing is cut it does well: {item:#}");
-    let parted = scenario(&json!({"events": [{"type": "part_hard", "time": 1}]}));
+    let parted = scenario(&json!({"events": [{"type": "part_hard", "time": 0.6}]}));
     // Who is parted is decided by the seed alone. Its leader is 0000, which must be left out.
     let parsed = Scenario::parse(&parted.to_string()).expect("a scenario");
     let seed = (0..100)

@@ -24,7 +24,11 @@ impl Load {
         let count = Arc::new(AtomicU64::new(0));
         let (stopped, counted) = (stop.clone(), count.clone());
         let task = tokio::spawn(async move {
-            let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
+            let http = super_node::network::tls::http(None)
+                .expect("public authorities")
+                .timeout(Duration::from_secs(5))
+                .build()
+                .expect("a client");
             let mut acknowledged = Vec::new();
             for number in 0_u64.. {
                 if stopped.load(Ordering::Relaxed) {

@@ -72,6 +72,8 @@ fn settings(join: &[&str]) -> AgentSettings {
         token: Some("let me in".to_string()),
         status: None,
         silence: Duration::from_secs(600),
+        ca: None,
+        bearer: None,
         leave: false,
     }
 }
@@ -153,8 +155,10 @@ async fn an_agent_shows_that_it_lives_and_what_it_heard() {
     let ping = Ping { seq: 1, nonce, interval, cluster: "c", member: "worker-1" }.encode(&KEY);
     socket.send_to(&ping, address).await.unwrap();
     within(socket.recv_from(&mut [0; 512])).await.unwrap();
-    let get =
-        async |path: &str| within(reqwest::get(format!("http://{status}{path}"))).await.unwrap().text().await;
+    let http = tls::http(None).unwrap().build().unwrap();
+    let get = async |path: &str| {
+        within(http.get(format!("http://{status}{path}")).send()).await.unwrap().text().await
+    };
     assert_eq!(get("/livez").await.unwrap(), "ok, 1 pings answered\n");
     let metrics = get("/metrics").await.unwrap();
     for line in [
@@ -248,7 +252,7 @@ async fn settings_that_cannot_work_are_refused_with_the_remedy() {
         (in_use, "stop it, or choose another with --listen"),
         (settings(&[]), "--join http://HOST:7400"),
         (settings(&["nonsense"]), "expected a URL like"),
-        (settings(&["https://127.0.0.1:1"]), "scheme \"https\" is not supported"),
+        (settings(&["ftp://127.0.0.1:1"]), "scheme \"ftp\" is not supported"),
     ] {
         let error = Agent::bind(settings).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

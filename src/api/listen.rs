@@ -1,7 +1,10 @@
 //! The client listener: tells HTTP from the framed protocol by a connection's first bytes, and serves both.
 //!
 //! HTTP goes straight to hyper, and what programs send most (a put of one key) straight to its handler: the router's
-//! work would be a tenth of what such a request costs. Everything else takes the router.
+//! work would be a tenth of what such a request costs. Everything else takes the router. Before either, the guard looks whether
+//! the asker may.
+//!
+//! On an encrypted listener the handshake says which of the two protocols is meant.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,11 +19,14 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
 
 use crate::network::native::{PREFACE, tune};
+use crate::network::tls::{self, Tls};
 
+use super::problem::Problem;
 use super::{ApiState, GRACE, finished, kv, native, router};
 
 /// A connection that says nothing for so long is taken for HTTP, whose clients may open one before they need it.
@@ -62,12 +68,52 @@ async fn serve(stream: TcpStream, client: SocketAddr, state: ApiState, routes: R
     if let Err(error) = tune(&stream) {
         tracing::debug!(%client, "a socket option was refused: {error}");
     }
+    if let Some(own) = state.tls.clone() {
+        return serve_encrypted(&own, stream, client, state, routes).await;
+    }
     let framed = tokio::time::timeout(SILENT_MAX, begins_with_preface(&stream)).await;
     match framed {
-        Ok(Ok(true)) => native::serve(state, stream, client).await,
+        Ok(Ok(true)) => native::serve(state, tls::plain(stream), client).await,
         Ok(Ok(false)) | Err(_) => serve_http(stream, client, state, routes).await,
         Ok(Err(error)) => tracing::debug!(%client, "a connection ended before it said anything: {error}"),
     }
+}
+
+async fn serve_encrypted(own: &Tls, stream: TcpStream, client: SocketAddr, state: ApiState, routes: Routes) {
+    let mut first = [0];
+    let spoke = tokio::time::timeout(tls::HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await;
+    if !matches!(spoke, Ok(Ok(1))) {
+        return tracing::debug!(%client, "a connection ended before it said anything");
+    }
+    if first[0].is_ascii_uppercase() {
+        return refuse_plain(stream, client).await;
+    }
+    match own.accept_client(stream).await {
+        Ok((stream, true)) => native::serve(state, tls::halves(stream), client).await,
+        Ok((stream, false)) => serve_http(stream, client, state, routes).await,
+        Err(error) => {
+            let why = tls::explain(&error).unwrap_or_else(|| error.to_string());
+            tracing::debug!(%client, "no TLS with a client: {why}");
+        }
+    }
+}
+
+/// Somebody speaks HTTP, or frames, where TLS is spoken: is told so in HTTP, which every tool shows.
+async fn refuse_plain(mut stream: TcpStream, client: SocketAddr) {
+    tracing::debug!(%client, "a client that does not speak TLS");
+    let problem = Problem::bad_request("this port speaks TLS").hint("ask with https:// instead of http://");
+    let body = serde_json::to_string(&problem.body(None, 0)).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // What the client sent is read first: closing over it would reset the connection and lose the answer.
+    let mut sent = [0; 4_096];
+    let _read_or_slow = tokio::time::timeout(LOOK_AGAIN * 50, stream.read(&mut sent)).await;
+    // Best effort, on its way out.
+    let _gone_already = stream.write_all(answer.as_bytes()).await;
+    let _gone_already = stream.shutdown().await;
 }
 
 /// Looks at the first bytes without taking them.
@@ -83,7 +129,12 @@ async fn begins_with_preface(stream: &TcpStream) -> std::io::Result<bool> {
     }
 }
 
-async fn serve_http(stream: TcpStream, client: SocketAddr, state: ApiState, routes: Routes) {
+async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    client: SocketAddr,
+    state: ApiState,
+    routes: Routes,
+) {
     let stopping = state.stopping.clone();
     let answer = service_fn(move |request: Request<Incoming>| {
         let (state, routes) = (state.clone(), routes.clone());
@@ -104,10 +155,13 @@ async fn serve_http(stream: TcpStream, client: SocketAddr, state: ApiState, rout
 }
 
 async fn answer(state: ApiState, routes: Routes, request: Request<Body>) -> Result<Response, Infallible> {
+    let started = Instant::now();
+    if let Err(problem) = state.guard.check(request.method(), request.uri().path(), request.headers()) {
+        return Ok(finished(&state, "denied", started, problem.into_response()));
+    }
     let Some(key) = plain_put(&request).map(str::to_string) else {
         return routes.call(request).await;
     };
-    let started = Instant::now();
     let (parts, body) = request.into_parts();
     let response = kv::put(&state, Ok(key), &parts.uri, &parts.headers, body).await.into_response();
     Ok(finished(&state, kv::ROUTE, started, response))

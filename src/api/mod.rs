@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod events;
 pub mod exposition;
 pub mod extract;
+pub mod guard;
 pub mod history;
 pub mod kv;
 mod kv_watch;
@@ -21,6 +22,7 @@ pub mod openapi;
 pub mod operations;
 pub mod policy;
 pub mod problem;
+pub mod profile;
 pub mod routes;
 pub mod sessions;
 pub mod snapshot;
@@ -52,10 +54,12 @@ use crate::ledger::command::{Answer, Applied, Command, Request};
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::metrics::{Metrics, RouteLabels};
 use crate::network::peers::Link;
+use crate::network::tls::Tls;
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::types::{Index, NodeId};
 
+pub use guard::Guard;
 pub use listen::serve_clients;
 
 use extract::{Params, once, patience};
@@ -128,6 +132,10 @@ pub struct ApiParts {
     pub stopping: CancellationToken,
     /// What a node tells of its surroundings.
     pub about: Surroundings,
+    /// Who may do what.
+    pub guard: Guard,
+    /// Certificates, if connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 /// What a node tells of its surroundings.

@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::mpsc;
 
 use crate::ledger::command::{
@@ -20,13 +18,15 @@ use crate::ledger::command::{
 use crate::ledger::query;
 use crate::metrics::ResultLabel;
 use crate::network::native::{
-    self, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL, Reader, Refusal,
-    Response, Welcome, greet, seal,
+    self, Credentials, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL,
+    PROTOCOL_WITH_TOKEN, Reader, Refusal, Response, Welcome, greet, seal,
 };
+use crate::network::tls::{ReadHalf, WriteHalf};
 use crate::node::handle::{Failure, Numbered, Reply};
 use crate::types::Index;
 
 use super::extract::{compact_json, usable_idempotency_key};
+use super::guard::{self, Role};
 use super::problem::Problem;
 use super::{ApiState, kv, unexpected};
 
@@ -40,7 +40,7 @@ const STEP: usize = 256;
 const OUT_BYTES_MAX: usize = 1 << 20;
 
 /// Serves one connection whose first bytes are the preface, to its end.
-pub(super) async fn serve(state: ApiState, stream: TcpStream, client: SocketAddr) {
+pub(super) async fn serve(state: ApiState, stream: (ReadHalf, WriteHalf), client: SocketAddr) {
     let count = |result: &str| {
         state.metrics.native_connections.get_or_create(&ResultLabel { result: result.to_string() }).inc();
     };
@@ -76,8 +76,11 @@ impl From<NativeError> for End {
     }
 }
 
-async fn converse(state: &ApiState, stream: TcpStream, client: SocketAddr) -> Result<(), End> {
-    let (reader, mut writer) = stream.into_split();
+async fn converse(
+    state: &ApiState,
+    (reader, mut writer): (ReadHalf, WriteHalf),
+    client: SocketAddr,
+) -> Result<(), End> {
     let mut reader = Reader::new(reader);
     reader.skip_preface().await?;
     let hello: Hello = reader.hello().await?;
@@ -85,14 +88,20 @@ async fn converse(state: &ApiState, stream: TcpStream, client: SocketAddr) -> Re
         let status = state.handle.status.borrow();
         (status.cluster.clone(), status.id.clone())
     };
-    let why = if hello.protocol != PROTOCOL {
+    let mut token = None;
+    if hello.protocol == PROTOCOL_WITH_TOKEN {
+        let Credentials { token: shown } = reader.hello().await?;
+        token = Some(shown);
+    }
+    let role = state.guard.role(token.as_deref());
+    let why = if !(PROTOCOL..=PROTOCOL_WITH_TOKEN).contains(&hello.protocol) {
         let theirs = hello.protocol;
         Some(format!("{node} speaks native protocol {PROTOCOL}, not {theirs}: use a client of its version"))
     } else if hello.cluster != cluster {
         let theirs = hello.cluster;
         Some(format!("{node} belongs to cluster {cluster:?}, not {theirs:?}: check the address and the name"))
     } else {
-        None
+        role.as_ref().err().map(|problem| problem.detail.clone())
     };
     if let Some(reason) = why {
         greet(&mut writer, &[], &Welcome::Refused { reason: reason.clone() }).await?;
@@ -100,8 +109,10 @@ async fn converse(state: &ApiState, stream: TcpStream, client: SocketAddr) -> Re
         let _gone_already = writer.shutdown().await;
         return Err(End::Refused(reason));
     }
+    let role = role.unwrap_or(Role::Reader);
+    reader.lift_limit();
     let in_flight_max = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-    greet(&mut writer, &[], &Welcome::Ready { protocol: PROTOCOL, node, in_flight_max }).await?;
+    greet(&mut writer, &[], &Welcome::Ready { protocol: hello.protocol, node, in_flight_max }).await?;
     tracing::debug!(%client, software = %hello.software, "native connection");
     let requests = |result: &str| {
         state.metrics.native_requests.get_or_create(&ResultLabel { result: result.to_string() }).clone()
@@ -110,6 +121,7 @@ async fn converse(state: &ApiState, stream: TcpStream, client: SocketAddr) -> Re
     let (reads, readable) = mpsc::unbounded_channel();
     let conversation = Conversation {
         state: state.clone(),
+        role,
         writes,
         reads,
         under_way: BTreeMap::new(),
@@ -131,6 +143,7 @@ struct UnderWay {
 
 struct Conversation {
     state: ApiState,
+    role: Role,
     writes: mpsc::UnboundedSender<Numbered<Applied>>,
     reads: mpsc::UnboundedSender<Numbered<Index>>,
     under_way: BTreeMap<u64, UnderWay>,
@@ -142,8 +155,8 @@ struct Conversation {
 impl Conversation {
     async fn run(
         mut self,
-        mut reader: Reader<tokio::net::tcp::OwnedReadHalf>,
-        mut writer: OwnedWriteHalf,
+        mut reader: Reader<ReadHalf>,
+        mut writer: WriteHalf,
         mut written: mpsc::UnboundedReceiver<Numbered<Applied>>,
         mut readable: mpsc::UnboundedReceiver<Numbered<Index>>,
     ) -> Result<(), NativeError> {
@@ -175,11 +188,15 @@ impl Conversation {
         }
     }
 
-    async fn flush(&mut self, writer: &mut OwnedWriteHalf) -> Result<(), NativeError> {
+    async fn flush(&mut self, writer: &mut WriteHalf) -> Result<(), NativeError> {
         if self.out.is_empty() {
             return Ok(());
         }
-        let sent = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&self.out)).await;
+        let send = async {
+            writer.write_all(&self.out).await?;
+            writer.flush().await
+        };
+        let sent = tokio::time::timeout(WRITE_TIMEOUT, send).await;
         sent.map_err(|_elapsed| NativeError::Slow)?.map_err(NativeError::Io)?;
         self.out.clear();
         self.out.shrink_to(OUT_BYTES_MAX);
@@ -203,6 +220,7 @@ impl Conversation {
         if self.under_way.len() >= IN_FLIGHT_MAX {
             return Err(Problem::failed(Failure::Overloaded));
         }
+        guard::allow(self.role, if operation.is_write() { Role::Writer } else { Role::Reader })?;
         let longest = self.state.http.timeout;
         let patience = match patience_ms {
             0 => longest,

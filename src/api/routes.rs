@@ -8,8 +8,8 @@ use super::openapi::schemas::{count, duration, integer, named, object, page, tex
 use super::openapi::{self, About, Route};
 use super::problem::Code;
 use super::{
-    agents, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, sessions,
-    snapshot, verify,
+    agents, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, profile,
+    sessions, snapshot, verify,
 };
 
 /// All routes.
@@ -61,6 +61,13 @@ fn local() -> Vec<Route> {
             doctor::report,
             About::new("doctor", "What this node can tell of its own health and of its connections.")
                 .gives(named("SelfReport")),
+        ),
+        Route::at("/v1/profile").get(
+            profile::profile,
+            About::new("profile", "What the threads of this node did for a while.")
+                .query("span", duration(), "For how long to look, up to 1m.")
+                .gives(named("Profile"))
+                .fails(&[Code::NotFound]),
         ),
         Route::at("/v1/events").get(
             events::stream,

@@ -12,8 +12,8 @@ use crate::config::Settings;
 use crate::config::value::{self, Raw};
 use crate::types::{AgentKey, MemberId};
 
-use super::CliError;
 use super::signals::{self, ParentArgs};
+use super::{CliError, Environment, Global};
 
 /// `agent`
 #[derive(Debug, Clone, Args)]
@@ -48,7 +48,7 @@ pub struct AgentArgs {
 }
 
 /// Answers pings until it is asked to stop.
-pub async fn run(args: AgentArgs) -> Result<(), CliError> {
+pub async fn run(args: AgentArgs, global: &Global, environment: &Environment) -> Result<(), CliError> {
     super::logging::init(&Settings::default().log)?;
     let stop = signals::stop(&args.parent)?;
     let settings = AgentSettings {
@@ -62,6 +62,8 @@ pub async fn run(args: AgentArgs) -> Result<(), CliError> {
         status: args.status,
         silence: SILENCE_DEFAULT,
         leave: args.leave,
+        ca: global.ca(environment),
+        bearer: global.token_file(environment).map(|file| super::read_token(&file)).transpose()?,
     };
     let result = crate::agent::run(settings, stop.token.clone()).await;
     stop.clean_up();

@@ -150,6 +150,12 @@ pub async fn run(
         }
         None => (None, global.client(environment)?),
     };
+    if client.endpoints().iter().any(|endpoint| endpoint.starts_with("https://")) {
+        return Err(CliError::usage(
+            "bench does not speak TLS",
+            "measure with --local 3 what the machine can do",
+        ));
+    }
     let blow = match (args.kills, args.freezes) {
         (Some(kills), _) => Some((Blow::Kill, kills)),
         (None, Some(freezes)) => Some((Blow::Freeze, freezes)),

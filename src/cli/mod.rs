@@ -6,6 +6,7 @@
 pub mod add;
 pub mod agent;
 pub mod bench;
+pub mod certs;
 pub mod config;
 pub mod demo;
 pub mod doctor;
@@ -22,6 +23,7 @@ pub mod logging;
 pub mod member;
 pub mod output;
 pub mod policy;
+pub mod profile;
 mod progress;
 pub mod recover;
 pub mod replica;
@@ -77,6 +79,9 @@ pub struct Global {
     /// File with the token that the nodes ask for [env: SUPER_NODE_TOKEN_FILE]
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Certificate (PEM) of the authority that vouches for the nodes, for https [env: SUPER_NODE_CA] [default: public ones]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
     /// No colours [env: NO_COLOR]
     #[arg(long, global = true)]
     pub no_color: bool,
@@ -139,6 +144,8 @@ pub enum Command {
     },
     /// The event stream of a node
     Events(events::EventsArgs),
+    /// Look for a while at what a node's threads are busy with
+    Profile(profile::ProfileArgs),
     /// Put load on a cluster, or on one of its own, and measure it
     Bench(bench::BenchArgs),
     /// Run the deterministic simulator
@@ -167,6 +174,8 @@ pub enum Command {
         #[command(subcommand)]
         command: scenario::ScenarioCommand,
     },
+    /// Make the certificates of a cluster: an authority, and what it says of each super-node
+    Certs(certs::CertsArgs),
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -213,10 +222,18 @@ impl Global {
         };
         let endpoints = endpoints.split(',').map(url).collect::<Result<Vec<_>, _>>()?;
         let timeout = self.timeout(environment)?;
-        let file =
-            self.token_file.clone().or_else(|| environment.get("SUPER_NODE_TOKEN_FILE").map(PathBuf::from));
-        let token = file.map(|path| read_token(&path)).transpose()?;
-        Ok(Client::new(Options { endpoints, timeout, token })?)
+        let token = self.token_file(environment).map(|path| read_token(&path)).transpose()?;
+        Ok(Client::new(Options { endpoints, timeout, token, ca: self.ca(environment) })?)
+    }
+
+    /// The file with the token to show, if there is one.
+    pub fn token_file(&self, environment: &Environment) -> Option<PathBuf> {
+        self.token_file.clone().or_else(|| environment.get("SUPER_NODE_TOKEN_FILE").map(PathBuf::from))
+    }
+
+    /// The certificate of the authority that is trusted, if one is named.
+    pub fn ca(&self, environment: &Environment) -> Option<PathBuf> {
+        self.ca.clone().or_else(|| environment.get("SUPER_NODE_CA").map(PathBuf::from))
     }
 
     fn timeout(&self, environment: &Environment) -> Result<Duration, CliError> {
@@ -239,15 +256,8 @@ impl Global {
 }
 
 fn read_token(path: &std::path::Path) -> Result<String, CliError> {
-    let refused = |why: String| {
-        CliError::usage(format!("--token-file {}: {why}", path.display()), "give a file that holds one token")
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refused("holds no usable token".to_string()));
-    }
-    Ok(token.to_string())
+    crate::config::token_in(path)
+        .map_err(|why| CliError::usage(format!("--token-file {why}"), "give a file that holds one token"))
 }
 
 /// Parses the arguments, runs the command, prints what went wrong, and says how the process should end.
@@ -288,8 +298,8 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
     runtime.block_on(async {
         // These know for themselves how to stop; the others are simply left.
         match &cli.command {
-            Command::Start(args) => return start::run(args).await,
-            Command::Agent(args) => return agent::run(args.clone()).await,
+            Command::Start(args) => return start::run(args, &cli.global, environment).await,
+            Command::Agent(args) => return agent::run(args.clone(), &cli.global, environment).await,
             Command::Scenario { command } => return scenario::run(command.clone(), output).await,
             Command::Demo(args) => {
                 let output = Output::stdout(cli.global.output);
@@ -319,6 +329,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     // These need no cluster, and must not fail for its lack.
     match cli.command {
         Command::Config { command } => return config::run(command, output),
+        Command::Certs(args) => return certs::run(&args, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
         Command::Snapshot { command } => {
@@ -341,8 +352,10 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Policy { command } => policy::run(command, &client, output).await,
         Command::Election { command } => election::run(command, &client, output).await,
         Command::Events(args) => events::run(args, &client, output).await,
+        Command::Profile(args) => profile::run(args, &client, output).await,
         // Taken care of before.
         Command::Config { .. }
+        | Command::Certs(_)
         | Command::Bench(_)
         | Command::Snapshot { .. }
         | Command::Log { .. }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::CliError;
 use super::signals::{self, ParentArgs};
+use super::{CliError, Environment, Global};
 use crate::config::{Errors, Inputs, Loaded, resolve};
 
 /// Flags that stand for keys of the configuration.
@@ -64,8 +64,11 @@ pub struct StartArgs {
 }
 
 /// Runs a super-node until it is asked to stop.
-pub async fn run(args: &StartArgs) -> Result<(), CliError> {
-    let settings = args.settings.load().map_err(CliError::Config)?.settings;
+pub async fn run(args: &StartArgs, global: &Global, environment: &Environment) -> Result<(), CliError> {
+    let mut settings = args.settings.load().map_err(CliError::Config)?.settings;
+    if let Some(file) = global.token_file(environment) {
+        settings.auth.token_file = Some(file);
+    }
     super::logging::init(&settings.log)?;
     let stop = signals::stop(&args.parent)?;
     let result = crate::server::run(settings, stop.token.clone()).await;

@@ -163,7 +163,7 @@ fn endpoints_come_from_flag_or_environment() {
             "--endpoints c:3",
             "error: --endpoints: \"c:3\" is not a URL   [usage]\n  hint: write http://HOST:PORT",
         ),
-        ("--endpoints https://c:3", "TLS"),
+        ("--endpoints https://c:3 --ca /does/not/exist", "cannot read /does/not/exist"),
         ("--timeout 5", "error: --timeout: \"5\" has no unit"),
         ("--timeout 0s", "out of range"),
         ("--token-file /does/not/exist", "error: --token-file /does/not/exist"),

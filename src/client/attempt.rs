@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::calls::Word;
 use crate::config::value::show_duration;
+use crate::network::tls;
 
 use super::error::{ClientError, Outcome, Tried};
 use super::{Answer, Call};
@@ -169,6 +170,9 @@ pub(super) fn describe(error: &reqwest::Error, limit: Duration) -> String {
     let mut last = None;
     while let Some(inner) = source {
         if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+            if let Some(why) = tls::explain(io) {
+                return why;
+            }
             match io.kind() {
                 std::io::ErrorKind::ConnectionRefused => return "refused".to_string(),
                 std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe => {

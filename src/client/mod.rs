@@ -18,6 +18,7 @@ pub mod snapshot;
 pub mod verify;
 pub mod watch;
 
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict};
+use crate::network::tls;
 use crate::types::Micros;
 
 use attempt::{Attempt, Problem, attempt};
@@ -44,7 +46,7 @@ const PAGE_ITEMS: usize = 1_000;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where and for how long to try.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Base URLs of nodes, such as `http://127.0.0.1:7400`.
     pub endpoints: Vec<String>,
@@ -52,6 +54,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Sent as `Authorization: Bearer`.
     pub token: Option<String>,
+    /// The certificate of the authority that vouches for the nodes, for `https` endpoints; without it, the public ones do.
+    pub ca: Option<PathBuf>,
 }
 
 /// Talks to a cluster.
@@ -217,7 +221,8 @@ struct Progress {
 impl Client {
     /// A client for these endpoints.
     pub fn new(options: Options) -> Result<Client, ClientError> {
-        let http = reqwest::Client::builder()
+        let http = tls::http(options.ca.as_deref())
+            .map_err(|error| ClientError::usage(error.what, error.hint))?
             .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
             .redirect(reqwest::redirect::Policy::none())
             // Loopback and cluster addresses are not for a proxy.

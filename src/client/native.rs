@@ -12,15 +12,15 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict, Word};
 use crate::network::native::{
-    self, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL, Reader, Refusal, Request, Response,
-    Welcome, greet, seal,
+    self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL, PROTOCOL_WITH_TOKEN, Reader,
+    Refusal, Request, Response, Welcome, greet, seal,
 };
+use crate::network::tls::{self, ReadHalf, TlsConnector, WriteHalf};
 use crate::types::Micros;
 
 use super::error::{ClientError, Outcome, Tried};
@@ -44,6 +44,21 @@ pub enum CallError {
     Lost(String),
 }
 
+/// What a cluster that guards itself asks for.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Speaks TLS; see [`tls::framed`].
+    pub tls: Option<TlsConnector>,
+    /// Shown to the node.
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Access {{ tls: {}, token: {} }}", self.tls.is_some(), self.token.is_some())
+    }
+}
+
 /// A connection to one node. Clones share it; it closes when the last is gone.
 #[derive(Debug, Clone)]
 pub struct Connection {
@@ -59,16 +74,32 @@ struct Queued {
 impl Connection {
     /// Connects to `host:port`, a node's client address. `cluster` is the configured name of the cluster that is meant.
     pub async fn open(address: &str, cluster: &str) -> Result<Connection, CallError> {
+        Connection::open_with(address, cluster, &Access::default()).await
+    }
+
+    /// The same, to a node that guards itself.
+    pub async fn open_with(address: &str, cluster: &str, access: &Access) -> Result<Connection, CallError> {
         let opening = async {
             let stream = TcpStream::connect(address).await.map_err(|error| error.kind().to_string())?;
             native::tune(&stream).map_err(|error| error.to_string())?;
-            let (reader, mut writer) = stream.into_split();
+            let secured = |error| tls::explain(&error).unwrap_or_else(|| error.to_string());
+            let (reader, mut writer) = match &access.tls {
+                None => tls::plain(stream),
+                Some(connector) => tls::connect(connector, address, stream).await.map_err(secured)?,
+            };
             let software = concat!("super-node/", env!("CARGO_PKG_VERSION")).to_string();
-            let hello = Hello { protocol: PROTOCOL, cluster: cluster.to_string(), software };
+            let protocol = if access.token.is_some() { PROTOCOL_WITH_TOKEN } else { PROTOCOL };
+            let hello = Hello { protocol, cluster: cluster.to_string(), software };
             greet(&mut writer, &PREFACE, &hello).await.map_err(|error| error.to_string())?;
+            if let Some(token) = access.token.clone() {
+                greet(&mut writer, &[], &Credentials { token }).await.map_err(|error| error.to_string())?;
+            }
             let mut reader = Reader::new(reader);
             match reader.hello().await.map_err(|error| error.to_string())? {
-                Welcome::Ready { in_flight_max, .. } => Ok((reader, writer, in_flight_max)),
+                Welcome::Ready { in_flight_max, .. } => {
+                    reader.lift_limit();
+                    Ok((reader, writer, in_flight_max))
+                }
                 Welcome::Refused { reason } => Err(reason),
             }
         };
@@ -123,8 +154,8 @@ struct Line {
 impl Line {
     async fn run(
         mut self,
-        mut reader: Reader<OwnedReadHalf>,
-        mut writer: OwnedWriteHalf,
+        mut reader: Reader<ReadHalf>,
+        mut writer: WriteHalf,
         mut queued: mpsc::Receiver<Queued>,
     ) {
         let why = self.converse(&mut reader, &mut writer, &mut queued).await;
@@ -142,8 +173,8 @@ impl Line {
     /// Until the connection ends (why), or nobody can send any more and all is answered (`None`).
     async fn converse(
         &mut self,
-        reader: &mut Reader<OwnedReadHalf>,
-        writer: &mut OwnedWriteHalf,
+        reader: &mut Reader<ReadHalf>,
+        writer: &mut WriteHalf,
         queued: &mut mpsc::Receiver<Queued>,
     ) -> Option<String> {
         let mut requests = Vec::new();
@@ -158,7 +189,11 @@ impl Line {
                         seal(&Request { id: self.last_id, ..request }, &mut self.out);
                         self.under_way.insert(self.last_id, answer);
                     }
-                    let sent = tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&self.out)).await;
+                    let send = async {
+                        writer.write_all(&self.out).await?;
+                        writer.flush().await
+                    };
+                    let sent = tokio::time::timeout(WRITE_TIMEOUT, send).await;
                     self.out.clear();
                     match sent {
                         Ok(Ok(())) => {}
@@ -193,6 +228,7 @@ impl Line {
 pub struct Cluster {
     name: String,
     timeout: Duration,
+    access: Access,
     origin: Instant,
     endpoints: Mutex<Endpoints>,
     connections: Mutex<BTreeMap<String, Connection>>,
@@ -202,9 +238,20 @@ impl Cluster {
     /// `addresses` are client addresses (`host:port`) of nodes of the cluster `name`; `timeout` is for one call, all
     /// tries together. Connects when it is used.
     pub fn new(addresses: Vec<String>, name: &str, timeout: Duration) -> Arc<Cluster> {
+        Cluster::with_access(addresses, name, timeout, Access::default())
+    }
+
+    /// The same, for a cluster that guards itself.
+    pub fn with_access(
+        addresses: Vec<String>,
+        name: &str,
+        timeout: Duration,
+        access: Access,
+    ) -> Arc<Cluster> {
         Arc::new(Cluster {
             name: name.to_string(),
             timeout,
+            access,
             origin: Instant::now(),
             endpoints: Mutex::new(Endpoints::new(addresses)),
             connections: Mutex::default(),
@@ -250,7 +297,8 @@ impl Cluster {
         let connection = match known {
             Some(connection) => connection,
             None => {
-                let opening = tokio::time::timeout(limit, Connection::open(address, &self.name)).await;
+                let opening = Connection::open_with(address, &self.name, &self.access);
+                let opening = tokio::time::timeout(limit, opening).await;
                 let opened =
                     opening.map_err(|_elapsed| CallError::NotSent(format!("timeout {limit:?}")))??;
                 lock(&self.connections).insert(address.to_string(), opened.clone());

@@ -13,6 +13,7 @@ pub fn check(settings: &Settings, source: &dyn Fn(&str) -> Source) -> Vec<Config
     let at = |name: &str| format!("{name} ({})", source(name));
     check_times(settings, &at, &mut refuse);
     check_cluster(settings, &at, &mut refuse);
+    check_tls(settings, &at, &mut refuse);
     check_listeners(settings, &at, &mut refuse);
     errors
 }
@@ -111,6 +112,19 @@ fn check_cluster(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
     }
 }
 
+fn check_tls(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
+    let files =
+        [("tls.ca", &settings.tls.ca), ("tls.cert", &settings.tls.cert), ("tls.key", &settings.tls.key)];
+    let (given, missing): (Vec<_>, Vec<_>) = files.iter().partition(|(_, file)| file.is_some());
+    if let (Some((given, _)), false) = (given.first(), missing.is_empty()) {
+        let missing: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
+        refuse(
+            format!("{} is set without {}", at(given), missing.join(" and ")),
+            "name all three files, which super-node certs makes, or none".to_string(),
+        );
+    }
+}
+
 fn check_listeners(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
     let listen = &settings.listen;
     let listeners: [(&str, SocketAddr); 3] =
@@ -126,10 +140,19 @@ fn check_listeners(settings: &Settings, at: At<'_>, refuse: Refuse<'_>) {
                 );
             }
         }
-        if !address.ip().is_loopback() && !settings.insecure {
+        let (encrypted, guarded) = (settings.tls.files().is_some(), settings.auth.tokens.is_some());
+        let covered = settings.insecure || (encrypted && guarded);
+        if !address.ip().is_loopback() && !covered {
+            let lacks = match (encrypted, guarded) {
+                (true, _) => "anybody may ask for anything there",
+                (_, true) => "traffic is not encrypted",
+                _ => "traffic is neither encrypted nor authenticated",
+            };
             refuse(
-                format!("{} = {address} is not on loopback, and traffic is neither encrypted nor authenticated", at(name)),
-                "listen on 127.0.0.1, or say --insecure (SUPER_NODE_INSECURE=true) on a network that you trust".to_string(),
+                format!("{} = {address} is not on loopback, and {lacks}", at(name)),
+                "listen on 127.0.0.1, or configure [tls] and auth.tokens (docs/security.md), or say --insecure \
+                 (SUPER_NODE_INSECURE=true) on a network that you trust"
+                    .to_string(),
             );
         }
     }

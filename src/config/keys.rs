@@ -9,9 +9,6 @@ use crate::node::frame::{PROTOCOL, PROTOCOL_MIN};
 use super::value::{self, Problem, Raw};
 use super::{Lease, LogFormat, Settings, WriteConcern};
 
-/// Sections of the interface that this version does not have yet.
-pub const SECTIONS_UNSUPPORTED: [&str; 2] = ["tls", "auth"];
-
 /// One thing that can be set.
 pub struct Key {
     /// `section.key`.
@@ -199,6 +196,13 @@ pub const KEYS: &[Key] = &[
         show: |s| s.agents.token.as_deref().map_or("", |_| "…").to_string(),
         secret: true,
     },
+    key!("tls.ca", |s, raw| path(raw).map(|v| s.tls.ca = v), |s| show_path(&s.tls.ca)),
+    key!("tls.cert", |s, raw| path(raw).map(|v| s.tls.cert = v), |s| show_path(&s.tls.cert)),
+    key!("tls.key", |s, raw| path(raw).map(|v| s.tls.key = v), |s| show_path(&s.tls.key)),
+    key!("auth.tokens", |s, raw| path(raw).map(|v| s.auth.tokens = v), |s| show_path(&s.auth.tokens)),
+    key!("auth.token_file", |s, raw| path(raw).map(|v| s.auth.token_file = v), |s| show_path(
+        &s.auth.token_file
+    )),
     key!(
         "http.timeout",
         |s, raw| value::duration(raw, MS(100), SECS(300)).map(|v| s.http.timeout = v),
@@ -237,6 +241,15 @@ fn set_node_id(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
 fn set_data_dir(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     settings.node.data_dir = PathBuf::from(value::plain_text(raw, 4_096)?);
     Ok(())
+}
+
+/// A file, or none when empty.
+fn path(raw: &Raw) -> Result<Option<PathBuf>, Problem> {
+    Ok(value::optional_text(raw, 4_096)?.map(PathBuf::from))
+}
+
+fn show_path(path: &Option<PathBuf>) -> String {
+    path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn set_protocol_max(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {

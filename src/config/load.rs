@@ -12,7 +12,8 @@ use super::value::{self, Raw};
 use super::{ConfigError, Errors, Settings, Source, check};
 
 /// Variables that are not keys of the configuration but belong to this program.
-const VARIABLES_ELSEWHERE: [&str; 5] = [
+const VARIABLES_ELSEWHERE: [&str; 6] = [
+    "SUPER_NODE_CA",
     "SUPER_NODE_ENDPOINTS",
     "SUPER_NODE_CONFIG",
     "SUPER_NODE_INSECURE",
@@ -186,12 +187,6 @@ impl Layers {
             let source = Source::File { path: path.to_string(), line };
             return self.unknown(section, &source);
         };
-        if keys::SECTIONS_UNSUPPORTED.contains(&section) {
-            return self.refuse(
-                format!("section [{section}] ({path}:{line}) is not supported in this version"),
-                "remove it",
-            );
-        }
         let mut rows: Vec<_> = table.iter().collect();
         rows.sort_by_key(|(name, _)| name.span().start);
         for (name, value) in rows {

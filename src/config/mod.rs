@@ -19,10 +19,11 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::ledger::policy::Policy;
+use crate::network::tls::Files;
 use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
 
@@ -47,6 +48,10 @@ pub struct Settings {
     pub mongodb: MongodbSettings,
     /// `[agents]`
     pub agents: AgentsSettings,
+    /// `[tls]`
+    pub tls: TlsSettings,
+    /// `[auth]`
+    pub auth: AuthSettings,
     /// `[http]`
     pub http: HttpSettings,
     /// `[log]`
@@ -193,6 +198,34 @@ pub struct AgentsSettings {
     pub token: Option<String>,
 }
 
+/// `[tls]`: all three, or none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The certificate of the authority that vouches for all super-nodes of the cluster.
+    pub ca: Option<PathBuf>,
+    /// This node's certificate.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+}
+
+impl TlsSettings {
+    /// The files, if connections are to be encrypted.
+    pub fn files(&self) -> Option<Files> {
+        let TlsSettings { ca, cert, key } = self.clone();
+        Some(Files { ca: ca?, cert: cert?, key: key? })
+    }
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuthSettings {
+    /// The file of tokens that requests must show one of; `None`: everybody may do everything.
+    pub tokens: Option<PathBuf>,
+    /// The file with the token that this node shows to the cluster that it joins.
+    pub token_file: Option<PathBuf>,
+}
+
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
@@ -264,6 +297,8 @@ impl Default for Settings {
                 write_concern: WriteConcern::Majority,
             },
             agents: AgentsSettings { open: true, token: None },
+            tls: TlsSettings::default(),
+            auth: AuthSettings::default(),
             http: HttpSettings {
                 timeout: Duration::from_secs(5),
                 body_bytes_max: 4 << 20,
@@ -279,12 +314,27 @@ impl Settings {
     /// This node's client URL as others should use it.
     pub fn client_url(&self) -> String {
         let address = self.listen.client;
+        let scheme = if self.tls.files().is_some() { "https" } else { "http" };
         match &self.listen.advertise {
-            Some(host) if host.contains(':') => format!("http://[{host}]:{}", address.port()),
-            Some(host) => format!("http://{host}:{}", address.port()),
-            None => format!("http://{address}"),
+            Some(host) if host.contains(':') => format!("{scheme}://[{host}]:{}", address.port()),
+            Some(host) => format!("{scheme}://{host}:{}", address.port()),
+            None => format!("{scheme}://{address}"),
         }
     }
+}
+
+/// The one token that a file holds.
+///
+/// # Errors
+/// In words that name the file, when it cannot be read or holds no token.
+pub fn token_in(path: &Path) -> Result<String, String> {
+    let refused = |why: String| format!("{}: {why}", path.display());
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refused("holds no usable token".to_string()));
+    }
+    Ok(token.to_string())
 }
 
 /// Where a value came from.

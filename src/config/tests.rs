@@ -161,8 +161,8 @@ fn mistakes_in_the_file() {
             "unknown key rafft.heartbeat (f.toml:2); did you mean raft.heartbeat?",
         ),
         ("heartbeat = \"50ms\"", "unknown key heartbeat (f.toml:1); did you mean"),
-        ("\n[tls]\ncert = \"x\"", "section [tls] (f.toml:2) is not supported in this version"),
-        ("[auth]", "section [auth] (f.toml:1) is not supported in this version"),
+        ("\n[tls]\ncert = \"x\"", "tls.cert (f.toml:3) is set without tls.ca and tls.key"),
+        ("[tls]\ncrt = \"x\"", "unknown key tls.crt (f.toml:2); did you mean tls.cert?"),
         ("[raft]\nheartbeat = 50", "raft.heartbeat = 50 (f.toml:2) is an integer, where a duration"),
         (
             "[raft]\nheartbeat = \"50\"",
@@ -225,7 +225,7 @@ fn mistakes_in_the_file() {
         ("[cluster]\npeers = \"n 1=h:1\"", "has a bad id"),
         ("[cluster]\npeers = [1]", "is a list of other things than texts, where peers are expected"),
         ("[cluster]\npeers = \"n1=h:1\"\njoin = \"http://h:7400\"", "are both set; peers form a new cluster"),
-        ("[cluster]\njoin = \"https://h:7400\"", "wants TLS, which is not supported in this version"),
+        ("[cluster]\njoin = \"ftp://h:7400\"", "is not a URL; write http://HOST:PORT"),
         ("[mongodb]\nuri = \"localhost\"", "is not a MongoDB connection string; write mongodb://HOST:PORT"),
         ("[mongodb]\nwrite_concern = 0", "is not a write concern; allowed: majority, or"),
         ("[mongodb]\ndatabase = \"a.b\"", "is not a name for a MongoDB database"),
@@ -273,6 +273,18 @@ fn insecure_listeners_need_a_word() {
     let mut inputs = environment(&open);
     inputs.insecure = true;
     assert!(resolve(&inputs).is_ok());
+    // Or certificates and tokens, both.
+    let mut guarded = vec![open[0], ("SUPER_NODE_AUTH__TOKENS", "tokens")];
+    assert!(refusal(&environment(&guarded)).contains("traffic is not encrypted"));
+    guarded.extend([
+        ("SUPER_NODE_TLS__CA", "c"),
+        ("SUPER_NODE_TLS__CERT", "n"),
+        ("SUPER_NODE_TLS__KEY", "k"),
+    ]);
+    let loaded = resolve(&environment(&guarded)).expect("encrypted and guarded");
+    assert_eq!(loaded.settings.client_url(), "https://0.0.0.0:7400");
+    guarded.remove(1);
+    assert!(refusal(&environment(&guarded)).contains("anybody may ask for anything"));
     let said = [open[0], ("SUPER_NODE_INSECURE", "true")];
     assert!(resolve(&environment(&said)).expect("allowed").settings.insecure);
 }

@@ -410,18 +410,17 @@ pub fn optional_url(raw: &Raw) -> Result<Option<String>, Problem> {
 
 /// The base URL of a node's HTTP interface, without a trailing slash.
 pub fn http_url(text: &str) -> Result<String, Problem> {
-    let hint = "write http://HOST:PORT, such as http://127.0.0.1:7400";
+    let hint = "write http://HOST:PORT, such as http://127.0.0.1:7400, or https:// where TLS is spoken";
     let text = text.trim().trim_end_matches('/');
-    if text.starts_with("https://") {
-        return Err(Problem::new("wants TLS, which is not supported in this version", hint));
-    }
-    let Some(rest) = text.strip_prefix("http://") else {
-        return Err(Problem::new("is not a URL", hint));
+    let (rest, port) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        (Some(rest), _) => (rest, 80),
+        (_, Some(rest)) => (rest, 443),
+        _ => return Err(Problem::new("is not a URL", hint)),
     };
     let with_port = if rest.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         rest.to_string()
     } else {
-        format!("{rest}:80")
+        format!("{rest}:{port}")
     };
     remote_address(&with_port).map_err(|_| Problem::new("is not a URL", hint))?;
     Ok(text.to_string())
@@ -492,7 +491,8 @@ mod tests {
     fn urls_are_those_of_nodes() {
         assert_eq!(http_url("http://127.0.0.1:7400/").as_deref(), Ok("http://127.0.0.1:7400"));
         assert_eq!(http_url("http://node-1").as_deref(), Ok("http://node-1"));
-        for bad in ["127.0.0.1:7400", "https://x", "http://", "http://a b:1", "http://x:0"] {
+        assert_eq!(http_url("https://node-1/").as_deref(), Ok("https://node-1"));
+        for bad in ["127.0.0.1:7400", "ftp://x", "http://", "http://a b:1", "http://x:0"] {
             assert!(http_url(bad).is_err(), "{bad}");
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
@@ -14,6 +13,7 @@ use crate::codec::CodecError;
 use crate::node::frame::{Frame, Hello};
 
 use super::peers::{Peer, PeerEvent, Shared};
+use super::tls::{self, ReadHalf, WriteHalf};
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
 
 /// Connections that may be without a greeting at once; more are closed as they come. Together with the time and
@@ -98,8 +98,8 @@ struct Visitor {
     hello: Hello,
     /// The version of the protocol that will be spoken.
     protocol: u16,
-    reader: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
-    writer: OwnedWriteHalf,
+    reader: FramedRead<ReadHalf, LengthDelimitedCodec>,
+    writer: WriteHalf,
 }
 
 impl Visitor {
@@ -120,7 +120,13 @@ impl Visitor {
 
 async fn greet(shared: &Arc<Shared>, stream: TcpStream) -> Result<Visitor, NotAdmitted> {
     wire::tune(&stream).map_err(WireError::from)?;
-    let (reader, mut writer) = stream.into_split();
+    let (reader, mut writer) = match &shared.tls {
+        None => tls::plain(stream),
+        Some(own) => tls::accept_peer(own, stream).await.map_err(|error| match tls::explain(&error) {
+            Some(why) => NotAdmitted::Refused(why),
+            None => NotAdmitted::Wire(error.into()),
+        })?,
+    };
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
     let (who, reason) = match wire::read_greeting(&mut reader).await? {
         Greeting::Refused { .. } => return Err(NotAdmitted::Refused("it began with a refusal".to_string())),
@@ -196,7 +202,7 @@ fn log_refusal(shared: &Shared, address: SocketAddr, end: NotAdmitted) {
 async fn read_frames(
     shared: &Shared,
     peer: &Peer,
-    reader: &mut FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+    reader: &mut FramedRead<ReadHalf, LengthDelimitedCodec>,
 ) -> WireError {
     loop {
         match wire::read::<Frame, _>(reader).await {

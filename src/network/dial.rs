@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::node::frame::{Hello, PROTOCOL_MIN};
 
 use super::peers::{Peer, PeerEvent, Shared};
+use super::tls::{self, ReadHalf, WriteHalf};
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
 
 /// How long a connection may take to stand.
@@ -35,6 +35,9 @@ enum DialError {
     /// Somebody listens, and does not want to talk.
     #[error("{0}")]
     Refused(String),
+    /// Somebody listens, and no encrypted connection comes about.
+    #[error("{0}")]
+    NotSecured(String),
     /// Anything else; it says nothing about the peer's process.
     #[error("{0}")]
     Failed(String),
@@ -106,6 +109,11 @@ async fn attempt_failed(shared: &Shared, peer: &Peer, address: &str, error: Dial
                 tracing::warn!(peer = %id, %address, held, "the peer refuses this node: {reason}");
             }
         }
+        DialError::NotSecured(why) => {
+            if let Some(held) = peer.refusals.pass() {
+                tracing::warn!(peer = %id, %address, held, "no encrypted connection to the peer: {why}");
+            }
+        }
         DialError::Failed(why) => tracing::debug!(peer = %id, %address, "no connection: {why}"),
     }
 }
@@ -129,8 +137,8 @@ async fn open(address: &str) -> Result<TcpStream, DialError> {
 
 /// A connection whose hello was answered.
 struct Conversation {
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    reader: ReadHalf,
+    writer: WriteHalf,
     /// Where clients find the peer.
     url: String,
     /// The incarnation of its data directory.
@@ -140,7 +148,10 @@ struct Conversation {
 async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversation, DialError> {
     let stream = open(address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
-    let (reader, mut writer) = stream.into_split();
+    let (reader, mut writer) = match &shared.tls {
+        None => tls::plain(stream),
+        Some(own) => tls::connect(&own.dial, address, stream).await.map_err(not_secured)?,
+    };
     let offers = shared.knows_ranges() && !peer.wants_plain_hello();
     let greeting = if offers {
         Greeting::Offer { oldest: PROTOCOL_MIN, hello: shared.hello(&peer.id, shared.protocol_max) }
@@ -176,6 +187,8 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
         Ok(Greeting::Refused { reason }) => {
             Err(DialError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()))
         }
+        // Whether our certificate is good enough is only told now (RFC 8446, section 2).
+        Err(WireError::Io(error)) if tls::explain(&error).is_some() => Err(not_secured(error)),
         Err(error) => {
             if error.is_malformed() {
                 shared.counts.malformed.inc();
@@ -185,6 +198,17 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
             }
             Err(error.into())
         }
+    }
+}
+
+fn not_secured(error: io::Error) -> DialError {
+    match tls::explain(&error) {
+        Some(why) => DialError::NotSecured(why),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => DialError::NotSecured(
+            "it ended the TLS handshake without a word: configure [tls] on both sides or on neither"
+                .to_string(),
+        ),
+        None => DialError::Failed(error.to_string()),
     }
 }
 
@@ -222,11 +246,15 @@ async fn serve(shared: &Shared, peer: &Peer, address: &str, conversation: Conver
 }
 
 /// Writes what waits; returns why it could not go on.
-async fn write_frames(shared: &Shared, peer: &Peer, mut writer: OwnedWriteHalf) -> String {
+async fn write_frames(shared: &Shared, peer: &Peer, mut writer: WriteHalf) -> String {
     let mut out = BytesMut::new();
     loop {
         let frames = peer.lanes.take(&mut out).await;
-        match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&out)).await {
+        let write = async {
+            writer.write_all(&out).await?;
+            writer.flush().await
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Err(_elapsed) => return format!("a write took more than {WRITE_TIMEOUT:?}"),
             Ok(Err(error)) => return error.to_string(),
             Ok(Ok(())) => shared.counts.sent.inc_by(frames),
@@ -236,7 +264,7 @@ async fn write_frames(shared: &Shared, peer: &Peer, mut writer: OwnedWriteHalf) 
 }
 
 /// Nothing comes this way after the greeting but the end.
-async fn wait_for_end(mut reader: OwnedReadHalf) -> String {
+async fn wait_for_end(mut reader: ReadHalf) -> String {
     match reader.read_u8().await {
         Ok(_) => "the peer spoke out of turn".to_string(),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "closed by the peer".to_string(),

@@ -60,6 +60,7 @@ mod lanes;
 pub mod native;
 pub mod peers;
 mod throttle;
+pub mod tls;
 pub mod udp;
 mod wire;
 

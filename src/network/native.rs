@@ -24,6 +24,8 @@ use super::wire::{self, WireError};
 pub const PREFACE: [u8; 8] = *b"SNATIVE1";
 /// Version of the protocol. A node refuses others in its hello.
 pub const PROTOCOL: u16 = 1;
+/// The same, with the client's [`Credentials`] behind its hello.
+pub const PROTOCOL_WITH_TOKEN: u16 = 2;
 /// Largest frame of a client, in bytes: the largest batch, and what surrounds it.
 pub const FRAME_BYTES_MAX: usize = 9 << 20;
 /// Most requests under way on one connection; more are refused as overloaded.
@@ -77,6 +79,13 @@ pub struct Hello {
     pub cluster: String,
     /// Its software, for the node's log.
     pub software: String,
+}
+
+/// The client's second frame, in [`PROTOCOL_WITH_TOKEN`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// What it would show as a bearer token over HTTP.
+    pub token: String,
 }
 
 /// The node's first frame. Must stay readable by every later version: variants are only appended.
@@ -261,12 +270,15 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(())
     }
 
-    /// The other side's hello, within its time.
+    /// The other side's hello, or what belongs to it, within its time.
     pub async fn hello<T: DeserializeOwned>(&mut self) -> Result<T, NativeError> {
         let hello = tokio::time::timeout(HELLO_TIMEOUT, self.next()).await;
-        let hello = hello.map_err(|_elapsed| NativeError::Slow)??;
+        hello.map_err(|_elapsed| NativeError::Slow)?
+    }
+
+    /// The other side is known: from now on its frames may have any allowed size.
+    pub fn lift_limit(&mut self) {
         wire::set_limit(&mut self.frames, FRAME_BYTES_MAX);
-        Ok(hello)
     }
 
     /// The next frame's value. Dropping the future loses nothing.
@@ -302,7 +314,11 @@ pub async fn greet<T: Serialize, W: AsyncWrite + Unpin>(
 ) -> Result<(), NativeError> {
     let mut out = preface.to_vec();
     seal(hello, &mut out);
-    let sent = tokio::time::timeout(HELLO_TIMEOUT, writer.write_all(&out)).await;
+    let send = async {
+        writer.write_all(&out).await?;
+        writer.flush().await
+    };
+    let sent = tokio::time::timeout(HELLO_TIMEOUT, send).await;
     sent.map_err(|_elapsed| NativeError::Slow)?.map_err(NativeError::Io)
 }
 

@@ -22,6 +22,7 @@ use crate::types::{NodeId, Version};
 
 use super::lanes::{LaneName, Lanes};
 use super::throttle::Throttle;
+use super::tls::Tls;
 use super::{accept, dial};
 
 /// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
@@ -48,6 +49,8 @@ pub struct PeerSettings {
     pub incarnation: String,
     /// The newest version of the peer protocol that it speaks.
     pub protocol_max: u16,
+    /// Certificates, if connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 /// What the network tells the node.
@@ -94,6 +97,7 @@ pub(super) struct Shared {
     url: String,
     incarnation: String,
     pub(super) protocol_max: u16,
+    pub(super) tls: Option<Tls>,
     pub(super) inbox: mpsc::Sender<PeerEvent>,
     pub(super) shutdown: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -521,6 +525,7 @@ pub fn start(
         url: settings.url,
         incarnation: settings.incarnation,
         protocol_max: settings.protocol_max,
+        tls: settings.tls,
         inbox,
         shutdown,
         tasks: TaskTracker::new(),

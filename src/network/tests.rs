@@ -108,6 +108,7 @@ impl Node {
             url: format!("http://{name}"),
             incarnation: format!("disk of {name}"),
             protocol_max,
+            tls: None,
         };
         let (sender, inbox) = mpsc::channel(inbox);
         let (metrics, token) = (Arc::new(Metrics::new()), CancellationToken::new());

@@ -170,7 +170,10 @@ pub(super) async fn write_greeting<W: AsyncWrite + Unpin>(
 ) -> Result<(), WireError> {
     let mut out = BytesMut::new();
     seal(&codec::encode(greeting), &mut out);
-    let write = writer.write_all(&out);
+    let write = async {
+        writer.write_all(&out).await?;
+        writer.flush().await
+    };
     Ok(tokio::time::timeout(GREETING_TIMEOUT, write).await.map_err(|_elapsed| WireError::Slow)??)
 }
 

@@ -118,7 +118,7 @@ pub struct PeerStatus {
     pub lag: Option<u64>,
     /// Milliseconds since it was last heard; `None` if never.
     pub contact_ms: Option<u64>,
-    /// Whether the detector holds it up.
+    /// Whether the detector holds it up, or has no answer yet while this node heard it a moment ago.
     pub up: bool,
     /// Its client URL, once it has introduced itself.
     pub url: Option<String>,

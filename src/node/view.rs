@@ -103,7 +103,15 @@ impl Node {
             } else {
                 contact.map(|span| span.as_millis().try_into().unwrap_or(u64::MAX))
             },
-            up: id == me || self.health.level(&MemberId::from(id)) == Some(Level::Up),
+            up: match self.health.level(&MemberId::from(id)) {
+                _ if id == me => true,
+                Some(Level::Up) => true,
+                Some(Level::Down) => false,
+                // One that has just joined was not pinged yet; what it says otherwise tells as much.
+                Some(Level::Suspect) | None => {
+                    contact.is_some_and(|silence| silence < self.settings.raft.election_min)
+                }
+            },
             url: if id == me { Some(self.settings.url.clone()) } else { self.peer_urls.get(id).cloned() },
         }
     }

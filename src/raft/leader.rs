@@ -215,7 +215,7 @@ impl Node<Leader> {
             }
             Body::AppendAccepted { matched, round } => {
                 if let Some(peer) = self.role.peers.get_mut(from) {
-                    self.role.thrift.acknowledged(peer, matched, now);
+                    self.role.thrift.acknowledged(peer, matched, round, now);
                     peer.heard(now, round);
                     if peer.accepted(matched) {
                         return self.maybe_commit();
@@ -380,6 +380,9 @@ impl Node<Leader> {
     /// What is said from now on belongs to a new round, and proves that this node led at this moment.
     fn begin_round(&mut self) {
         self.role.round += 1;
+        if self.core.config.thrift.is_some() {
+            self.role.thrift.began(self.role.round, self.core.now);
+        }
         if let Some(span) = self.core.config.lease_span() {
             self.role.lease.begin(self.role.round, self.core.now, span);
         }

@@ -7,13 +7,15 @@
 //!
 //! * An append that is not acknowledged in time counts as lost, and as many voters as are then wanting are told again. Time
 //!   is measured as for TCP (RFC 6298): the smoothed round trip and four times its deviation, at least the configured
-//!   wait, doubled with every further miss of the same peer, at most a heartbeat.
+//!   wait, doubled with every further miss of the same peer, at most a heartbeat. An acknowledgement names the round that it
+//!   answers, so what was said twice is measured as well (which TCP without timestamps must not, after Karn): on a network that
+//!   always takes longer than the first guess there would be nothing else to measure.
 //! * Who has missed least is told first, so a dead peer is passed over, and on a lossy network all take turns.
 //! * An append holds everything that its receiver has not acknowledged, so a lost one leaves no gap behind.
 //! * Every append begins a round and so renews the lease: under load there are no heartbeats to a quorum at all.
 //! * Unanswered questions, of leaders and candidates, are repeated soon at first and then ever less often.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::types::{Index, Micros, NodeId};
@@ -27,6 +29,8 @@ use super::progress::{Flow, Progress};
 const QUESTION_WAITS: u32 = 8;
 /// A candidacy lasts so many shortest waits, and up to as many more.
 const CANDIDACY_WAITS: u32 = 64;
+/// So many rounds are remembered; what answers an older one is not measured.
+const ROUNDS_MAX: usize = 64;
 /// No wait is doubled more often.
 const DOUBLINGS_MAX: u32 = 10;
 
@@ -46,6 +50,8 @@ pub(super) struct Awaited {
 pub(super) struct Thrift {
     /// The smoothed round trip and its deviation.
     round_trip: Option<(Duration, Duration)>,
+    /// The newest rounds, with the time at which each began.
+    rounds: VecDeque<(u64, Micros)>,
     /// When reads last asked for an echo that they still wait for, and how often before.
     asked: Option<(Micros, u32)>,
 }
@@ -69,13 +75,22 @@ fn doubled(wait: Duration, times: u32) -> Duration {
 }
 
 impl Thrift {
-    /// `peer` holds everything up to `matched`. What was sent twice tells no round trip (Karn).
-    pub fn acknowledged(&mut self, peer: &mut Progress, matched: Index, now: Micros) {
+    /// A round begins.
+    pub fn began(&mut self, round: u64, now: Micros) {
+        if self.rounds.len() >= ROUNDS_MAX {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back((round, now));
+    }
+
+    /// In answer to that round: `peer` holds everything up to `matched`.
+    pub fn acknowledged(&mut self, peer: &mut Progress, matched: Index, round: u64, now: Micros) {
+        let begun = self.rounds.iter().rev().find(|(number, _)| *number == round).map(|(_, begun)| *begun);
+        if let Some(begun) = begun {
+            self.measure(now.since(begun));
+        }
         let Some(awaited) = &mut peer.awaited else { return };
         if matched >= awaited.reach {
-            if peer.missed == 0 {
-                self.measure(now.since(awaited.since));
-            }
             peer.behind = awaited.cut;
             peer.awaited = None;
         } else if matched > peer.matched {

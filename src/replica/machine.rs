@@ -16,8 +16,8 @@
 //! * A put that is in the log is never failed nor redirected before the entry of another term stands in its place,
 //!   committed: until then it may yet be.
 //! * A leader whose last put has waited too long takes up no more: cut off from the majority, it has few puts at risk.
-//! * Who knows of no leader for long, as in the minority of a partition, sends clients to somebody it does not hear:
-//!   clients reach replicas that the replica itself does not. Nothing of the request was begun.
+//! * Who knows of no leader for long and hears no majority, as in the minority of a partition, sends clients to somebody it
+//!   does not hear: clients reach replicas that the replica itself does not. Nothing of the request was begun.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -39,11 +39,12 @@ use super::wire::{BROADCAST, Body, Packet, pack, unpack};
 
 /// The shortest time from the start of a replica to the first election: by then all others have said hello. A message to
 /// one that has not would count as its death.
-pub const FIRST_ELECTION: Duration = Duration::from_millis(1_800);
+pub const FIRST_ELECTION: Duration = Duration::from_millis(2_100);
 /// Election timeouts. Long, because heartbeats are sparse; a dead leader is found by asking it (see `detector`).
-const ELECTION: (Duration, Duration) = (Duration::from_millis(1_400), Duration::from_millis(2_000));
+/// Every candidacy costs a replica that is cut off a dozen messages.
+const ELECTION: (Duration, Duration) = (Duration::from_millis(2_100), Duration::from_millis(3_000));
 /// A follower that nothing was sent to for so long gets a heartbeat, or the entries that it lacks.
-const HEARTBEAT: Duration = Duration::from_millis(600);
+const HEARTBEAT: Duration = Duration::from_millis(900);
 /// How long a follower stays loyal to a leader that it has heard, whatever its detector says. The lease is nine tenths of it.
 const PROMISE: Duration = Duration::from_millis(200);
 /// The shortest wait before an unanswered append is sent again; several round trips through the simulator.
@@ -170,7 +171,7 @@ impl Replica {
     /// When [`Replica::tick`] is due. Valid after [`Replica::take`].
     pub fn deadline(&self) -> Micros {
         let held = match self.raft.leads() {
-            None => self.requests.held_since().map_or(Micros(u64::MAX), |since| since.after(PATIENCE)),
+            None => self.requests.held_since().map_or(Micros(u64::MAX), |since| self.guess_after(since)),
             // Whatever it waits for comes as a message, or from the core.
             Some(_) => Micros(u64::MAX),
         };
@@ -272,7 +273,7 @@ impl Replica {
                     self.step(now, Input::Propose { request, command });
                 }
                 (_, Some(leader)) => self.redirect(request, leader),
-                (_, None) if !leads && now.since(request.arrived) >= PATIENCE => match self.guess(now) {
+                (_, None) if !leads && now >= self.guess_after(request.arrived) => match self.guess(now) {
                     Some(other) => self.redirect(request, &other),
                     None => self.requests.hold(request),
                 },
@@ -290,6 +291,17 @@ impl Replica {
     fn redirect(&mut self, request: Request, to: &NodeId) {
         let (src, leader) = (self.id.as_str().to_string(), to.as_str().to_string());
         self.out.push(Packet { src, dst: request.client, leader, body: Body::Redirect { mid: request.mid } });
+    }
+
+    /// When a request that came then is sent elsewhere, if nobody is known to lead by then: not while a majority is
+    /// heard, which will have a leader soon, and of which nobody knows more than this replica. The one that is not heard any
+    /// more is then most likely the leader that died.
+    fn guess_after(&self, arrived: Micros) -> Micros {
+        let mut heard: Vec<Micros> = self.heard.values().copied().collect();
+        heard.sort_unstable_by(|left, right| right.cmp(left));
+        let last_wanted = self.others.len().div_ceil(2).saturating_sub(1);
+        let majority = heard.get(last_wanted).copied().unwrap_or_default();
+        arrived.max(majority).after(PATIENCE)
     }
 
     /// Somebody else who may know who leads. Whoever is heard now knows as little as this replica, on the same side of a

@@ -21,4 +21,4 @@ pub use library::{built_in, find};
 pub use operations::{Answer, Asked, Operation};
 pub use real_time::in_real_time;
 pub use report::junit;
-pub use virtual_time::in_virtual_time;
+pub use virtual_time::{in_slow_virtual_time, in_virtual_time};

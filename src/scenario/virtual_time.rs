@@ -25,6 +25,8 @@ struct World {
     agenda: BTreeMap<(Micros, u64), Parcel>,
     order: u64,
     dice: Dice,
+    /// So many times as long as usual is every way.
+    slowness: u32,
 }
 
 enum Parcel {
@@ -35,6 +37,11 @@ enum Parcel {
 
 /// Plays a scenario to its end.
 pub fn in_virtual_time(scenario: &Scenario, seed: u64) -> Course {
+    in_slow_virtual_time(scenario, seed, 1)
+}
+
+/// The same behind a simulator that takes `slowness` times as long to carry a message.
+pub fn in_slow_virtual_time(scenario: &Scenario, seed: u64, slowness: u32) -> Course {
     let course = Course::new(scenario.clone(), seed);
     let end = course.end();
     let mut world = World {
@@ -43,6 +50,7 @@ pub fn in_virtual_time(scenario: &Scenario, seed: u64) -> Course {
         agenda: BTreeMap::new(),
         order: 0,
         dice: Dice::stream(seed, 4),
+        slowness,
     };
     let mut start = Micros(0);
     for replica in 0..scenario.replicas {
@@ -109,7 +117,7 @@ impl World {
         for datagram in machine.take(now) {
             // Half of the way; the other half is that of the delivery.
             let delay = self.dice.span(TO_CLIENT.0, TO_CLIENT.1);
-            self.plan(now.after(delay), Parcel::FromReplica(replica, datagram));
+            self.plan(now.after(delay * self.slowness), Parcel::FromReplica(replica, datagram));
         }
     }
 
@@ -123,7 +131,7 @@ impl World {
                         (BETWEEN_REPLICAS.0 - TO_CLIENT.0, BETWEEN_REPLICAS.1 - TO_CLIENT.1)
                     };
                     let delay = self.dice.span(least, most);
-                    self.plan(now.after(delay), Parcel::ToReplica(to, datagram));
+                    self.plan(now.after(delay * self.slowness), Parcel::ToReplica(to, datagram));
                 }
                 Action::Kill { replica } => self.replicas[replica] = None,
             }

@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Call, Client, ClientError, NewSuperNode, Options, Outcome};
-use crate::config::Settings;
+use crate::config::{Settings, token_in};
 use crate::node::frame::PROTOCOL_MIN;
 use crate::node::handle::Handle;
 use crate::node::status::{NodeStatus, PeerStatus, RoleName};
-use crate::types::{Index, NodeId};
+use crate::types::Index;
 
 use super::ServerError;
 
@@ -59,8 +59,13 @@ fn refused(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Ser
     ServerError::Join { code, message: message.into(), hint: hint.into() }
 }
 
-fn client(endpoints: &[String], timeout: Duration) -> Result<Client, ServerError> {
-    let options = Options { endpoints: endpoints.to_vec(), timeout, token: None };
+fn client(endpoints: &[String], timeout: Duration, settings: &Settings) -> Result<Client, ServerError> {
+    let token = settings.auth.token_file.as_deref().map(token_in).transpose();
+    let token = token.map_err(|message| {
+        refused(2, message, "--token-file names a file that holds one token of the cluster")
+    })?;
+    let ca = settings.tls.ca.clone();
+    let options = Options { endpoints: endpoints.to_vec(), timeout, token, ca };
     Client::new(options).map_err(|error| refused(1, error.message, "see the message"))
 }
 
@@ -76,12 +81,17 @@ pub(super) async fn look(
     past: Past,
     stop: &CancellationToken,
 ) -> Result<Option<Invitation>, ServerError> {
-    let client = client(&[url.to_string()], ASK_TIMEOUT)?;
+    let client = client(&[url.to_string()], ASK_TIMEOUT, settings)?;
     let mut pause = PAUSE.0;
     loop {
         let waits_for = match leader_status(&client, url).await {
             Ok(Some(status)) => return judge(&status, settings, address, past, url).map(Some),
             Ok(None) => "it knows no leader yet".to_string(),
+            // Asking again would not help.
+            Err(error) if matches!(error.code.as_str(), "unauthorized" | "forbidden") => {
+                let hint = "give --token-file with an admin's token of that cluster";
+                return Err(refused(7, format!("{url}: {}", error.message), hint));
+            }
             Err(error) => error.tried.first().map_or(error.message, |tried| tried.what.clone()),
         };
         tracing::warn!("cannot join through {url}: {waits_for}; trying again");
@@ -175,10 +185,15 @@ fn namesake_refusal(namesake: &PeerStatus, address: &str, past: Past) -> Option<
 
 /// A directory that belongs to a cluster just starts, wherever `--join` points. If that is obviously another cluster, it is
 /// a mistake, though, and is told.
-pub(super) async fn compare(url: &str, identity: Option<&str>, cluster: &str) -> Result<(), ServerError> {
-    let client = client(&[url.to_string()], COMPARE_TIMEOUT)?;
+pub(super) async fn compare(
+    url: &str,
+    identity: Option<&str>,
+    settings: &Settings,
+) -> Result<(), ServerError> {
+    let cluster = &settings.node.cluster;
+    let client = client(&[url.to_string()], COMPARE_TIMEOUT, settings)?;
     let Ok(status) = status_at(&client, url).await else { return Ok(()) };
-    let other_name = status.cluster != cluster;
+    let other_name = status.cluster != *cluster;
     let other_founding =
         identity.is_some() && status.identity.is_some() && status.identity.as_deref() != identity;
     if other_name || other_founding {
@@ -196,20 +211,20 @@ pub(super) async fn compare(url: &str, identity: Option<&str>, cluster: &str) ->
 /// Asks to be added, until it is so or is refused for good. `None`: `stop` came first.
 pub(super) async fn ask(
     invitation: &Invitation,
-    id: &NodeId,
+    settings: &Settings,
     address: &str,
-    replaces: Option<&NodeId>,
     stop: &CancellationToken,
 ) -> Result<(), ServerError> {
+    let id = &settings.node.id;
     if !invitation.must_ask {
         tracing::info!("{id} was added to cluster {} before and waits to be found", invitation.cluster);
         return Ok(());
     }
-    let client = client(&invitation.endpoints, ASK_TIMEOUT)?;
+    let client = client(&invitation.endpoints, ASK_TIMEOUT, settings)?;
     let node = NewSuperNode {
         id: id.to_string(),
         address: address.to_string(),
-        replaces: replaces.map(ToString::to_string),
+        replaces: settings.cluster.replaces.as_ref().map(ToString::to_string),
         learner_only: false,
     };
     let mut pause = PAUSE.0;
@@ -225,7 +240,11 @@ pub(super) async fn ask(
         };
         let final_word = error.outcome == Some(Outcome::NotApplied) && !error.retryable;
         if final_word {
-            let code = if error.code == "bad_request" { 2 } else { 5 };
+            let code = match error.code.as_str() {
+                "bad_request" => 2,
+                "unauthorized" | "forbidden" => 7,
+                _ => 5,
+            };
             let hint = error.hint.unwrap_or_else(|| "see the message".to_string());
             return Err(refused(code, format!("the cluster does not take {id}: {}", error.message), hint));
         }
@@ -331,8 +350,7 @@ pub(super) async fn enter(
     handle: Handle,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
-    let replaces = settings.cluster.replaces.as_ref();
-    ask(&invitation, &settings.node.id, &address, replaces, &stop).await?;
+    ask(&invitation, &settings, &address, &stop).await?;
     tell_progress(handle, stop).await;
     Ok(())
 }

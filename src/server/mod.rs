@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{self, ApiParts, ApiState, Surroundings};
+use crate::api::{self, ApiParts, ApiState, Guard, Surroundings};
 use crate::config::Settings;
 use crate::database::feed::{Feed, LedgerFeed};
 use crate::database::mongo::MongoSettings;
@@ -24,6 +24,7 @@ use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
 use crate::metrics::Metrics;
 use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
+use crate::network::tls::Tls;
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
@@ -83,6 +84,9 @@ pub enum ServerError {
         /// What to do.
         hint: String,
     },
+    /// Certificates or tokens cannot be used.
+    #[error("{0}")]
+    Security(String),
     /// A part ended that should not.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -93,7 +97,9 @@ impl ServerError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ServerError::Join { code, .. } => *code,
-            ServerError::Listen { .. } | ServerError::Storage(StorageError::Refused(_)) => 2,
+            ServerError::Listen { .. }
+            | ServerError::Security(_)
+            | ServerError::Storage(StorageError::Refused(_)) => 2,
             ServerError::State(KeyspaceError::Damaged { .. })
             | ServerError::Storage(StorageError::Damaged { .. })
             | ServerError::Node(NodeError::Log(StorageError::Damaged { .. }) | NodeError::Recovery(_))
@@ -105,6 +111,10 @@ impl ServerError {
 
 /// Runs a node until `stop` is cancelled, or until it has to stop.
 pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
+    let tls = settings.tls.files().map(|files| Tls::load(&files)).transpose();
+    let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
+    let guard = settings.auth.tokens.as_deref().map_or_else(|| Ok(Guard::default()), Guard::read);
+    let guard = guard.map_err(|error| ServerError::Security(error.to_string()))?;
     let client_listener = listen("--listen", settings.listen.client).await?;
     let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
     let bound = |listener: &TcpListener| {
@@ -138,6 +148,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         url: settings.client_url(),
         incarnation,
         protocol_max: settings.node.peer_protocol_max,
+        tls: tls.clone(),
     };
     let network =
         peers::start(peer_listener, peer_settings, peer_inbox, Arc::clone(&metrics), stop.child_token())
@@ -182,7 +193,11 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.agents
     );
     let about = about(&settings, &network);
-    let api = api_state(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about);
+    let api = ApiState::from(ApiParts {
+        guard,
+        tls,
+        ..api_parts(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about)
+    });
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
     let entering = invitation.map(|invitation| {
         let (settings, stop) = (Arc::new(settings), stop.child_token());
@@ -360,7 +375,7 @@ fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {
     })
 }
 
-fn api_state(
+fn api_parts(
     settings: &Settings,
     handle: Handle,
     feed: Arc<dyn Feed>,
@@ -368,7 +383,7 @@ fn api_state(
     metrics: Arc<Metrics>,
     stopping: CancellationToken,
     about: Surroundings,
-) -> ApiState {
+) -> ApiParts {
     let status = handle.status.clone();
     let cluster = settings.node.cluster.clone();
     let compare = mongo.map(|mongo| {
@@ -378,7 +393,7 @@ fn api_state(
         });
         compare
     });
-    ApiState::from(ApiParts {
+    ApiParts {
         handle,
         metrics,
         client_url: Arc::new(move |id| {
@@ -391,7 +406,9 @@ fn api_state(
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
         about,
-    })
+        guard: Guard::default(),
+        tls: None,
+    }
 }
 
 fn about(settings: &Settings, network: &PeerNetwork) -> Surroundings {

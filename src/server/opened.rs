@@ -65,7 +65,7 @@ pub(super) async fn open(
         if belongs(&opened.log.recovered, state)? {
             let genesis = query::genesis(&*state.view()?)?;
             let identity = genesis.as_ref().map(|genesis| genesis.identity.as_str());
-            join::compare(url, identity, &settings.node.cluster).await?;
+            join::compare(url, identity, settings).await?;
         } else {
             opened.invitation = join::look(url, settings, address, Past::Unused, stop).await?;
             if opened.invitation.is_none() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
-use super_node::api::{ApiParts, ApiState, Surroundings, serve_clients};
+use super_node::api::{ApiParts, ApiState, Guard, Surroundings, serve_clients};
 use super_node::config::{AgentsSettings, HttpSettings};
 use super_node::ledger::apply::apply;
 use super_node::ledger::command::{Answer, Applied, Command, Envelope, Request};
@@ -214,11 +214,14 @@ impl Fake {
             agents: AgentsSettings { open: false, token: Some("let me in".to_string()) },
             stopping: stopping.clone(),
             about: Surroundings { links: Arc::new(Vec::new), data_dir: None, election_min_ms: 300 },
+            guard: Guard::default(),
+            tls: None,
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         tokio::spawn(serve_clients(listener, state));
-        let http = reqwest::Client::builder()
+        let http = super_node::network::tls::http(None)
+            .expect("public authorities")
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()

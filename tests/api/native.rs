@@ -6,8 +6,8 @@ use super_node::client::Outcome as ClientOutcome;
 use super_node::client::native::{CallError, Cluster, Connection};
 use super_node::ledger::command::KvOperation;
 use super_node::network::native::{
-    Done, Hello, Level, Operation, Outcome, PREFACE, PROTOCOL, Reader, Refusal, Request, Response, Welcome,
-    greet, seal,
+    Done, Hello, Level, Operation, Outcome, PREFACE, PROTOCOL, PROTOCOL_WITH_TOKEN, Reader, Refusal, Request,
+    Response, Welcome, greet, seal,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -153,7 +153,8 @@ async fn the_wrong_cluster_and_another_version_are_refused_with_a_reason() {
     };
     assert!(why.contains("cluster \"test\"") && why.contains("\"other\""), "{why}");
     let mut stream = TcpStream::connect(address(&fake)).await.expect("connected");
-    let hello = Hello { protocol: PROTOCOL + 1, cluster: "test".to_string(), software: "x".to_string() };
+    let hello =
+        Hello { protocol: PROTOCOL_WITH_TOKEN + 1, cluster: "test".to_string(), software: "x".to_string() };
     greet(&mut stream, &PREFACE, &hello).await.expect("sent");
     let Welcome::Refused { reason } = Reader::new(stream).hello().await.expect("an answer") else {
         panic!("it should be refused")

@@ -139,7 +139,7 @@ async fn sessions_live_in_the_replicated_state() {
 async fn the_client_pipelines_a_session() {
     let fake = Fake::start().await;
     let options =
-        Options { endpoints: vec![fake.url.clone()], timeout: Duration::from_secs(30), token: None };
+        Options { endpoints: vec![fake.url.clone()], timeout: Duration::from_secs(30), ..Options::default() };
     let client = Client::new(options).expect("a client");
     let session = client.session();
     let writes = (0..1_100).map(|value| {

@@ -124,6 +124,7 @@ impl Document {
             Some("string") => value.is_string(),
             Some("boolean") => value.is_boolean(),
             Some("integer") => value.is_i64() || value.is_u64(),
+            Some("number") => value.is_number(),
             Some("array") => value.is_array(),
             Some("object") => value.is_object(),
             Some("null") => value.is_null(),

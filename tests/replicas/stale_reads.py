@@ -1,48 +1,16 @@
 #!/usr/bin/env python3
 """A deliberately wrong replica: a leader in the minority of a partition still answers gets.
 
-The leader is the lowest address that was heard of late. A put is acknowledged when a majority has it; a get is answered by
-whoever takes itself for the leader.
+A put is acknowledged when a majority has it; a get is answered by whoever takes itself for the leader.
 """
 
-import json
-import socket
-import sys
-import time
+from course import MAJORITY, ME, leader, messages, send
 
-PORT, ME, PEERS = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
-MAJORITY = (len(PEERS) + 1) // 2 + 1
-link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-link.bind(("127.0.0.1", 0))
-link.settimeout(0.05)
-heard = {peer: time.monotonic() for peer in PEERS}
 store, open_puts, number = {}, {}, 0
-
-
-def leader():
-    now = time.monotonic()
-    return min([ME] + [peer for peer, at in heard.items() if now - at < 0.5])
-
-
-def send(dst, kind, **more):
-    message = {"src": ME, "dst": dst, "leader": leader(), "type": kind, **more}
-    link.sendto(json.dumps(message).encode(), ("127.0.0.1", PORT))
-
-
-send("FFFF", "hello")
-next_beat = time.monotonic() + 1.0
-while True:
-    now = time.monotonic()
-    if now >= next_beat:
-        next_beat = now + 0.1
-        send("FFFF", "beat")
-    try:
-        message = json.loads(link.recv(65535))
-    except (socket.timeout, TimeoutError):
+for message in messages():
+    if message is None:
         continue
     kind, src = message["type"], message["src"]
-    if src in heard:
-        heard[src] = time.monotonic()
     if kind == "copy":
         store[message["key"]] = message["value"]
         send(src, "copied", number=message["number"])

@@ -37,7 +37,11 @@ async fn s2_add_prints_three_lines_through_any_node_and_through_redirects() {
     let follower = &cluster.nodes[(leader + 1) % 3];
     let url = format!("{}/v1/add?forward=false", follower.url());
     let body = json!({"a": -7, "b": 2});
-    let plain = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let plain = super_node::network::tls::http(None)
+        .expect("public authorities")
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .build();
     let answer = plain.expect("a client").post(&url).json(&body).send().await.expect("an answer");
     assert_eq!(answer.status().as_u16(), 307);
     let location = answer.headers()["location"].to_str().expect("text").to_string();

@@ -3,9 +3,11 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,12 +18,16 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_super-node");
 /// Patience for anything that should happen soon; a busy machine needs it, a healthy cluster does not.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A TCP and UDP port that was free a moment ago.
+/// Ports that were given away: the system may offer one again before it is listened on.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A TCP and UDP port that was free a moment ago, and that no other caller in this process was given.
 pub fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = tcp.local_addr().expect("an address").port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
             return port;
         }
     }
@@ -176,7 +182,8 @@ impl Cluster {
                 child: None,
             })
             .collect();
-        let http = reqwest::Client::builder()
+        let http = super_node::network::tls::http(None)
+            .expect("public authorities")
             .no_proxy()
             .timeout(Duration::from_secs(10))
             .build()

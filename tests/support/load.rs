@@ -59,7 +59,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Load {
     /// No clients yet: see [`Load::ask`].
     pub fn begin(leases: bool) -> Load {
-        let http = reqwest::Client::builder()
+        let http = super_node::network::tls::http(None)
+            .expect("public authorities")
             .no_proxy()
             .connect_timeout(Duration::from_secs(1))
             .build()

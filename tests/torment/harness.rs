@@ -124,7 +124,11 @@ impl Torment {
         for node in &cluster.nodes {
             load.ask(&node.id, &node.url(), dice.split());
         }
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(500)).build();
+        let http = super_node::network::tls::http(None)
+            .expect("public authorities")
+            .no_proxy()
+            .timeout(Duration::from_millis(500))
+            .build();
         let torment = Torment {
             cluster,
             field,

@@ -19,8 +19,8 @@ use axum::http::Method;
 use axum::routing::MethodRouter;
 use serde_json::{Map, Value, json};
 
-use super::ApiState;
 use super::problem::Code;
+use super::{ApiState, guard};
 
 /// A path, who answers on it, and what is to be known about that.
 pub struct Route {
@@ -240,7 +240,8 @@ impl About {
         self
     }
 
-    fn as_json(&self) -> Value {
+    /// `guarded`: where there are tokens, one is asked for.
+    fn as_json(&self, guarded: bool) -> Value {
         let mut answers = Map::new();
         for (status, media, schema) in &self.answers {
             let what = if *status == 304 { "Nothing new." } else { "As asked." };
@@ -253,7 +254,8 @@ impl About {
         }
         let mut by_status: std::collections::BTreeMap<u16, Vec<&'static str>> =
             std::collections::BTreeMap::new();
-        for code in [&[Code::BadRequest][..], &self.codes].concat() {
+        let denials: &[Code] = if guarded { &[Code::Unauthorized, Code::Forbidden] } else { &[] };
+        for code in [&[Code::BadRequest][..], denials, &self.codes].concat() {
             let words = by_status.entry(code.status().as_u16()).or_default();
             if !words.contains(&code.as_str()) {
                 words.push(code.as_str());
@@ -285,7 +287,8 @@ pub fn document(routes: &[Route]) -> Value {
     let mut paths = Map::new();
     for operation in routes.iter().flat_map(|route| &route.operations) {
         let path = paths.entry(operation.path.clone()).or_insert_with(|| json!({}));
-        path[operation.method.as_str().to_lowercase()] = operation.about.as_json();
+        let guarded = guard::needed(&operation.method, &operation.path).is_some();
+        path[operation.method.as_str().to_lowercase()] = operation.about.as_json(guarded);
     }
     json!({
         "openapi": "3.1.0",

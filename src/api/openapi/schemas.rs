@@ -158,6 +158,23 @@ fn status() -> Value {
     ])
 }
 
+fn profile() -> Value {
+    let number = || json!({ "type": "number", "minimum": 0 });
+    let thread = object([
+        ("name", text()),
+        ("count", count()),
+        ("cpu_percent", number()),
+        ("waiting_percent", number()),
+    ]);
+    object([
+        ("id", text()),
+        ("seconds", number()),
+        ("cpu_percent", number()),
+        ("resident_bytes", count()),
+        ("threads", list(thread)),
+    ])
+}
+
 fn self_report() -> Value {
     let latency = object([("median_us", count()), ("worst_us", count())]);
     let link = object([
@@ -435,6 +452,7 @@ pub fn all() -> Value {
             ("index", count()),
             ("term", count()),
         ]),
+        "Profile": profile(),
         "Recovery": object([
             ("index", count()),
             ("term", count()),

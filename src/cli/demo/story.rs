@@ -467,7 +467,8 @@ struct Writer {
 
 impl Writer {
     fn start(endpoints: Vec<String>) -> Result<Writer, CliError> {
-        let options = crate::client::Options { endpoints, timeout: Duration::from_secs(5), token: None };
+        let options =
+            crate::client::Options { endpoints, timeout: Duration::from_secs(5), ..Default::default() };
         let client = Client::new(options)?;
         let acknowledged = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let (stop, mut stopped) = mpsc::channel(1);

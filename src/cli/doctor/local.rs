@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::api::Guard;
 use crate::api::doctor::open_files_max;
 use crate::client::{Call, Client, Options};
-use crate::config::Settings;
 use crate::config::value::redact_uri;
+use crate::config::{Settings, token_in};
 use crate::database::examine::{Look, SERVER_MAJOR_MIN, examine};
+use crate::network::tls::Tls;
 use crate::node::ports::StorageError;
 use crate::node::status::NodeStatus;
 use crate::storage::DataDirectory;
@@ -31,6 +33,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![open_files("this machine", open_files_max())];
     findings.push(directory(settings));
     findings.extend(disk_here(settings));
+    findings.extend(security(settings));
     findings.extend(ports(settings).await);
     for (peer, address) in &settings.cluster.peers {
         if *peer != settings.node.id {
@@ -41,6 +44,24 @@ pub(super) async fn look(settings: &Settings) -> Vec<Finding> {
         findings.push(mongodb(&redact_uri(uri), examine(uri, &settings.mongodb.database).await));
     }
     findings
+}
+
+/// Whether certificates and tokens can be used.
+fn security(settings: &Settings) -> Vec<Finding> {
+    let certificates = settings.tls.files().map(|files| match Tls::load(&files) {
+        Ok(_) => Finding::ok("tls", files.cert.display().to_string(), "can be used"),
+        Err(error) => {
+            Finding::bad(Level::Fail, "tls", files.cert.display().to_string(), error.what, error.hint)
+        }
+    });
+    let tokens = settings.auth.tokens.as_deref().map(|file| match Guard::read(file) {
+        Ok(_) => Finding::ok("tokens", file.display().to_string(), "can be used"),
+        Err(error) => {
+            let remedy = "write one ROLE TOKEN a line; docs/security.md tells how";
+            Finding::bad(Level::Fail, "tokens", file.display().to_string(), error.to_string(), remedy)
+        }
+    });
+    certificates.into_iter().chain(tokens).collect()
 }
 
 /// What a limit on open files means.
@@ -135,7 +156,7 @@ async fn ports(settings: &Settings) -> Vec<Finding> {
         ("--agents-listen", listen.agents, udp(listen.agents)),
     ];
     let runs =
-        if looks.iter().any(|(_, _, result)| result.is_err()) { who_runs(listen.client).await } else { None };
+        if looks.iter().any(|(_, _, result)| result.is_err()) { who_runs(settings).await } else { None };
     let own = runs
         .as_ref()
         .is_some_and(|status| status.id == settings.node.id && status.cluster == settings.node.cluster);
@@ -143,9 +164,15 @@ async fn ports(settings: &Settings) -> Vec<Finding> {
 }
 
 /// The super-node that answers at an address.
-async fn who_runs(address: SocketAddr) -> Option<NodeStatus> {
-    let endpoint = format!("http://{address}");
-    let options = Options { endpoints: vec![endpoint.clone()], timeout: CONNECT_TIMEOUT, token: None };
+async fn who_runs(settings: &Settings) -> Option<NodeStatus> {
+    let scheme = if settings.tls.files().is_some() { "https" } else { "http" };
+    let endpoint = format!("{scheme}://{}", settings.listen.client);
+    let options = Options {
+        endpoints: vec![endpoint.clone()],
+        timeout: CONNECT_TIMEOUT,
+        token: settings.auth.token_file.as_deref().and_then(|file| token_in(file).ok()),
+        ca: settings.tls.ca.clone(),
+    };
     Client::new(options).ok()?.ask(&endpoint, &Call::get("/v1/status")).await.ok()?.read().ok()
 }
 
