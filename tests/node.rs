@@ -8,14 +8,16 @@ use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
 use super_node::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use super_node::ledger::policy::Policy;
-use super_node::node::applier::Applier;
+use super_node::node::applier::{Applier, Intake};
 use super_node::node::core::{Node, Settings};
 use super_node::node::driver::{self, Inlet, NodeError, Parts};
 use super_node::node::frame::Frame;
 use super_node::node::handle::{Changed, Failure, Transferred};
 use super_node::node::io::{Effect, Input, Notice};
 use super_node::node::moment::Moment;
-use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super_node::node::ports::{
+    AddressBook, LogStore, Network, NewRows, OpenedLog, Pinger, StateStore, StorageError,
+};
 use super_node::node::requests::{
     Finished, Origin, Outcome, PARKED_FOR, Requests, Started, WATCHED_FOR, Want,
 };
@@ -39,6 +41,7 @@ fn settings(name: &str) -> Settings {
         cluster: "test".to_string(),
         raft: raft::Config { id: id(name), ..raft::Config::default() },
         health: health::Config::new((&id(name)).into()),
+        retention: None,
         genesis: Command::Genesis {
             cluster: "test".to_string(),
             identity: "0".repeat(32),
@@ -212,11 +215,10 @@ fn entries_may_overtake_the_installation_of_a_snapshot() {
     handed_out.extend(node.append("n3", 3, (9, 2), 12));
     assert_eq!(handed_out.len(), 12);
     // The worker takes its jobs in order: first the snapshot, then the entries.
-    let rows = std::mem::take(&mut received.rows);
-    let facts = node.applier.install(received.base, rows).expect("installed").map(Box::new);
-    assert!(facts.is_some());
+    let intake = node.applier.install(&mut received).expect("installed");
+    assert!(matches!(intake, Intake::Replaced(_)));
     let batch = node.applier.apply(&handed_out).expect("applied").expect("more than the snapshot");
-    node.step(Input::Installed { snapshot: received, facts });
+    node.step(Input::Installed { snapshot: received, intake });
     assert_eq!(node.node.applied_index(), Index(9));
     node.step(Input::Applied(Box::new(batch)));
     assert_eq!(node.node.applied_index(), Index(12));
@@ -413,7 +415,7 @@ impl StateStore for PanickingState {
         self.0.flush()
     }
 
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
+    fn replace(&self, rows: &mut NewRows<'_>) -> Result<(), KeyspaceError> {
         self.0.replace(rows)
     }
 

@@ -20,8 +20,8 @@ use crate::ledger::command::{
 use crate::ledger::query;
 use crate::metrics::ResultLabel;
 use crate::network::native::{
-    self, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL, Reader, Refusal,
-    Response, Welcome, greet, seal,
+    self, Done, IN_FLIGHT_MAX, Level, NativeError, Offer, Operation, Outcome, Reader, Refusal, Response,
+    Welcome, greet, seal,
 };
 use crate::node::handle::{Failure, Numbered, Reply};
 use crate::types::Index;
@@ -80,28 +80,32 @@ async fn converse(state: &ApiState, stream: TcpStream, client: SocketAddr) -> Re
     let (reader, mut writer) = stream.into_split();
     let mut reader = Reader::new(reader);
     reader.skip_preface().await?;
-    let hello: Hello = reader.hello().await?;
+    let Offer { hello, oldest } = reader.client_hello().await?;
     let (cluster, node) = {
         let status = state.handle.status.borrow();
         (status.cluster.clone(), status.id.clone())
     };
-    let why = if hello.protocol != PROTOCOL {
-        let theirs = hello.protocol;
-        Some(format!("{node} speaks native protocol {PROTOCOL}, not {theirs}: use a client of its version"))
-    } else if hello.cluster != cluster {
-        let theirs = hello.cluster;
-        Some(format!("{node} belongs to cluster {cluster:?}, not {theirs:?}: check the address and the name"))
-    } else {
-        None
+    let agreed = match native::common_protocol(oldest, hello.protocol) {
+        Ok(_) if hello.cluster != cluster => {
+            let theirs = &hello.cluster;
+            Err(format!(
+                "{node} belongs to cluster {cluster:?}, not {theirs:?}: check the address and the name"
+            ))
+        }
+        Ok(protocol) => Ok(protocol),
+        Err(why) => Err(format!("{node}: {why}")),
     };
-    if let Some(reason) = why {
-        greet(&mut writer, &[], &Welcome::Refused { reason: reason.clone() }).await?;
-        // Best effort: the client reads the reason, then the end.
-        let _gone_already = writer.shutdown().await;
-        return Err(End::Refused(reason));
-    }
+    let protocol = match agreed {
+        Ok(protocol) => protocol,
+        Err(reason) => {
+            greet(&mut writer, &[], &Welcome::Refused { reason: reason.clone() }).await?;
+            // Best effort: the client reads the reason, then the end.
+            let _gone_already = writer.shutdown().await;
+            return Err(End::Refused(reason));
+        }
+    };
     let in_flight_max = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-    greet(&mut writer, &[], &Welcome::Ready { protocol: PROTOCOL, node, in_flight_max }).await?;
+    greet(&mut writer, &[], &Welcome::Ready { protocol, node, in_flight_max }).await?;
     tracing::debug!(%client, software = %hello.software, "native connection");
     let requests = |result: &str| {
         state.metrics.native_requests.get_or_create(&ResultLabel { result: result.to_string() }).clone()

@@ -68,6 +68,9 @@ impl Connection {
             greet(&mut writer, &PREFACE, &hello).await.map_err(|error| error.to_string())?;
             let mut reader = Reader::new(reader);
             match reader.hello().await.map_err(|error| error.to_string())? {
+                Welcome::Ready { protocol, .. } if native::common_protocol(protocol, protocol).is_err() => {
+                    Err(format!("the node answered in protocol {protocol}, which was not offered"))
+                }
                 Welcome::Ready { in_flight_max, .. } => Ok((reader, writer, in_flight_max)),
                 Welcome::Refused { reason } => Err(reason),
             }

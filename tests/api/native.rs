@@ -6,8 +6,8 @@ use super_node::client::Outcome as ClientOutcome;
 use super_node::client::native::{CallError, Cluster, Connection};
 use super_node::ledger::command::KvOperation;
 use super_node::network::native::{
-    Done, Hello, Level, Operation, Outcome, PREFACE, PROTOCOL, Reader, Refusal, Request, Response, Welcome,
-    greet, seal,
+    Done, Hello, Level, Offer, Operation, Outcome, PREFACE, PROTOCOL, Reader, Refusal, Request, Response,
+    Welcome, greet, seal,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -160,6 +160,34 @@ async fn the_wrong_cluster_and_another_version_are_refused_with_a_reason() {
     };
     assert!(reason.contains("protocol"), "{reason}");
     assert!(metric(&fake, "super_node_native_connections_total{result=\"refused\"} 2").await);
+}
+
+/// | client speaks | answer |
+/// |---|---|
+/// | 1 | 1 |
+/// | 1 to 7 | 1 |
+/// | 6 to 7 | refused: upgrade the node |
+/// | 0 | refused: use a newer client |
+#[tokio::test]
+async fn a_client_that_speaks_several_versions_gets_the_newest_common_one_or_a_clear_word() {
+    let fake = Fake::start().await;
+    for (oldest, newest, expected) in [
+        (PROTOCOL, PROTOCOL, Ok(PROTOCOL)),
+        (PROTOCOL, PROTOCOL + 6, Ok(PROTOCOL)),
+        (PROTOCOL + 5, PROTOCOL + 6, Err(["not 6 to 7", "upgrade the node"])),
+        (PROTOCOL - 1, PROTOCOL - 1, Err(["not 0", "use a newer client"])),
+    ] {
+        let mut stream = TcpStream::connect(address(&fake)).await.expect("connected");
+        let hello = Hello { protocol: newest, cluster: "test".to_string(), software: "x".to_string() };
+        greet(&mut stream, &PREFACE, &Offer { hello, oldest }).await.expect("sent");
+        match (Reader::new(stream).hello().await.expect("an answer"), expected) {
+            (Welcome::Ready { protocol, .. }, Ok(expected)) => assert_eq!(protocol, expected),
+            (Welcome::Refused { reason }, Err(words)) => {
+                assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+            }
+            (answer, expected) => panic!("{oldest} to {newest}: {answer:?}, and not {expected:?}"),
+        }
+    }
 }
 
 /// A connection past its hello, without the client library.
