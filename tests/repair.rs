@@ -69,7 +69,7 @@ fn scar(path: &Path) {
 fn bite(directory: &Path) {
     let oldest = cluster::files_under(&directory.join("log")).into_iter().next().expect("a segment");
     let mut bytes = std::fs::read(&oldest).expect("the segment is there");
-    bytes[512 + 40] ^= 0x04;
+    bytes[512 + 33] ^= 0x04;
     std::fs::write(oldest, bytes).expect("it can be written");
 }
 

@@ -25,6 +25,7 @@ use crate::database::{shell, verify};
 use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
+use crate::ledger::query;
 use crate::metrics::Metrics;
 use crate::network::introduce::Introduction;
 use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
@@ -34,7 +35,7 @@ use crate::node::driver::{self, Inlet, NodeError, Parts};
 use crate::node::duties::Retention;
 use crate::node::handle::Handle;
 use crate::node::io::Input;
-use crate::node::ports::{AddressBook, StorageError};
+use crate::node::ports::{AddressBook, StateStore, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft;
 use crate::storage::directory::{DataDirectory, condemn_state};
@@ -138,8 +139,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
-        // To begin with; the node corrects it with its first turn.
-        book: AddressBook { nodes: node_settings.peers.clone(), ..AddressBook::default() },
+        book: first_book(&node_settings, &*state)?,
         address: address.clone(),
         url: settings.client_url(),
         incarnation,
@@ -263,6 +263,17 @@ async fn wait(
             }
         }
     }
+}
+
+/// The address book to begin with; the node corrects it with its first turn. Who this cluster is and whose directories it knows
+/// must be in the very first hello: a connection that was let in without stands.
+fn first_book(node: &core::Settings, state: &dyn StateStore) -> Result<AddressBook, ServerError> {
+    let view = state.view()?;
+    Ok(AddressBook {
+        identity: query::genesis(view.as_ref())?.map(|genesis| genesis.identity),
+        nodes: node.peers.clone(),
+        incarnations: query::incarnations(view.as_ref())?,
+    })
 }
 
 /// What a node needs to ask whether anybody has the state that it lacks.
