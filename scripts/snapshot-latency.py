@@ -111,6 +111,9 @@ def main():
             # The same two before and during: the third is away for a moment, and then busy.
             others = [node for node in cluster.ids if node != victim]
             print("before: ", cluster.bench(others, wishes.clients, wishes.seconds), flush=True)
+            # Otherwise it would make its state again from its log.
+            wait_for("the follower's log has forgotten its beginning",
+                     lambda: get(f"{cluster.url(victim)}/v1/status")["log"]["base_index"] > 0)
             cluster.stop(victim, signal.SIGTERM)
             (cluster.directory / victim / "state.redb").unlink()
             cluster.start(victim)
