@@ -373,7 +373,7 @@ fn history(directory: &Path, sizes: &[u64]) -> Result<()> {
         fs::create_dir(&path)?;
         let state = Arc::new(State::open(&path.join("state.redb"), &StateOptions::default())?);
         let begun = Instant::now();
-        state.replace(&mut history_rows(records))?;
+        state.replace(&mut history_rows(records).map(Ok))?;
         let filled = begun.elapsed();
         let rate = throughput(&path, &state)?;
         rates.insert(records, rate);

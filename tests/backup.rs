@@ -175,8 +175,7 @@ async fn a_survivor_becomes_a_cluster_and_the_others_are_refused_until_they_join
         cluster.put(number % 3, &format!("k{number}"), &json!(number)).await;
     }
     let identity = cluster.get(0, "/v1/status").await["identity"].clone();
-    // The state on disk must know of the founding: without it a node cannot tell the new cluster from its own.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    // Soon after the founding: that is on the disk before anybody hears of it.
     cluster.kill_all(&[0, 1, 2]);
     // Of three directories one is left: that of the node whose log is longest has everything acknowledged.
     let lasts: Vec<u64> = cluster
@@ -288,6 +287,54 @@ async fn nodes_are_upgraded_one_after_the_other_under_load_and_nothing_is_lost()
     assert!(first.iter().any(|protocol| protocol == "2"), "{first:?}");
     assert!(first.iter().any(|protocol| protocol == "3"), "{first:?}");
     assert_eq!(last.iter().rev().take(2).collect::<Vec<_>>(), ["3", "3"], "{last:?}");
+}
+
+/// What `snapshot save --stale` says of one node.
+fn digest_of(cluster: &Cluster, at: usize, attempt: usize) -> Value {
+    let file = cluster.directory.path().join(format!("digest-{attempt}-{at}"));
+    let arguments = ["-o", "json", "snapshot", "save", "--stale", file.to_str().expect("printable")];
+    let mut command = cluster.cli_command(&arguments);
+    json_of(&command.env("SUPER_NODE_ENDPOINTS", cluster.nodes[at].url()).output().expect("the command runs"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_have_one_digest_after_load_a_crash_and_catching_up() {
+    // A log that forgets soon: whoever was away gets a snapshot.
+    let mut cluster = Cluster::start(&Setup::nodes(3).with("SUPER_NODE_RAFT__SNAPSHOT_ENTRIES", "100"));
+    let (leader, term) = cluster.leader().await;
+    let (away, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let writers = Writers::begin(&cluster);
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    cluster.kill(away);
+    let base = |status: &Value| status["log"]["base_index"].as_u64();
+    let left = cluster.get(third, "/v1/status").await["applied"].as_u64();
+    cluster
+        .wait_for("the others forget what it lacks", async || {
+            let status = cluster.try_get(third, "/v1/status").await?;
+            (base(&status) > left).then_some(())
+        })
+        .await;
+    cluster.start_node(away);
+    cluster.kill(leader);
+    cluster.leader_after(term).await;
+    cluster.start_node(leader);
+    cluster.leader().await;
+    assert!(!writers.end().await.is_empty(), "there was load");
+    // Intervals go on, so the three may stand at different entries when they are asked.
+    let mut attempt = 0;
+    let digests = loop {
+        let digests: Vec<Value> = (0..3).map(|at| digest_of(&cluster, at, attempt)).collect();
+        if digests.iter().all(|digest| digest["index"] == digests[0]["index"]) {
+            break digests;
+        }
+        attempt += 1;
+        assert!(attempt < 100, "never at the same entry: {digests:?}");
+    };
+    assert!(digests[0]["rows"].as_u64() > Some(100), "{digests:?}");
+    for digest in &digests[1..] {
+        assert_eq!(digest["state_digest"], digests[0]["state_digest"], "{digests:?}");
+    }
+    assert_ne!(digests[0]["sha256"], digests[1]["sha256"], "each file says whose it is");
 }
 
 #[test]

@@ -8,14 +8,16 @@ use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
 use super_node::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use super_node::ledger::policy::Policy;
-use super_node::node::applier::Applier;
+use super_node::node::applier::{Applier, Intake, rows_checksum};
 use super_node::node::core::{Node, Settings};
 use super_node::node::driver::{self, Inlet, NodeError, Parts};
-use super_node::node::frame::Frame;
+use super_node::node::frame::{Frame, SnapshotChunk};
 use super_node::node::handle::{Changed, Failure, Transferred};
 use super_node::node::io::{Effect, Input, Notice};
 use super_node::node::moment::Moment;
-use super_node::node::ports::{AddressBook, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super_node::node::ports::{
+    AddressBook, LogStore, Network, NewRows, OpenedLog, Pinger, StateStore, StorageError,
+};
 use super_node::node::requests::{
     Finished, Origin, Outcome, PARKED_FOR, Requests, Started, WATCHED_FOR, Want,
 };
@@ -39,6 +41,7 @@ fn settings(name: &str) -> Settings {
         cluster: "test".to_string(),
         raft: raft::Config { id: id(name), ..raft::Config::default() },
         health: health::Config::new((&id(name)).into()),
+        retention: None,
         genesis: Command::Genesis {
             cluster: "test".to_string(),
             identity: "0".repeat(32),
@@ -213,15 +216,58 @@ fn entries_may_overtake_the_installation_of_a_snapshot() {
     handed_out.extend(node.append("n3", 3, (9, 2), 12));
     assert_eq!(handed_out.len(), 12);
     // The worker takes its jobs in order: first the snapshot, then the entries.
-    let rows = std::mem::take(&mut received.rows);
-    let facts = node.applier.install(received.base, rows).expect("installed").map(Box::new);
-    assert!(facts.is_some());
+    let intake = node.applier.install(&mut received).expect("installed");
+    assert!(matches!(intake, Intake::Replaced(_)));
     let batch = node.applier.apply(&handed_out).expect("applied").expect("more than the snapshot");
-    node.step(Input::Installed { snapshot: received, facts });
+    node.step(Input::Installed { snapshot: received, intake });
     assert_eq!(node.node.applied_index(), Index(9));
     node.step(Input::Applied(Box::new(batch)));
     assert_eq!(node.node.applied_index(), Index(12));
     assert_eq!(node.node.raft_status().last, Index(12), "nothing is lost");
+}
+
+/// Each part is kept beside the state and acknowledged when it is; the state changes with the last one.
+#[test]
+fn a_snapshot_is_kept_part_by_part_and_replaces_the_state_with_the_last() {
+    let mut source = Bench::start("n3", 3);
+    source.follow("n2", 2);
+    let applied = source.append("n2", 2, (0, 0), 9);
+    source.applier.apply(&applied).expect("applied");
+    let configuration = source.node.raft_status().configuration;
+    let want = WantPart { to: id("n1"), transfer: 5, part: 0, after: None, configuration };
+    let whole = source.applier.export(&want).expect("exported").expect("a part");
+    let rows = vec![(b"zz".to_vec(), b"1".to_vec())];
+    let second = SnapshotChunk { part: 1, checksum: rows_checksum(&rows), rows, ..whole.clone() };
+    let first = SnapshotChunk { last: false, ..whole };
+
+    let mut node = Bench::start("n1", 1);
+    node.follow("n2", 2);
+    let received = |effects: Vec<Effect>| {
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Install(received) => Some(received),
+            _ => None,
+        })
+    };
+    let acknowledged = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send { frame: Frame::SnapshotAck { transfer: 5, next }, .. } => Some(*next),
+            _ => None,
+        })
+    };
+    let mut part = received(node.hears("n2", Frame::Snapshot(first.clone()))).expect("to be kept");
+    assert!(received(node.hears("n2", Frame::Snapshot(second.clone()))).is_none(), "one after the other");
+    let intake = node.applier.install(&mut part).expect("kept");
+    assert!(matches!(intake, Intake::Kept));
+    assert_eq!(acknowledged(&node.step(Input::Installed { snapshot: part, intake })), Some(1));
+    assert_eq!(acknowledged(&node.hears("n2", Frame::Snapshot(first))), Some(1), "again, if that was lost");
+    assert_eq!(node.applier.standing().applied.index, Index(0));
+
+    let mut part = received(node.hears("n2", Frame::Snapshot(second))).expect("to be installed");
+    let intake = node.applier.install(&mut part).expect("installed");
+    assert!(matches!(intake, Intake::Replaced(_)));
+    assert_eq!(acknowledged(&node.step(Input::Installed { snapshot: part, intake })), Some(2));
+    assert_eq!(node.applier.standing().applied.index, Index(9));
+    assert_eq!(node.node.applied_index(), Index(9));
 }
 
 /// Three nodes that hear each other. Every frame arrives as often as `copies` says, the last copy late.
@@ -414,7 +460,7 @@ impl StateStore for PanickingState {
         self.0.flush()
     }
 
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
+    fn replace(&self, rows: &mut NewRows<'_>) -> Result<(), KeyspaceError> {
         self.0.replace(rows)
     }
 

@@ -326,3 +326,38 @@ async fn a_node_stops_cleanly_when_asked() {
     cluster.leader().await;
     assert_eq!(cluster.get(0, "/v1/kv/a").await["value"], json!(1));
 }
+
+#[tokio::test]
+async fn old_history_is_forgotten_on_all_nodes_and_the_rest_is_sound() {
+    let mut setup = Setup::nodes(3).with("SUPER_NODE_STORAGE__HISTORY", "10");
+    setup.set("SUPER_NODE_LEDGER__INTERVAL", "200ms");
+    setup.set("SUPER_NODE_LEDGER__PING", "50ms");
+    setup.set("SUPER_NODE_LEDGER__PING_TIMEOUT", "30ms");
+    let mut cluster = Cluster::start(&setup);
+    let (leader, term) = cluster.leader().await;
+    let oldest = async |cluster: &Cluster, at: usize| {
+        let page = cluster.try_get(at, "/v1/intervals?level=stale&limit=1").await?;
+        page["items"][0]["id"].as_u64()
+    };
+    let third = (leader + 1) % 3;
+    let reached = cluster
+        .wait_for("something is forgotten", async || oldest(&cluster, third).await.filter(|id| *id > 4));
+    let reached = reached.await;
+    // The next leader goes on with it.
+    cluster.kill(leader);
+    cluster.leader_after(term).await;
+    cluster.wait_for("more is", async || oldest(&cluster, third).await.filter(|id| *id > reached + 8)).await;
+    cluster.start_node(leader);
+    cluster.leader().await;
+    for at in 0..3 {
+        cluster
+            .wait_for("it is forgotten here too", async || {
+                oldest(&cluster, at).await.filter(|id| *id > reached)
+            })
+            .await;
+        let report = cluster.get(at, "/v1/ledger/verify").await;
+        assert_eq!(report["ok"], json!(true), "{report}");
+        let intervals = report["intervals"].as_u64().expect("a count");
+        assert!((10..40).contains(&intervals), "about ten are kept: {report}");
+    }
+}

@@ -65,6 +65,20 @@ fn scar(path: &Path) {
     std::fs::write(path, bytes).expect("it can be written");
 }
 
+/// Changes a byte of the first record that is left in the log, which others follow: it was acknowledged.
+fn bite(directory: &Path) {
+    let oldest = cluster::files_under(&directory.join("log")).into_iter().next().expect("a segment");
+    let mut bytes = std::fs::read(&oldest).expect("the segment is there");
+    bytes[512 + 33] ^= 0x04;
+    std::fs::write(oldest, bytes).expect("it can be written");
+}
+
+fn incarnation(directory: &Path) -> String {
+    let text = std::fs::read_to_string(directory.join("identity.json")).expect("an identity");
+    let identity: Value = serde_json::from_str(&text).expect("JSON");
+    identity["incarnation"].as_str().expect("a text").to_string()
+}
+
 fn set_aside(directory: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(directory).expect("the directory").flatten().map(|entry| entry.path());
     entries
@@ -156,6 +170,99 @@ async fn a_lost_state_that_nobody_else_has_stops_the_node_with_exit_code_9_and_t
     let log = cluster.log_of(0);
     assert!(log.contains("no other super-node is known") && log.contains("restore a backup"), "{log}");
     assert!(set_aside(&cluster.nodes[0].directory).is_empty(), "nothing was changed");
+    // The same with its log.
+    bite(&cluster.nodes[0].directory);
+    cluster.start_node(0);
+    assert_eq!(cluster.wait_exit(0), Some(9));
+    let log = cluster.log_of(0);
+    assert!(log.contains("no other super-node is known that could take it back"), "{log}");
+    assert!(set_aside(&cluster.nodes[0].directory).is_empty(), "nothing was changed");
+}
+
+#[tokio::test]
+async fn a_node_whose_log_is_damaged_votes_on_nothing_and_comes_back_as_a_new_one_that_lacks_nothing() {
+    let mut cluster = Cluster::start(&Setup::nodes(3).with("SUPER_NODE_STORAGE__REJOIN_WITHIN", "25s"));
+    let (leader, _) = cluster.leader().await;
+    for number in 0..30 {
+        cluster.put(number % 3, &format!("k{number}"), &json!(number)).await;
+    }
+    let (victim, third) = ((leader + 1) % 3, (leader + 2) % 3);
+    let directory = cluster.nodes[victim].directory.clone();
+    let before = incarnation(&directory);
+    cluster.kill_all(&[0, 1, 2]);
+    bite(&directory);
+    // Two of three: with the vote of the damaged one they would have a leader within half a second.
+    cluster.start_node(third);
+    cluster.start_node(victim);
+    cluster
+        .wait_for("it looks for help", async || {
+            cluster.log_of(victim).contains("not taken back yet").then_some(())
+        })
+        .await;
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    let alone = cluster.get(third, "/v1/status").await;
+    assert_eq!(alone["leader"], Value::Null, "{alone}");
+    assert!(set_aside(&directory).is_empty(), "nothing is given up as long as nobody can take it back");
+    // A majority of the others.
+    cluster.start_node(leader);
+    cluster
+        .wait_for("it votes again", async || {
+            let status = cluster.try_get(victim, "/v1/status").await?;
+            let votes = status["voters"].as_array()?.len() == 3 && status["role"] == json!("follower");
+            (votes && status["leader"].is_string()).then_some(())
+        })
+        .await;
+    let aside = set_aside(&directory);
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert!(aside[0].join("log").is_dir() && aside[0].join("why.txt").exists());
+    assert_ne!(incarnation(&directory), before, "nothing that was promised before is held to be its word");
+    for number in 0..30 {
+        let read = cluster.get(victim, &format!("/v1/kv/k{number}?level=stale")).await;
+        assert_eq!(read["value"], json!(number), "acknowledged, so there");
+    }
+    // Now its vote counts, and it starts with the settings of old.
+    cluster.kill(victim);
+    cluster.start_node(victim);
+    cluster.leader().await;
+    cluster.kill(leader);
+    cluster.put(victim, "after", &json!(1)).await;
+    assert_eq!(set_aside(&directory).len(), 1);
+}
+
+#[tokio::test]
+async fn what_every_node_has_lost_stops_them_all_with_exit_code_9_and_the_remedy() {
+    let mut cluster = Cluster::start(&forgetful(3).with("SUPER_NODE_STORAGE__REJOIN_WITHIN", "2s"));
+    let (leader, _) = cluster.leader().await;
+    write_until_compacted(&cluster, leader).await;
+    cluster.kill_all(&[0, 1, 2]);
+    for node in &cluster.nodes {
+        scar(&node.directory.join("state.redb"));
+    }
+    // All states. The second time there is nothing any more that could be damaged.
+    for _ in 0..2 {
+        (0..3).for_each(|at| cluster.start_node(at));
+        for at in 0..3 {
+            assert_eq!(cluster.wait_exit(at), Some(9), "{}", cluster.log_of(at));
+            let log = cluster.log_of(at);
+            assert!(
+                log.contains("lost here and on every other voter") && log.contains("snapshot restore"),
+                "{log}"
+            );
+        }
+    }
+    // All logs.
+    for node in &cluster.nodes {
+        bite(&node.directory);
+    }
+    (0..3).for_each(|at| cluster.start_node(at));
+    for at in 0..3 {
+        assert_eq!(cluster.wait_exit(at), Some(9), "{}", cluster.log_of(at));
+        let log = cluster.log_of(at);
+        assert!(log.contains("was not taken back within 2s") && log.contains("--force-new-cluster"), "{log}");
+        let states_only =
+            set_aside(&cluster.nodes[at].directory).iter().all(|aside| !aside.join("log").exists());
+        assert!(states_only, "no log was given up");
+    }
 }
 
 #[tokio::test]

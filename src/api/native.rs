@@ -18,7 +18,7 @@ use crate::ledger::command::{
 use crate::ledger::query;
 use crate::metrics::ResultLabel;
 use crate::network::native::{
-    self, Credentials, Done, Hello, IN_FLIGHT_MAX, Level, NativeError, Operation, Outcome, PROTOCOL,
+    self, Credentials, Done, IN_FLIGHT_MAX, Level, NativeError, Offer, Operation, Outcome,
     PROTOCOL_WITH_TOKEN, Reader, Refusal, Response, Welcome, greet, seal,
 };
 use crate::network::tls::{ReadHalf, WriteHalf};
@@ -83,36 +83,42 @@ async fn converse(
 ) -> Result<(), End> {
     let mut reader = Reader::new(reader);
     reader.skip_preface().await?;
-    let hello: Hello = reader.hello().await?;
+    let Offer { hello, oldest } = reader.client_hello().await?;
     let (cluster, node) = {
         let status = state.handle.status.borrow();
         (status.cluster.clone(), status.id.clone())
     };
+    // Who offers older versions as well cannot know yet whether its token would be understood.
     let mut token = None;
-    if hello.protocol == PROTOCOL_WITH_TOKEN {
+    if (PROTOCOL_WITH_TOKEN..=native::PROTOCOL).contains(&oldest) {
         let Credentials { token: shown } = reader.hello().await?;
         token = Some(shown);
     }
-    let role = state.guard.role(token.as_deref());
-    let why = if !(PROTOCOL..=PROTOCOL_WITH_TOKEN).contains(&hello.protocol) {
-        let theirs = hello.protocol;
-        Some(format!("{node} speaks native protocol {PROTOCOL}, not {theirs}: use a client of its version"))
-    } else if hello.cluster != cluster {
-        let theirs = hello.cluster;
-        Some(format!("{node} belongs to cluster {cluster:?}, not {theirs:?}: check the address and the name"))
-    } else {
-        role.as_ref().err().map(|problem| problem.detail.clone())
+    let agreed = match native::common_protocol(oldest, hello.protocol) {
+        Ok(_) if hello.cluster != cluster => {
+            let theirs = &hello.cluster;
+            Err(format!(
+                "{node} belongs to cluster {cluster:?}, not {theirs:?}: check the address and the name"
+            ))
+        }
+        Ok(protocol) => match state.guard.role(token.as_deref()) {
+            Ok(role) => Ok((protocol, role)),
+            Err(problem) => Err(problem.detail),
+        },
+        Err(why) => Err(format!("{node}: {why}")),
     };
-    if let Some(reason) = why {
-        greet(&mut writer, &[], &Welcome::Refused { reason: reason.clone() }).await?;
-        // Best effort: the client reads the reason, then the end.
-        let _gone_already = writer.shutdown().await;
-        return Err(End::Refused(reason));
-    }
-    let role = role.unwrap_or(Role::Reader);
+    let (protocol, role) = match agreed {
+        Ok(agreed) => agreed,
+        Err(reason) => {
+            greet(&mut writer, &[], &Welcome::Refused { reason: reason.clone() }).await?;
+            // Best effort: the client reads the reason, then the end.
+            let _gone_already = writer.shutdown().await;
+            return Err(End::Refused(reason));
+        }
+    };
     reader.lift_limit();
     let in_flight_max = u32::try_from(IN_FLIGHT_MAX).unwrap_or(u32::MAX);
-    greet(&mut writer, &[], &Welcome::Ready { protocol: hello.protocol, node, in_flight_max }).await?;
+    greet(&mut writer, &[], &Welcome::Ready { protocol, node, in_flight_max }).await?;
     tracing::debug!(%client, software = %hello.software, "native connection");
     let requests = |result: &str| {
         state.metrics.native_requests.get_or_create(&ResultLabel { result: result.to_string() }).clone()

@@ -231,7 +231,7 @@ fn saved(file: &Path, from: &str, examined: &Examined) -> Value {
 }
 
 fn described(examined: &Examined) -> Value {
-    let Examined { head, sums, hash, file_bytes } = examined;
+    let Examined { head, sums, hash, state_digest, file_bytes } = examined;
     json!({
         "cluster": head.cluster,
         "identity": head.identity,
@@ -250,5 +250,6 @@ fn described(examined: &Examined) -> Value {
         "row_bytes": sums.bytes,
         "file_bytes": file_bytes,
         "sha256": hash,
+        "state_digest": state_digest,
     })
 }

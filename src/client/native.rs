@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict, Word};
 use crate::network::native::{
-    self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL, PROTOCOL_WITH_TOKEN, Reader,
+    self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN, Reader,
     Refusal, Request, Response, Welcome, greet, seal,
 };
 use crate::network::tls::{self, ReadHalf, TlsConnector, WriteHalf};
@@ -88,7 +88,7 @@ impl Connection {
                 Some(connector) => tls::connect(connector, address, stream).await.map_err(secured)?,
             };
             let software = concat!("super-node/", env!("CARGO_PKG_VERSION")).to_string();
-            let protocol = if access.token.is_some() { PROTOCOL_WITH_TOKEN } else { PROTOCOL };
+            let protocol = if access.token.is_some() { PROTOCOL_WITH_TOKEN } else { PROTOCOL_MIN };
             let hello = Hello { protocol, cluster: cluster.to_string(), software };
             greet(&mut writer, &PREFACE, &hello).await.map_err(|error| error.to_string())?;
             if let Some(token) = access.token.clone() {
@@ -96,6 +96,9 @@ impl Connection {
             }
             let mut reader = Reader::new(reader);
             match reader.hello().await.map_err(|error| error.to_string())? {
+                Welcome::Ready { protocol, .. } if native::common_protocol(protocol, protocol).is_err() => {
+                    Err(format!("the node answered in protocol {protocol}, which was not offered"))
+                }
                 Welcome::Ready { in_flight_max, .. } => {
                     reader.lift_limit();
                     Ok((reader, writer, in_flight_max))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ledger::policy::PolicyKind;
+use crate::ledger::retention::KEPT_INTERVALS_MIN;
 use crate::node::frame::{PROTOCOL, PROTOCOL_MIN};
 
 use super::value::{self, Problem, Raw};
@@ -154,6 +155,14 @@ pub const KEYS: &[Key] = &[
         |s, raw| value::size(raw, 1 << 20, 1 << 40).map(|v| s.storage.reserve = v),
         |s| value::show_size(s.storage.reserve)
     ),
+    key!("storage.rejoin_within", set_rejoin_within, |s| s
+        .storage
+        .rejoin_within
+        .map_or("false".to_string(), value::show_duration)),
+    key!("storage.history", set_history, |s| s
+        .storage
+        .history
+        .map_or("false".to_string(), |intervals| intervals.to_string())),
     key!(
         "ledger.interval",
         |s, raw| value::duration(raw, MS(100), INTERVAL_MAX).map(|v| s.ledger.interval_ms = millis(v)),
@@ -304,13 +313,33 @@ fn set_replaces(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     Ok(())
 }
 
-fn set_replace_dead_after(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
-    settings.cluster.replace_dead_after = match value::truth(raw) {
-        Ok(false) => None,
-        _ => Some(value::duration(raw, SECS(1), SECS(7 * 86_400)).map_err(|problem| {
+/// `false`, or a duration.
+fn span_or_never(raw: &Raw, min: Duration, max: Duration) -> Result<Option<Duration>, Problem> {
+    match value::truth(raw) {
+        Ok(false) => Ok(None),
+        _ => value::duration(raw, min, max).map(Some).map_err(|problem| {
             Problem::new(problem.what, format!("write false, or a duration; {}", problem.hint))
+        }),
+    }
+}
+
+fn set_replace_dead_after(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.cluster.replace_dead_after = span_or_never(raw, SECS(1), SECS(7 * 86_400))?;
+    Ok(())
+}
+
+fn set_history(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.storage.history = match value::truth(raw) {
+        Ok(false) => None,
+        _ => Some(value::count(raw, KEPT_INTERVALS_MIN, 1_000_000_000).map_err(|problem| {
+            Problem::new(problem.what, format!("write false, or a number of intervals; {}", problem.hint))
         })?),
     };
+    Ok(())
+}
+
+fn set_rejoin_within(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
+    settings.storage.rejoin_within = span_or_never(raw, SECS(1), SECS(86_400))?;
     Ok(())
 }
 

@@ -135,6 +135,10 @@ pub struct StorageSettings {
     pub snapshot_rate: u64,
     /// Writes are refused as long as the disk has less room than this, in bytes.
     pub reserve: u64,
+    /// For how long a node whose log is damaged tries to be taken back as a new one before it stops. `None`: not at all.
+    pub rejoin_within: Option<Duration>,
+    /// How many settled intervals are kept while this node leads; older ones are forgotten. `None`: none is.
+    pub history: Option<u64>,
 }
 
 /// For how long a leader answers reads by itself after a quorum has answered it.
@@ -289,6 +293,8 @@ impl Default for Settings {
                 log_keep: 64 << 20,
                 snapshot_rate: 64 << 20,
                 reserve: 64 << 20,
+                rejoin_within: Some(Duration::from_secs(10)),
+                history: None,
             },
             ledger: Policy::default(),
             mongodb: MongodbSettings {

@@ -12,8 +12,8 @@ use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
 use super::recoveries::{self, Recovery};
 use super::{
-    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, rules, sessions,
-    settle, table,
+    agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, retention, rules,
+    sessions, settle, table,
 };
 
 /// What came of a log entry.
@@ -227,6 +227,13 @@ pub enum Happening {
         /// Of its key.
         fingerprint: String,
     },
+    /// Old history was forgotten.
+    HistoryTrimmed {
+        /// The last interval that was.
+        through: IntervalId,
+        /// The last movement that was.
+        records: u64,
+    },
 }
 
 impl Happening {
@@ -381,5 +388,6 @@ fn dispatch(
             agents::approve(space, entry, (member, fingerprint.as_deref()), happenings)
         }
         Command::AgentRefuse { member } => agents::refuse(space, member),
+        Command::Trim { through, projected } => retention::trim(space, *through, *projected, happenings),
     }
 }

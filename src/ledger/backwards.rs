@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::codec::Hash;
 use crate::types::{Amount, IntervalId, MemberId};
 
 use super::accounts::{self, Book};
@@ -20,6 +19,7 @@ use super::keys;
 use super::keyspace::{KeyspaceError, Reader};
 use super::query;
 use super::records::{Interval, Member, MemberStatus, Movement, MovementKind, Totals};
+use super::retention::{self, Trimmed};
 use super::roster::{self, Block};
 use super::rules;
 use super::settle::{self, Sums};
@@ -38,6 +38,8 @@ struct Expected {
 
 struct Verifier<'a> {
     reader: &'a dyn Reader,
+    /// What stands for the history that was forgotten.
+    trimmed: Trimmed,
     /// Sums and heads before what has been checked.
     totals: Totals,
     members: BTreeMap<MemberId, Expected>,
@@ -55,6 +57,7 @@ pub fn verify_from_newest(
 ) -> VerifyReport {
     let mut verifier = Verifier {
         reader,
+        trimmed: Trimmed::default(),
         totals: Totals::default(),
         members: BTreeMap::new(),
         records: 0,
@@ -100,15 +103,17 @@ impl Verifier<'_> {
         let heads = query::totals(self.reader)?;
         self.totals = heads;
         let settled = query::interval_state(self.reader)?.map_or(0, |state| state.next_settle.0 - 1);
-        let last = limit.map_or(0, |limit| settled.saturating_sub(limit));
+        self.trimmed = retention::trimmed(self.reader)?;
+        let (bottom, forgotten) = (self.trimmed.through.0, self.trimmed.totals.records);
+        let last = limit.map_or(bottom, |limit| settled.saturating_sub(limit).max(bottom));
         self.read_members()?;
-        let total = heads.records + settled;
+        let total = (heads.records + settled).saturating_sub(forgotten + bottom);
         for id in (last + 1..=settled).rev() {
             self.interval(IntervalId(id))?;
             progress(self.records + self.intervals, total);
         }
-        if last == 0 {
-            self.movements_down_to(0)?;
+        if last == bottom {
+            self.movements_down_to(forgotten)?;
             self.nothing_is_left();
         }
         Ok(heads)
@@ -268,7 +273,8 @@ impl Verifier<'_> {
         })?;
         let made: u64 = stored.iter().map(|judgement| judgement.seqs().count() as u64).sum();
         let begin = record.last_seq.saturating_sub(made);
-        let head_hash = if begin == 0 { Hash::ZERO } else { self.existing(begin)?.hash };
+        let forgotten = begin <= self.trimmed.totals.records;
+        let head_hash = if forgotten { self.trimmed.totals.head_hash } else { self.existing(begin)?.hash };
         let mut book = Book { totals: Totals { records: begin, head_hash, ..self.totals_before(&stored) } };
         let case = case_of(record, &revision, &brief.cut, &hearing.ruling);
         let subjects: Vec<Subject<'_>> = stored
@@ -336,12 +342,17 @@ impl Verifier<'_> {
         }
     }
 
-    /// At the beginning nobody had anything.
+    /// At the beginning nobody had anything. Where history was forgotten, the sums of that are left over, and what
+    /// members had then.
     fn nothing_is_left(&mut self) {
-        if self.totals != Totals::default() {
+        if self.totals != self.trimmed.totals {
             self.problem("something is left over before the first record".to_string());
         }
+        let (resumed, forgotten) = (self.trimmed.through.0 > 0, self.trimmed.totals.records);
         let left = |expected: &Expected| {
+            if resumed {
+                return expected.as_of.is_some_and(|as_of| as_of > forgotten);
+            }
             expected.balance != Amount::ZERO
                 || expected.standing != Standing::default()
                 || expected.as_of.is_some()

@@ -265,6 +265,13 @@ pub enum Command {
     },
     /// An operator made a cluster of what was left of one. Written into a log from outside, never proposed.
     Recovered(RecoveryAct),
+    /// Settled intervals up to this one are forgotten, a few at a time; see [`super::retention`].
+    Trim {
+        /// The last interval.
+        through: IntervalId,
+        /// Whether the leader projects into MongoDB: then nothing is forgotten that is not there.
+        projected: bool,
+    },
 }
 
 /// One operation of a batch.

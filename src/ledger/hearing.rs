@@ -13,6 +13,7 @@ use super::observers::{self, CORRELATED_FORGIVEN, Question, Ruling};
 use super::policy::Revision;
 use super::query;
 use super::records::{Observer, Verdict};
+use super::retention;
 
 /// What stands in the log about an interval.
 #[derive(Debug)]
@@ -86,7 +87,13 @@ impl Hearing<'_> {
 pub fn correlated_before(reader: &dyn Reader, interval: IntervalId) -> Result<u64, KeyspaceError> {
     let mut before = 0;
     while before < CORRELATED_FORGIVEN && before + 1 < interval.0 {
-        let record = query::interval(reader, IntervalId(interval.0 - 1 - before))?;
+        let id = IntervalId(interval.0 - 1 - before);
+        let record = query::interval(reader, id)?;
+        if record.is_none() {
+            let trimmed = retention::trimmed(reader)?;
+            let more = if id == trimmed.through { trimmed.correlated } else { 0 };
+            return Ok((before + more).min(CORRELATED_FORGIVEN));
+        }
         if record.is_none_or(|record| record.verdict != Verdict::Correlated) {
             break;
         }

@@ -21,6 +21,7 @@
 //! | `arevision` | revision of the shared dictionary (`u64`) |
 //! | `asessions` | how many client sessions there are, and the bytes of their answers |
 //! | `atotals` | sums and chain heads ([`super::records::Totals`]) |
+//! | `atrimmed` | what is left of the history that was forgotten ([`super::retention::Trimmed`]) |
 //! | `aversions` | the versions that super-nodes have stated |
 //! | `c` interval | the cut of an interval ([`super::evidence::CutRecord`]) |
 //! | `d` idempotency key | the first answer |
@@ -81,6 +82,8 @@ pub const KV_REVISION: &[u8] = b"arevision";
 pub const SESSION_TOTALS: &[u8] = b"asessions";
 /// Sums and chain heads.
 pub const TOTALS: &[u8] = b"atotals";
+/// What is left of the history that was forgotten.
+pub const TRIMMED: &[u8] = b"atrimmed";
 /// The versions that super-nodes have stated.
 pub const VERSIONS: &[u8] = b"aversions";
 

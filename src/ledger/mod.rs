@@ -10,7 +10,7 @@
 //! `intervals` (cut, report), [`settle`] (one apply computes everything), [`hearing`] and [`observers`] (whose reports
 //! count, and the verdict), [`judge`] (one member), [`score`] (the arithmetic), [`standing`] (strikes and suspension),
 //! [`budget`], [`accounts`] (the movement and its hash). [`agents`] are let in with their keys. Money also moves by [`claims`]; the policy by `rules`. [`query`] reads,
-//! [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
+//! [`retention`] forgets what is old. [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
 //! worked example and the canonical bytes: `docs/ledger.md`.
 
 pub mod accounts;
@@ -43,6 +43,7 @@ pub mod query;
 pub mod records;
 pub mod recoveries;
 pub mod rehearse;
+pub mod retention;
 pub mod roster;
 mod rules;
 pub mod score;

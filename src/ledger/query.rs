@@ -19,6 +19,7 @@ use super::records::{
     Observation, Totals, Verdict,
 };
 use super::recoveries::{self, Recovery};
+use super::retention;
 use super::roster;
 use super::settle;
 use super::table;
@@ -253,7 +254,7 @@ fn next_other(reader: &dyn Reader, member: &MemberId, after: u64) -> Result<Opti
 
 /// The first settled interval that ends beyond a sequence, or `end`. Bisection: intervals end in their order.
 fn first_beyond(reader: &dyn Reader, after: u64, end: IntervalId) -> Result<IntervalId, KeyspaceError> {
-    let (mut low, mut high) = (1, end.0);
+    let (mut low, mut high) = (retention::trimmed(reader)?.through.0 + 1, end.0);
     while low < high {
         let middle = low + (high - low) / 2;
         let record: Interval = table::expect(reader, &keys::interval(IntervalId(middle)))?;
@@ -270,10 +271,12 @@ fn existing(reader: &dyn Reader, seq: u64) -> Result<Movement, KeyspaceError> {
     reward(reader, seq)?.ok_or_else(|| table::damaged(&keys::movement(seq), "missing"))
 }
 
-/// The last sequence whose movement is older than `time`; 0 for none. Bisection over the contiguous sequences.
+/// The last sequence whose movement is older than `time`, or was forgotten; 0 for none. Bisection over the contiguous
+/// sequences.
 fn last_before(reader: &dyn Reader, time: UnixMillis) -> Result<u64, KeyspaceError> {
     // Invariant: everything before `low` is older than `time`, nothing from `high` on is.
-    let (mut low, mut high) = (1, totals(reader)?.records.saturating_add(1));
+    let forgotten = retention::trimmed(reader)?.totals.records;
+    let (mut low, mut high) = (forgotten + 1, totals(reader)?.records.saturating_add(1));
     while low < high {
         let middle = low + (high - low) / 2;
         if existing(reader, middle)?.at < time {

@@ -23,6 +23,7 @@ use super::observers::CORRELATED_FORGIVEN;
 use super::policy::Revision;
 use super::query;
 use super::records::{Interval, MemberStatus, Movement, Totals, Verdict};
+use super::retention;
 use super::rules;
 use super::settle::{self, Settled, Sums};
 use super::standing::Standing;
@@ -90,7 +91,8 @@ pub struct Rehearsal {
 /// # Errors
 /// When the state cannot be read, or lacks what its own records name.
 pub fn rehearse(reader: &dyn Reader, wish: &Wish) -> Result<Rehearsal, KeyspaceError> {
-    let from = wish.from.max(IntervalId(1));
+    let trimmed = retention::trimmed(reader)?;
+    let from = wish.from.max(trimmed.through.next());
     let mut stage = Stage {
         reader,
         revision: wish.revision.as_ref(),
@@ -101,7 +103,7 @@ pub fn rehearse(reader: &dyn Reader, wish: &Wish) -> Result<Rehearsal, KeyspaceE
         verdicts_changed: Vec::new(),
     };
     let before = query::interval(reader, IntervalId(from.0 - 1))?;
-    stage.book.totals.records = before.map_or(0, |before| before.last_seq);
+    stage.book.totals.records = before.map_or(trimmed.totals.records, |before| before.last_seq);
     let mut id = from;
     while id <= wish.to {
         let Some(record) = query::interval(reader, id)? else { break };
@@ -262,8 +264,9 @@ impl Stage<'_> {
             self.book.totals = Totals { records: seq, head_hash: movement.hash, ..sums };
         }
         if begin > 0 {
-            let last = query::reward(self.reader, begin)?;
-            self.book.totals.head_hash = last.map(|last| last.hash).unwrap_or_default();
+            let last = query::reward(self.reader, begin)?.map(|last| last.hash);
+            let forgotten = retention::trimmed(self.reader)?.totals.head_hash;
+            self.book.totals.head_hash = last.unwrap_or(forgotten);
         }
         Ok(names)
     }

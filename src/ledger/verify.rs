@@ -25,6 +25,7 @@ use super::query;
 use super::records::{
     Interval, IntervalState, Member, MemberStatus, Movement, MovementKind, Observation, Totals,
 };
+use super::retention::{self, Trimmed};
 use super::roster::{self, Block};
 use super::rules;
 use super::settle::{self, Sums};
@@ -64,12 +65,25 @@ pub struct ChainChecker {
     accounts: BTreeMap<MemberId, (Amount, u64)>,
     /// Sums of rewards and penalties by interval, until the interval has been compared.
     paid: BTreeMap<IntervalId, (i128, i128)>,
+    /// It begins after history that was forgotten: a member's first movement shows what was on its account.
+    resumed: bool,
 }
 
 impl ChainChecker {
     /// At the beginning of both chains.
     pub fn new() -> Self {
         ChainChecker::default()
+    }
+
+    /// After what was forgotten, if anything was.
+    pub fn after(trimmed: &Trimmed) -> Self {
+        ChainChecker {
+            totals: trimmed.totals,
+            intervals: trimmed.through,
+            last_seq: trimmed.totals.records,
+            resumed: trimmed.through.0 > 0,
+            ..ChainChecker::default()
+        }
     }
 
     /// Sums and heads up to here.
@@ -99,7 +113,9 @@ impl ChainChecker {
         if movement.hash != chain::movement_bytes(movement).digest() {
             problems.push("its hash is not that of its fields".to_string());
         }
-        let (balance, _) = self.account(&movement.member);
+        let known = self.accounts.contains_key(&movement.member) || !self.resumed;
+        let opening = Amount(movement.balance.0.saturating_sub(movement.amount.0));
+        let balance = if known { self.account(&movement.member).0 } else { opening };
         if balance.checked_add(movement.amount) != Some(movement.balance) {
             let (before, amount, after) = (balance.0, movement.amount.0, movement.balance.0);
             problems.push(format!("its balance is {after}, after {before} and {amount}"));
@@ -150,11 +166,17 @@ impl ChainChecker {
 
     /// When everything has been handed in: no payment without its interval, and conservation.
     pub fn finish(&self) -> Result<(), String> {
+        self.finish_with(0)
+    }
+
+    /// As [`ChainChecker::finish`]; `others` is what members hold that no movement was handed in of.
+    fn finish_with(&self, others: i128) -> Result<(), String> {
         let mut problems = Vec::new();
         for interval in self.paid.keys() {
             problems.push(format!("there are payments for interval {interval} and no such interval"));
         }
-        let balances = self.accounts.values().map(|(balance, _)| i128::from(balance.0)).sum();
+        let own: i128 = self.accounts.values().map(|(balance, _)| i128::from(balance.0)).sum();
+        let balances = own + others;
         if !accounts::is_conserved(balances, &self.totals) {
             let Totals { minted, burned, claimed, .. } = self.totals;
             let (minted, burned, claimed) = (minted.0, burned.0, claimed.0);
@@ -195,15 +217,21 @@ fn conclude(what: String, problems: Vec<String>) -> Result<(), String> {
     if problems.is_empty() { Ok(()) } else { Err(format!("{what}: {}", problems.join("; "))) }
 }
 
-/// Recomputes the whole ledger of a state. `progress` hears how many of how many records are done.
+/// Recomputes the whole ledger of a state, from where it begins: history that was forgotten is represented by its sums and the
+/// heads of its chains, see [`super::retention`]. `progress` hears how many of how many records are done.
 pub fn verify(reader: &dyn Reader, progress: &mut dyn FnMut(u64, u64)) -> VerifyReport {
+    let trimmed = match retention::trimmed(reader) {
+        Ok(trimmed) => trimmed,
+        Err(error) => return unreadable(&error),
+    };
     let mut verifier = Verifier {
         reader,
-        checker: ChainChecker::new(),
+        checker: ChainChecker::after(&trimmed),
+        trimmed,
         standings: BTreeMap::new(),
         pending: VecDeque::new(),
         read_up_to: Vec::from([keys::MOVEMENT_TABLE]),
-        correlated: 0,
+        correlated: trimmed.correlated.min(CORRELATED_FORGIVEN),
         records: 0,
         others: 0,
         intervals: 0,
@@ -224,8 +252,22 @@ pub fn verify(reader: &dyn Reader, progress: &mut dyn FnMut(u64, u64)) -> Verify
     }
 }
 
+/// Not even where it begins can be read.
+fn unreadable(error: &KeyspaceError) -> VerifyReport {
+    VerifyReport {
+        ok: false,
+        records: 0,
+        intervals: 0,
+        head_hash: Hash::ZERO,
+        interval_hash: Hash::ZERO,
+        problems: vec![error.to_string()],
+    }
+}
+
 struct Verifier<'a> {
     reader: &'a dyn Reader,
+    /// What stands for the history that was forgotten.
+    trimmed: Trimmed,
     checker: ChainChecker,
     /// As they follow from the intervals so far.
     standings: BTreeMap<MemberId, Standing>,
@@ -260,7 +302,8 @@ impl Verifier<'_> {
         let totals: Totals = table::read_or_default(self.reader, keys::TOTALS)?;
         let state: Option<IntervalState> = table::read(self.reader, keys::INTERVALS)?;
         let settled = state.map_or(0, |state| state.next_settle.0.saturating_sub(1));
-        self.total = totals.records.saturating_add(settled);
+        let forgotten = self.trimmed.totals.records.saturating_add(self.trimmed.through.0);
+        self.total = totals.records.saturating_add(settled).saturating_sub(forgotten);
         let mut last = vec![keys::INTERVAL_TABLE];
         let end = keys::prefix_end(&last);
         while let Some((key, value)) = next_row(self.reader, &last, &end)? {
@@ -278,7 +321,8 @@ impl Verifier<'_> {
             }
             self.movement(&movement, progress);
         }
-        let result = self.checker.finish();
+        let others = self.untouched()?;
+        let result = self.checker.finish_with(others);
         self.check(result);
         if self.checker.intervals.0 != settled {
             let last = self.checker.intervals;
@@ -289,6 +333,23 @@ impl Verifier<'_> {
         }
         self.members()?;
         self.statements()
+    }
+
+    /// What members hold whose last movement was forgotten.
+    fn untouched(&self) -> Result<i128, KeyspaceError> {
+        let mut balances = 0;
+        for (key, value) in roster::raw_blocks(self.reader)? {
+            let members = table::parse::<Block>(&key, &value)?.members;
+            let untouched = members.iter().filter(|member| self.is_untouched(member));
+            balances += untouched.map(|member| i128::from(member.balance.0)).sum::<i128>();
+        }
+        Ok(balances)
+    }
+
+    /// Whether a member's last movement was forgotten: its record is all that there is.
+    fn is_untouched(&self, member: &Member) -> bool {
+        let forgotten = (1..=self.trimmed.totals.records).contains(&member.as_of);
+        forgotten && !self.checker.accounts.contains_key(&member.id)
     }
 
     /// Decodes a record, and takes it for damaged if it is not exactly what we would have written.
@@ -439,10 +500,17 @@ impl Verifier<'_> {
     /// A member as it came before the judge, by what the chains and the intervals so far have led to.
     fn subject<'j>(&self, hearing: &Hearing<'_>, judgement: &'j Judgement) -> Subject<'j> {
         let member = &judgement.observation.member;
+        let standing = self.standings.get(member).copied();
+        let balance = self.checker.accounts.get(member).map(|(balance, _)| *balance);
+        // What it had before the history that is left can only be taken from there.
+        let (first_standing, first_balance) = match self.trimmed.through.0 {
+            0 => Default::default(),
+            _ => (judgement.before, judgement.balance_before),
+        };
         Subject {
             member,
-            standing: self.standings.get(member).copied().unwrap_or_default(),
-            balance: self.checker.account(member).0,
+            standing: standing.unwrap_or(first_standing),
+            balance: balance.unwrap_or(first_balance),
             left: judgement.observation.status == MemberStatus::Left,
             excused: hearing.is_excused(member),
         }
@@ -476,6 +544,7 @@ impl Verifier<'_> {
     fn members(&mut self) -> Result<(), KeyspaceError> {
         let mut count = 0;
         let mut holding = 0;
+        let mut untouched = 0;
         for (key, value) in roster::raw_blocks(self.reader)? {
             let Some(block) = self.parse::<Block>(&key, &value) else { continue };
             count += block.members.len() as u64;
@@ -486,11 +555,12 @@ impl Verifier<'_> {
                 ));
             }
             for member in &block.members {
+                untouched += u64::from(self.is_untouched(member));
                 holding += u64::from(self.member(member)?);
             }
         }
         let counted: u64 = table::read_or_default(self.reader, keys::MEMBER_COUNT)?;
-        if counted != count || holding != self.checker.accounts.len() as u64 {
+        if counted != count || holding != self.checker.accounts.len() as u64 + untouched {
             self.problem("the members' records are not as many as there should be".to_string());
         }
         Ok(())
@@ -499,14 +569,17 @@ impl Verifier<'_> {
     /// Checks one member's record; whether it has ever moved money.
     fn member(&mut self, member: &Member) -> Result<bool, KeyspaceError> {
         let id = &member.id;
-        let (balance, seq) = self.checker.account(id);
+        let untouched = self.is_untouched(member);
+        let (balance, seq) =
+            if untouched { (member.balance, member.as_of) } else { self.checker.account(id) };
         if (member.balance, member.as_of) != (balance, seq) {
             let (is, should) = (member.balance.0, balance.0);
             self.problem(format!("member {id}: balance {is}, and its movements lead to {should}"));
         }
         let left = member.status == MemberStatus::Left;
         let standing = if left { settle::left_standing(self.reader, member)? } else { Standing::of(member) };
-        if standing != self.standings.get(id).copied().unwrap_or_default() {
+        let first = if self.trimmed.through.0 == 0 { Standing::default() } else { standing };
+        if standing != self.standings.get(id).copied().unwrap_or(first) {
             self.problem(format!("member {id}: its standing does not follow from the intervals"));
         }
         if roster::get(self.reader, id)?.as_ref() != Some(member) {

@@ -24,11 +24,11 @@ const SETTLED_AFTER: Duration = Duration::from_millis(100);
 /// The first wait between attempts, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 /// How much of a peer's reason is logged, in characters.
-const REASON_CHARS_MAX: usize = 300;
+pub(super) const REASON_CHARS_MAX: usize = 300;
 
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
-enum DialError {
+pub(super) enum DialError {
     /// A machine answered that nobody listens there.
     #[error("connection refused")]
     NobodyListens,
@@ -118,7 +118,7 @@ async fn attempt_failed(shared: &Shared, peer: &Peer, address: &str, error: Dial
     }
 }
 
-async fn open(address: &str) -> Result<TcpStream, DialError> {
+pub(super) async fn open(address: &str) -> Result<TcpStream, DialError> {
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
         Err(_elapsed) => return Err(DialError::Failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {

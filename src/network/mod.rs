@@ -56,6 +56,7 @@ pub mod answer;
 pub mod datagram;
 mod dial;
 pub mod gate;
+pub mod introduce;
 mod lanes;
 pub mod native;
 pub mod peers;

@@ -22,9 +22,11 @@ use super::wire::{self, WireError};
 
 /// The first bytes of a connection. No HTTP method begins like this.
 pub const PREFACE: [u8; 8] = *b"SNATIVE1";
-/// Version of the protocol. A node refuses others in its hello.
-pub const PROTOCOL: u16 = 1;
-/// The same, with the client's [`Credentials`] behind its hello.
+/// The newest version of the protocol.
+pub const PROTOCOL: u16 = 2;
+/// The oldest version that is still spoken.
+pub const PROTOCOL_MIN: u16 = 1;
+/// The version of a client that shows a token: its [`Credentials`] follow its hello.
 pub const PROTOCOL_WITH_TOKEN: u16 = 2;
 /// Largest frame of a client, in bytes: the largest batch, and what surrounds it.
 pub const FRAME_BYTES_MAX: usize = 9 << 20;
@@ -70,10 +72,10 @@ impl From<CodecError> for NativeError {
     }
 }
 
-/// The client's first frame.
+/// The first frame of a client that speaks one version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`].
+    /// The newest version that it speaks.
     pub protocol: u16,
     /// The configured name of the cluster that it means.
     pub cluster: String,
@@ -88,12 +90,40 @@ pub struct Credentials {
     pub token: String,
 }
 
+/// The first frame of a client that speaks several versions, `oldest` to that of its hello: the bytes of a [`Hello`], and one
+/// number more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its version is the newest.
+    pub hello: Hello,
+    /// The oldest version that the client speaks.
+    pub oldest: u16,
+}
+
+/// The newest version that a node of this software and a client which speaks `oldest` to `newest` have in common.
+///
+/// # Errors
+/// There is none: what to do, in words.
+pub fn common_protocol(oldest: u16, newest: u16) -> Result<u16, String> {
+    let common = newest.min(PROTOCOL);
+    if common >= oldest.max(PROTOCOL_MIN) {
+        return Ok(common);
+    }
+    let range = |oldest: u16, newest: u16| {
+        if oldest == newest { oldest.to_string() } else { format!("{oldest} to {newest}") }
+    };
+    let remedy =
+        if oldest > PROTOCOL { "upgrade the node, or use an older client" } else { "use a newer client" };
+    let (ours, theirs) = (range(PROTOCOL_MIN, PROTOCOL), range(oldest, newest));
+    Err(format!("it speaks native protocol {ours}, not {theirs}: {remedy}"))
+}
+
 /// The node's first frame. Must stay readable by every later version: variants are only appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Welcome {
     /// Requests may come.
     Ready {
-        /// [`PROTOCOL`].
+        /// The version that is spoken from here on: the newest that both know.
         protocol: u16,
         /// The node.
         node: NodeId,
@@ -279,6 +309,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// The other side is known: from now on its frames may have any allowed size.
     pub fn lift_limit(&mut self) {
         wire::set_limit(&mut self.frames, FRAME_BYTES_MAX);
+    }
+
+    /// A client's hello, within its time, whichever form it has.
+    pub async fn client_hello(&mut self) -> Result<Offer, NativeError> {
+        let frame = tokio::time::timeout(HELLO_TIMEOUT, self.frames.next()).await;
+        let frame = frame.map_err(|_elapsed| NativeError::Slow)?.ok_or(NativeError::Closed)?;
+        let frame = frame.map_err(WireError::from)?;
+        let body = wire::unseal(&frame)?;
+        let offer = match codec::decode::<Hello>(body) {
+            Ok(hello) => Offer { oldest: hello.protocol, hello },
+            Err(_) => codec::decode(body)?,
+        };
+        Ok(offer)
     }
 
     /// The next frame's value. Dropping the future loses nothing.

@@ -28,7 +28,7 @@ use super::{accept, dial};
 /// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The first version of the peer protocol in which a hello offers a range.
-const RANGES_SINCE: u16 = 3;
+pub(super) const RANGES_SINCE: u16 = 3;
 /// Most nodes that are heard although they are not in the book; more are refused.
 pub const GUESTS_MAX: usize = 64;
 

@@ -17,7 +17,8 @@ use crate::types::{Index, Term};
 use super::facts::Facts;
 use super::frame::SnapshotChunk;
 use super::ports::StateStore;
-use super::snapshot::WantPart;
+use super::snapshot::{Received, WantPart};
+use super::spool::Spool;
 
 /// Reserved key: last applied position and the configuration as of then.
 pub const APPLIED_KEY: &[u8] = b"\0applied";
@@ -25,6 +26,8 @@ pub const APPLIED_KEY: &[u8] = b"\0applied";
 pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Most snapshot transfers at a time; the oldest is dropped for a new one.
 const EXPORTS_MAX: usize = 7;
+/// What a founding is flushed into. With less room the flush waits, as all others do on a full disk.
+const FOUNDING_ROOM: u64 = 1 << 20;
 
 /// What a batch did.
 #[derive(Debug)]
@@ -70,13 +73,28 @@ pub struct Applier {
     standing: Standing,
     /// Oldest first.
     exports: VecDeque<(u64, Export)>,
+    /// The snapshot that is arriving.
+    spool: Box<dyn Spool>,
+}
+
+/// What became of a part of a received snapshot.
+#[derive(Debug)]
+pub enum Intake {
+    /// It waits for those that are still to come.
+    Kept,
+    /// It was the last: the state is replaced.
+    Replaced(Box<Facts>),
+    /// It could not be kept, for want of room; or it was the last, and the whole is not what was announced, or not ahead of
+    /// this state. All parts are dropped.
+    Refused,
 }
 
 impl Applier {
     /// Begins where the store stands.
     pub fn new(store: Arc<dyn StateStore>) -> Result<Applier, KeyspaceError> {
         let standing = standing(store.view()?.as_ref())?;
-        Ok(Applier { store, standing, exports: VecDeque::new() })
+        let spool = store.spool();
+        Ok(Applier { store, standing, exports: VecDeque::new(), spool })
     }
 
     /// Where the state stands.
@@ -134,6 +152,12 @@ impl Applier {
             Ok(())
         })?;
         self.standing = next;
+        if happenings.iter().any(gives_identity) && self.store.room().is_none_or(|room| room >= FOUNDING_ROOM)
+        {
+            // At once: whoever is told of the cluster's identity, or is killed a moment later, finds it on the disk too.
+            // Without it a node cannot tell its own cluster from another of the same name.
+            self.store.flush()?;
+        }
         let configurations = entries.iter().filter_map(|entry| match &entry.payload {
             Payload::Configuration(configuration) => Some((entry.index, configuration.clone())),
             Payload::Noop | Payload::Command(_) => None,
@@ -196,22 +220,36 @@ impl Applier {
         }))
     }
 
-    /// Replaces the state by received rows, durably, and gives the facts of the new state. The rows carry their
-    /// own standing; `None`, and nothing changed, if that is not the announced one or not ahead of this state.
-    pub fn install(
-        &mut self,
-        base: Base,
-        rows: Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<Option<Facts>, KeyspaceError> {
-        let carried = rows
-            .iter()
-            .find(|(key, _)| key == APPLIED_KEY)
-            .map(|(_, value)| codec::decode::<Standing>(value));
-        let announced = matches!(carried, Some(Ok(standing)) if standing.applied == base);
+    /// Takes a part of a received snapshot; the last one replaces the state, durably. The rows carry their own standing: if
+    /// that is not the announced one, or not ahead of this state, nothing is changed.
+    pub fn install(&mut self, received: &mut Received) -> Result<Intake, KeyspaceError> {
+        if received.is_first() {
+            self.spool.clear()?;
+        }
+        if let Err(error) = self.spool.push(std::mem::take(&mut received.rows)) {
+            tracing::warn!("a part of a snapshot could not be kept: {error}");
+            self.spool.clear()?;
+            return Ok(Intake::Refused);
+        }
+        if !received.last {
+            return Ok(Intake::Kept);
+        }
+        let replaced = self.replace(received.base)?;
+        self.spool.clear()?;
+        Ok(replaced.map_or(Intake::Refused, |facts| Intake::Replaced(Box::new(facts))))
+    }
+
+    /// Replaces the state by what was spooled.
+    fn replace(&mut self, base: Base) -> Result<Option<Facts>, KeyspaceError> {
+        // The smallest of all keys.
+        let first = self.spool.rows()?.next().transpose()?;
+        let carried = first.filter(|(key, _)| key == APPLIED_KEY);
+        let carried = carried.and_then(|(_, value)| codec::decode::<Standing>(&value).ok());
+        let announced = carried.is_some_and(|standing| standing.applied == base);
         if !announced || base.index <= self.standing.applied.index {
             return Ok(None);
         }
-        self.store.replace(&mut rows.into_iter())?;
+        self.store.replace(&mut self.spool.rows()?)?;
         let view = self.store.view()?;
         self.standing = standing(view.as_ref())?;
         Facts::read(view.as_ref(), true).map(Some)
@@ -255,6 +293,11 @@ fn apply_entry(
             Ok(Some(outcome.applied))
         }
     }
+}
+
+/// Whether the cluster has got an identity, or another one.
+fn gives_identity(happening: &Happening) -> bool {
+    matches!(happening, Happening::GenesisDone { .. } | Happening::ClusterRecovered(_))
 }
 
 /// Whether the list of members, their addresses or standings changed. (Balances change with every settlement; the node

@@ -15,7 +15,7 @@ use crate::types::{AgentKey, Index, MemberId, Micros, NodeId, Term};
 
 use super::applier::Standing;
 use super::autopilot::Autopilot;
-use super::duties::Duties;
+use super::duties::{Duties, Retention};
 use super::facts::Facts;
 use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
@@ -48,6 +48,8 @@ pub struct Settings {
     pub health: health::Config,
     /// The command that founds the cluster if nobody has.
     pub genesis: Command,
+    /// For how long the cluster keeps its history while this node leads; `None`: for ever.
+    pub retention: Option<Retention>,
     /// How many applied entries the log keeps for followers that are behind.
     pub keep_entries: u64,
     /// And of how many bytes at most: they are in memory, too.
@@ -142,7 +144,7 @@ impl Node {
             raft.step(moment.now, moment.entropy, installed);
         }
         let health = Health::new(settings.health.clone(), moment.now);
-        let mut duties = Duties::new(settings.genesis.clone());
+        let mut duties = Duties::new(settings.genesis.clone(), settings.retention);
         duties.met(settings.id.clone(), settings.incarnation.clone());
         let mut node = Node {
             raft,
@@ -209,7 +211,7 @@ impl Node {
                     self.step_raft(moment, raft::Input::DiskRoom { full });
                 }
             }
-            Input::Installed { snapshot, facts } => self.handle_installed(moment, *snapshot, facts),
+            Input::Installed { snapshot, intake } => self.handle_installed(moment, *snapshot, intake),
             Input::PingNotSent => self.step_health(moment, health::Input::SendFailed),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));

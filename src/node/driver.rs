@@ -41,8 +41,6 @@ const BATCH_MAX: usize = 1_024;
 /// Applied entries wait at most so long to be made durable. The log can replay them; and the longer they gather, the more
 /// of them share a page of the state's file.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
-/// The first time after a start: soon, so that a new node's state knows to which cluster it belongs.
-const FLUSH_FIRST: Duration = Duration::from_millis(100);
 /// So many bytes of applied commands are made durable at once, so that a restart after a crash has little to replay.
 const FLUSH_BYTES: usize = 16 << 20;
 /// The flush thread's niceness: it has seconds, while others have clients that wait.
@@ -163,7 +161,6 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         applied,
         leading,
         dirty: None,
-        flush_patience: FLUSH_FIRST,
         flushing: false,
         expected_by,
     };
@@ -252,8 +249,6 @@ struct Driver {
     leading: watch::Sender<Option<Term>>,
     /// Since when applied entries wait to be made durable, and their bytes.
     dirty: Option<(Instant, usize)>,
-    /// How long they wait.
-    flush_patience: Duration,
     /// A flush is under way; the next one waits for its end.
     flushing: bool,
     /// When the clock should be read again at the latest: now, while there is work; the next deadline during a sleep.
@@ -359,11 +354,9 @@ impl Driver {
         }
         // A state that cannot be written to a full disk is kept in memory; the log has everything.
         let may_flush = !self.flushing && !self.node.disk_is_full();
-        let patience = self.flush_patience;
-        let due = |(since, bytes): (Instant, usize)| since.elapsed() >= patience || bytes >= FLUSH_BYTES;
+        let due = |(since, bytes): (Instant, usize)| since.elapsed() >= FLUSH_EVERY || bytes >= FLUSH_BYTES;
         if may_flush && self.dirty.is_some_and(due) {
             self.dirty = None;
-            self.flush_patience = FLUSH_EVERY;
             self.flushing = true;
             self.apply.send(ApplyJob::Flush);
         }
@@ -425,7 +418,7 @@ impl Driver {
         self.expected_by = self.expected_by.max(deadline);
         let mut wake = self.clock.instant(deadline);
         if let Some((since, _)) = self.dirty.filter(|_| !self.flushing && !self.node.disk_is_full()) {
-            wake = wake.min(since + self.flush_patience);
+            wake = wake.min(since + FLUSH_EVERY);
         }
         if let Some(at) = self.status_at {
             wake = wake.min(at);
@@ -773,9 +766,8 @@ impl ApplyThread {
                 None
             }
             ApplyJob::Install(mut received) => {
-                let rows = std::mem::take(&mut received.rows);
-                let facts = applier.install(received.base, rows)?.map(Box::new);
-                Some(Input::Installed { snapshot: received, facts })
+                let intake = applier.install(&mut received)?;
+                Some(Input::Installed { snapshot: received, intake })
             }
         })
     }

@@ -1,5 +1,5 @@
 //! What a node owes the cluster without being asked: the leader founds it, records its election, keeps the ledger's
-//! super-nodes in step with the voters, binds each to its data directory, cuts and settles intervals; every super-node says which version it runs and reports what it saw.
+//! super-nodes in step with the voters, binds each to its data directory, cuts and settles intervals, has old ones forgotten; every super-node says which version it runs and reports what it saw.
 //!
 //! All duties are level-triggered: each looks at the applied state and proposes what is missing. A proposal that
 //! is lost, doubled or late does no harm, because the replicated machine applies each decision once.
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::ledger::command::{Command, Report};
 use crate::ledger::records::{Member, MemberKind};
+use crate::ledger::retention::TRIM_INTERVALS_MAX;
 use crate::raft::Configuration;
 use crate::types::{IntervalId, MemberId, Micros, NodeId, Term, UnixMillis, Version};
 
@@ -43,6 +44,8 @@ pub struct Won {
 pub struct Duties {
     /// Founds the cluster.
     genesis: Command,
+    /// `None`: history is kept for ever.
+    retention: Option<Retention>,
     won: Option<Won>,
     open: Option<(IntervalId, Micros)>,
     majority_since: BTreeMap<IntervalId, Micros>,
@@ -70,13 +73,24 @@ enum Duty {
     Enrol(MemberId),
     Bind(NodeId),
     Version,
+    Trim,
+}
+
+/// For how long this node, while it leads, has the cluster keep its history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// So many settled intervals.
+    pub intervals: u64,
+    /// Whether they are projected into MongoDB: then nothing is forgotten before it is there.
+    pub projected: bool,
 }
 
 impl Duties {
     /// `genesis` is proposed by the first leader of a cluster that has none.
-    pub fn new(genesis: Command) -> Duties {
+    pub fn new(genesis: Command, retention: Option<Retention>) -> Duties {
         Duties {
             genesis,
+            retention,
             won: None,
             open: None,
             majority_since: BTreeMap::new(),
@@ -247,9 +261,23 @@ impl Duties {
         if self.settle_due(facts, now) && self.may(Duty::Settle, now) {
             commands.push(Command::Settle { interval: interval.next_settle });
         }
+        if let Some((through, projected)) = self.trim_due(facts, interval.next_settle)
+            && self.may(Duty::Trim, now)
+        {
+            commands.push(Command::Trim { through, projected });
+        }
         if self.cut_at(facts).is_some_and(|at| now >= at) && self.may(Duty::Cut, now) {
             commands.push(Command::Cut { interval: interval.open });
         }
+    }
+
+    /// What is to be forgotten next, if anything is.
+    fn trim_due(&self, facts: &Facts, next_settle: IntervalId) -> Option<(IntervalId, bool)> {
+        let Retention { intervals, projected } = self.retention?;
+        let old = next_settle.0.saturating_sub(intervals.saturating_add(1));
+        let through = if projected { old.min(facts.checkpoint.intervals.0) } else { old };
+        let next = through.min(facts.trimmed.0.saturating_add(TRIM_INTERVALS_MAX));
+        (next > facts.trimmed.0).then_some((IntervalId(next), projected))
     }
 
     fn cut_at(&self, facts: &Facts) -> Option<Micros> {

@@ -8,6 +8,7 @@ use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
 use crate::ledger::records::{Checkpoint, Genesis, IntervalState, Member, MemberStatus, Totals};
+use crate::ledger::retention;
 use crate::types::{AgentKey, IntervalId, MemberId, NodeId, Term, Version};
 
 /// How many elections past the checkpoint are counted for the projection's lag.
@@ -58,6 +59,8 @@ pub struct Facts {
     pub incarnations: BTreeMap<NodeId, String>,
     /// The versions that super-nodes have stated.
     pub versions: BTreeMap<NodeId, Version>,
+    /// The last interval that was forgotten.
+    pub trimmed: IntervalId,
 }
 
 impl Facts {
@@ -106,6 +109,7 @@ impl Facts {
             projection_lag,
             incarnations: query::incarnations(reader)?,
             versions: query::versions(reader)?,
+            trimmed: retention::trimmed(reader)?.through,
             last_election: query::last_election(reader)?.map(|election| election.term),
         })
     }

@@ -12,7 +12,7 @@ use crate::ledger::records::MemberKind;
 use crate::raft::{self, ElectionReason, Refusal};
 use crate::types::{Index, IntervalId, NodeId, Term, Version};
 
-use super::applier::AppliedBatch;
+use super::applier::{AppliedBatch, Intake};
 use super::core::{Node, REQUESTS_MAX};
 use super::duties::Won;
 use super::facts::Facts;
@@ -522,7 +522,7 @@ impl Node {
             Taken::Ack { next } => {
                 self.effects.push(Effect::Send { to: from, frame: Frame::SnapshotAck { transfer, next } });
             }
-            Taken::Whole(received) => {
+            Taken::Part(received) => {
                 self.installing = true;
                 self.effects.push(Effect::Install(received));
             }
@@ -530,9 +530,16 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_installed(&mut self, moment: Moment, snapshot: Received, facts: Option<Box<Facts>>) {
+    pub(super) fn handle_installed(&mut self, moment: Moment, snapshot: Received, intake: Intake) {
         self.installing = false;
-        let Some(facts) = facts else { return };
+        let facts = match intake {
+            Intake::Replaced(facts) => facts,
+            Intake::Kept => {
+                let frame = Frame::SnapshotAck { transfer: snapshot.transfer, next: snapshot.parts };
+                return self.effects.push(Effect::Send { to: snapshot.from, frame });
+            }
+            Intake::Refused => return self.incoming.forget(),
+        };
         self.applied = snapshot.base;
         self.membership.committed = snapshot.configuration.clone();
         self.unpark = true;

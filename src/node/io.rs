@@ -7,8 +7,7 @@ use crate::ledger::apply::Happening;
 use crate::raft::{self, Entry, Persist, Seq};
 use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
 
-use super::applier::AppliedBatch;
-use super::facts::Facts;
+use super::applier::{AppliedBatch, Intake};
 use super::frame::{Frame, SnapshotChunk};
 use super::ports::AddressBook;
 use super::requests::{AskId, Outcome, Want};
@@ -84,12 +83,12 @@ pub enum Input {
         /// The part.
         chunk: Option<Box<SnapshotChunk>>,
     },
-    /// A received snapshot replaced the state (`Some`), or was refused (`None`).
+    /// What became of a part of a received snapshot.
     Installed {
-        /// The snapshot, without its rows.
+        /// The part, without its rows.
         snapshot: Box<Received>,
-        /// The new state.
-        facts: Option<Box<Facts>>,
+        /// Kept, refused, or, of the last one: the new state.
+        intake: Intake,
     },
     /// This process did not run for so long.
     Stalled(Duration),
@@ -134,7 +133,7 @@ pub enum Effect {
         /// The transfer.
         transfer: u64,
     },
-    /// Replace the state by a received snapshot, then [`Input::Installed`].
+    /// Keep a part of a received snapshot, or replace the state if it is the last, then [`Input::Installed`].
     Install(Box<Received>),
     /// Answer an ask.
     Reply {

@@ -38,5 +38,6 @@ pub mod ports;
 pub mod report;
 pub mod requests;
 pub mod snapshot;
+pub mod spool;
 pub mod status;
 mod view;

@@ -364,6 +364,10 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "cluster_recovered",
             format!("an operator made a new cluster of what {} held", recovery.act.node),
         ),
+        Happening::HistoryTrimmed { through, records } => (
+            "history_trimmed",
+            format!("history up to interval {through} and movement {records} is forgotten"),
+        ),
         // One per key, per payment and per second: they are data, not news.
         Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
     };

@@ -7,6 +7,7 @@ use crate::raft::{Persist, Recovered};
 use crate::types::{AgentKey, MemberId, NodeId};
 
 use super::frame::Frame;
+use super::spool::{MemorySpool, Row, Spool};
 
 /// The disk failed or holds something it should not. All but [`StorageError::Full`] end the process.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,9 @@ pub struct OpenedLog<L> {
     pub notes: Vec<String>,
 }
 
+/// Rows that are to replace a state. An error among them ends that.
+pub type NewRows<'r> = dyn Iterator<Item = Result<Row, KeyspaceError>> + 'r;
+
 /// The applied state.
 pub trait StateStore: Send + Sync + 'static {
     /// A consistent view that later updates do not change.
@@ -98,8 +102,13 @@ pub trait StateStore: Send + Sync + 'static {
     /// Makes everything durable.
     fn flush(&self) -> Result<(), KeyspaceError>;
 
-    /// Replaces everything by `rows`, durably, all or nothing.
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError>;
+    /// Replaces everything by `rows`, durably, all or nothing: after an error among them nothing has changed.
+    fn replace(&self, rows: &mut NewRows<'_>) -> Result<(), KeyspaceError>;
+
+    /// Where the rows of a snapshot that is arriving wait.
+    fn spool(&self) -> Box<dyn Spool> {
+        Box::new(MemorySpool::default())
+    }
 
     /// Bytes on disk.
     fn bytes(&self) -> u64;

@@ -1,8 +1,8 @@
 //! Snapshot transfers: a state goes in parts, one in flight, each acknowledged before the next.
 //!
 //! One part at a time throttles a transfer to what the receiver takes, and keeps the connection free for
-//! consensus. The sender's parts come from a frozen view (`Applier::export`); the receiver collects them and replaces
-//! its state when the last has come.
+//! consensus. The sender's parts come from a frozen view (`Applier::export`); the receiver keeps them beside its state,
+//! which is replaced when the last has come.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -262,26 +262,36 @@ impl Needs {
     }
 }
 
-/// A whole snapshot that has arrived.
+/// A part of a snapshot that has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
     /// The sender.
     pub from: NodeId,
     /// Its transfer.
     pub transfer: u64,
-    /// The number after the last part's: acknowledged once the snapshot is installed.
+    /// The number after this part's: acknowledged once the part is kept, or the snapshot installed.
     pub parts: u32,
+    /// Whether it is the last.
+    pub last: bool,
     /// What it covers.
     pub base: Base,
     /// The configuration as of then.
     pub configuration: Configuration,
-    /// All keys and values.
+    /// Its keys and values.
     pub rows: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// The transfer that this node receives; a new one replaces an unfinished one.
+impl Received {
+    /// Whether a snapshot begins with it.
+    pub fn is_first(&self) -> bool {
+        self.parts == 1
+    }
+}
+
+/// The transfer that this node receives; a new one replaces an unfinished one. The rows are elsewhere, see [`super::spool`].
 #[derive(Debug, Default)]
 pub struct Incoming {
+    /// As of the last part, without its rows.
     current: Option<Received>,
 }
 
@@ -293,8 +303,8 @@ pub enum Taken {
         /// The next part wanted.
         next: u32,
     },
-    /// All parts are here: install, then acknowledge.
-    Whole(Box<Received>),
+    /// Keep it (or, the last one: install), then acknowledge.
+    Part(Box<Received>),
     /// Damaged, or not what was asked for: dropped, the sender will send again.
     Dropped,
 }
@@ -312,6 +322,7 @@ impl Incoming {
                 from: from.clone(),
                 transfer: chunk.transfer,
                 parts: 0,
+                last: false,
                 base: chunk.base,
                 configuration: chunk.configuration.clone(),
                 rows: Vec::new(),
@@ -328,14 +339,19 @@ impl Incoming {
             return Taken::Dropped;
         }
         current.parts += 1;
-        current.rows.extend(chunk.rows);
-        if !chunk.last {
-            return Taken::Ack { next: current.parts };
+        let part = Received { last: chunk.last, rows: chunk.rows, ..current.clone() };
+        if chunk.last {
+            self.current = None;
         }
-        self.current.take().map_or(Taken::Dropped, |received| Taken::Whole(Box::new(received)))
+        Taken::Part(Box::new(part))
     }
 
-    /// The state has come to `applied` by itself: forgets a transfer that would not bring it further, and its rows.
+    /// What came could not be kept.
+    pub fn forget(&mut self) {
+        self.current = None;
+    }
+
+    /// The state has come to `applied` by itself: forgets a transfer that would not bring it further.
     pub fn forget_up_to(&mut self, applied: Index) {
         self.current.take_if(|received| received.base.index <= applied);
     }

@@ -52,6 +52,8 @@ pub(super) struct Invitation {
     pub endpoints: Vec<String>,
     /// Whether this node must still ask to be added.
     pub must_ask: bool,
+    /// Whether it asks to follow only, and never votes by itself.
+    pub learner_only: bool,
 }
 
 /// The node may not enter; nothing was changed.
@@ -73,17 +75,19 @@ async fn status_at(client: &Client, url: &str) -> Result<NodeStatus, ClientError
     client.ask(url, &Call::get("/v1/status")).await?.read()
 }
 
-/// Looks at the cluster at `url` until somebody there knows its leader. `None`: `stop` came first.
+/// Looks at the cluster at one of `urls` after the other until somebody there knows its leader. `None`: `stop` came first.
 pub(super) async fn look(
-    url: &str,
+    urls: &[String],
     settings: &Settings,
     address: &str,
     past: Past,
     stop: &CancellationToken,
 ) -> Result<Option<Invitation>, ServerError> {
-    let client = client(&[url.to_string()], ASK_TIMEOUT, settings)?;
+    let client = client(urls, ASK_TIMEOUT, settings)?;
     let mut pause = PAUSE.0;
+    let mut doors = urls.iter().cycle();
     loop {
+        let url = doors.next().map_or("", String::as_str);
         let waits_for = match leader_status(&client, url).await {
             Ok(Some(status)) => return judge(&status, settings, address, past, url).map(Some),
             Ok(None) => "it knows no leader yet".to_string(),
@@ -166,7 +170,12 @@ fn judge(
     let known = status.nodes.iter().filter(|node| node.id != *me).filter_map(|node| node.url.clone());
     endpoints.extend(known.chain([status.url.clone()]));
     endpoints.dedup();
-    Ok(Invitation { cluster: status.cluster.clone(), endpoints, must_ask: namesake.is_none() })
+    Ok(Invitation {
+        cluster: status.cluster.clone(),
+        endpoints,
+        must_ask: namesake.is_none(),
+        learner_only: false,
+    })
 }
 
 /// Why this node cannot be the one of its name that the cluster knows; `None` if it can: it was added and has not
@@ -224,8 +233,8 @@ pub(super) async fn ask(
     let node = NewSuperNode {
         id: id.to_string(),
         address: address.to_string(),
-        replaces: settings.cluster.replaces.as_ref().map(ToString::to_string),
-        learner_only: false,
+        replaces: replaces.map(ToString::to_string),
+        learner_only: invitation.learner_only,
     };
     let mut pause = PAUSE.0;
     loop {

@@ -1,7 +1,9 @@
 //! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
 
 mod join;
+mod lost;
 mod opened;
+mod reenter;
 mod scrub;
 mod state;
 
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, ApiParts, ApiState, Guard, Surroundings};
@@ -22,15 +25,18 @@ use crate::database::{shell, verify};
 use crate::health;
 use crate::ledger::command::Command;
 use crate::ledger::keyspace::KeyspaceError;
+use crate::ledger::query;
 use crate::metrics::Metrics;
+use crate::network::introduce::Introduction;
 use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
 use crate::network::tls::Tls;
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
+use crate::node::duties::Retention;
 use crate::node::handle::Handle;
 use crate::node::io::Input;
-use crate::node::ports::{AddressBook, StorageError};
+use crate::node::ports::{AddressBook, StateStore, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft;
 use crate::storage::directory::{DataDirectory, condemn_state};
@@ -135,15 +141,15 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         std::process::id()
     );
     let Some(opened) = opened::open(&mut settings, &address, &stop).await? else { return Ok(()) };
-    let Opened { directory, incarnation, log, state, invitation } = opened;
+    let Opened { directory, incarnation, log, state, invitation, rejoin: _ } = opened;
     let metrics = Arc::new(Metrics::new());
     let node_settings = node_settings(&settings, address.clone(), incarnation.clone());
+    let inquiry = inquiry(&settings, &node_settings, &incarnation);
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
         cluster: settings.node.cluster.clone(),
-        // To begin with; the node corrects it with its first turn.
-        book: AddressBook { nodes: node_settings.peers.clone(), ..AddressBook::default() },
+        book: first_book(&node_settings, &*state)?,
         address: address.clone(),
         url: settings.client_url(),
         incarnation,
@@ -199,11 +205,14 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         ..api_parts(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about)
     });
     let serving = tokio::spawn(api::serve_clients(client_listener, api));
-    let entering = invitation.map(|invitation| {
-        let (settings, stop) = (Arc::new(settings), stop.child_token());
-        tokio::spawn(join::enter(invitation, settings, address, joiner, stop))
-    });
-    let result = wait(running.ended, serving, entering, &stop).await;
+    let mut asking = JoinSet::new();
+    if joiner.status.borrow().lacks_state {
+        asking.spawn(lost::inquire(inquiry, joiner.clone(), stop.child_token()));
+    }
+    if let Some(invitation) = invitation {
+        asking.spawn(join::enter(invitation, Arc::new(settings), address, joiner, stop.child_token()));
+    }
+    let result = wait(running.ended, serving, asking, &stop).await;
     stop.cancel();
     if let Some(projection) = projection {
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
@@ -226,22 +235,21 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     result
 }
 
-/// Waits for the first of the parts to end, and for the node in any case: it flushes its state.
+/// Waits for the first of the parts to end, and for the node in any case: it flushes its state. `asking`: what the node asks of
+/// others before it can be of use; only an error ends the node.
 async fn wait(
     mut node: tokio::task::JoinHandle<Result<(), NodeError>>,
     mut serving: tokio::task::JoinHandle<io::Result<()>>,
-    entering: Option<tokio::task::JoinHandle<Result<(), ServerError>>>,
+    mut asking: JoinSet<Result<(), ServerError>>,
     stop: &CancellationToken,
 ) -> Result<(), ServerError> {
     let refused = async {
-        match entering {
-            Some(entering) => match entering.await {
-                Ok(Err(refused)) => refused,
-                // It has come in, or the node stops: the others end the wait.
-                Ok(Ok(())) | Err(_) => std::future::pending().await,
-            },
-            None => std::future::pending().await,
+        while let Some(answer) = asking.join_next().await {
+            if let Ok(Err(refused)) = answer {
+                return refused;
+            }
         }
+        std::future::pending().await
     };
     let ended = |result: Result<Result<(), NodeError>, tokio::task::JoinError>| match result {
         Ok(result) => result.map_err(ServerError::from),
@@ -269,6 +277,33 @@ async fn wait(
                 _ => Err(ServerError::Ended("HTTP")),
             }
         }
+    }
+}
+
+/// The address book to begin with; the node corrects it with its first turn. Who this cluster is and whose directories it knows
+/// must be in the very first hello: a connection that was let in without stands.
+fn first_book(node: &core::Settings, state: &dyn StateStore) -> Result<AddressBook, ServerError> {
+    let view = state.view()?;
+    Ok(AddressBook {
+        identity: query::genesis(view.as_ref())?.map(|genesis| genesis.identity),
+        nodes: node.peers.clone(),
+        incarnations: query::incarnations(view.as_ref())?,
+    })
+}
+
+/// What a node needs to ask whether anybody has the state that it lacks.
+fn inquiry(settings: &Settings, node: &core::Settings, incarnation: &str) -> lost::Inquiry {
+    let others = node.peers.iter().filter(|(peer, _)| **peer != node.id);
+    lost::Inquiry {
+        who: Introduction {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            incarnation: incarnation.to_string(),
+            identity: None,
+            protocol_max: node.protocol_max,
+        },
+        addresses: others.map(|(peer, address)| (peer.clone(), address.clone())).collect(),
+        path: settings.node.data_dir.join("state.redb").display().to_string(),
     }
 }
 
@@ -328,6 +363,10 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         raft,
         health,
         genesis,
+        retention: settings
+            .storage
+            .history
+            .map(|intervals| Retention { intervals, projected: settings.mongodb.uri.is_some() }),
         keep_entries: settings.raft.snapshot_entries,
         keep_bytes: settings.storage.log_keep,
         snapshot_rate: settings.storage.snapshot_rate,

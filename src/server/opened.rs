@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::ledger::query;
 use crate::node::applier;
-use crate::node::ports::{LogStore, OpenedLog, StateStore};
+use crate::node::ports::{LogStore, OpenedLog, StateStore, StorageError};
 use crate::raft::{Payload, Recovered};
-use crate::storage::directory::DataDirectory;
+use crate::storage::directory::{DataDirectory, Rejoin};
 use crate::storage::{Disk, Log, LogOptions, MemoryDisk, MemoryState};
 use crate::types::Index;
 
 use super::join::{self, Past};
-use super::{ServerError, state};
+use super::{ServerError, reenter, state};
 
 /// What a node finds when it starts.
 pub(super) struct Opened {
@@ -31,6 +31,8 @@ pub(super) struct Opened {
     pub state: Arc<dyn StateStore>,
     /// The cluster that it is to enter, if it has none.
     pub invitation: Option<join::Invitation>,
+    /// How it comes back into its cluster after its log was damaged.
+    pub rejoin: Option<Rejoin>,
 }
 
 /// Opens log and state; a node that joins looks at the cluster first. `None`: `stop` came meanwhile.
@@ -46,7 +48,7 @@ pub(super) async fn open(
     if let Some(url) = &join {
         let name = match &found {
             Some(identity) => identity.cluster.clone(),
-            None => match join::look(url, settings, address, Past::None, stop).await? {
+            None => match join::look(std::slice::from_ref(url), settings, address, Past::None, stop).await? {
                 Some(invited) => invitation.insert(invited).cluster.clone(),
                 None => return Ok(None),
             },
@@ -56,8 +58,27 @@ pub(super) async fn open(
             settings.node.cluster = name;
         }
     }
-    let mut opened = if settings.node.in_memory { in_memory()? } else { on_disk(settings)? };
+    let mut opened = if settings.node.in_memory {
+        in_memory()?
+    } else {
+        match on_disk(settings, stop).await? {
+            Some(opened) => opened,
+            None => return Ok(None),
+        }
+    };
     opened.invitation = invitation;
+    if let Some(rejoin) = opened.rejoin.take() {
+        // It is none of the founders any more, and replaces nobody.
+        settings.cluster.peers.clear();
+        settings.cluster.replaces = None;
+        let doors: Vec<String> = rejoin.urls.into_iter().chain(join).collect();
+        settings.cluster.join = doors.first().cloned();
+        opened.invitation = join::look(&doors, settings, address, Past::Unused, stop).await?;
+        if let Some(invitation) = &mut opened.invitation {
+            invitation.learner_only = rejoin.learner_only;
+        }
+        return Ok(opened.invitation.is_some().then_some(opened));
+    }
     if let Some(url) = &join
         && opened.invitation.is_none()
     {
@@ -67,7 +88,8 @@ pub(super) async fn open(
             let identity = genesis.as_ref().map(|genesis| genesis.identity.as_str());
             join::compare(url, identity, settings).await?;
         } else {
-            opened.invitation = join::look(url, settings, address, Past::Unused, stop).await?;
+            let doors = std::slice::from_ref(url);
+            opened.invitation = join::look(doors, settings, address, Past::Unused, stop).await?;
             if opened.invitation.is_none() {
                 return Ok(None);
             }
@@ -76,16 +98,30 @@ pub(super) async fn open(
     Ok(Some(opened))
 }
 
-fn on_disk(settings: &Settings) -> Result<Opened, ServerError> {
+async fn on_disk(settings: &Settings, stop: &CancellationToken) -> Result<Option<Opened>, ServerError> {
     let mut directory =
         DataDirectory::open(&settings.node.data_dir, &settings.node.id, &settings.node.cluster)?;
-    let log = boxed(directory.open_log()?);
+    let log = match directory.open_log() {
+        Err(damage @ StorageError::Damaged { .. }) => {
+            if !reenter::reenter(&mut directory, settings, damage, stop).await? {
+                return Ok(None);
+            }
+            directory.open_log()?
+        }
+        opened => opened?,
+    };
+    let log = boxed(log);
     for note in &log.notes {
         tracing::warn!("{note}");
     }
     let state = Arc::new(state::open(&mut directory, &log.recovered, settings)?);
+    let mut rejoin = directory.identity().rejoin.clone();
+    if rejoin.is_some() && belongs(&log.recovered, &*state)? {
+        directory.has_rejoined()?;
+        rejoin = None;
+    }
     let incarnation = directory.identity().incarnation.clone();
-    Ok(Opened { directory: Some(directory), incarnation, log, state, invitation: None })
+    Ok(Some(Opened { directory: Some(directory), incarnation, log, state, invitation: None, rejoin }))
 }
 
 fn in_memory() -> Result<Opened, ServerError> {
@@ -97,7 +133,7 @@ fn in_memory() -> Result<Opened, ServerError> {
     let log = boxed(Log::open(MemoryDisk::default(), LogOptions::default())?);
     let incarnation = format!("{:032x}", rand::random::<u128>());
     let state = Arc::new(MemoryState::new());
-    Ok(Opened { directory: None, incarnation, log, state, invitation: None })
+    Ok(Opened { directory: None, incarnation, log, state, invitation: None, rejoin: None })
 }
 
 fn boxed<D: Disk + Send + 'static>(opened: OpenedLog<Log<D>>) -> OpenedLog<Box<dyn LogStore>>

@@ -58,7 +58,7 @@ impl Scrub {
                 Ok(bytes) => self.passed("log", bytes.unwrap_or_default()),
                 Err(error @ StorageError::Damaged { .. }) => {
                     let remedy = "this node goes on with what it has in memory; the segment goes with the next compaction; \
-                                  until then do not restart the node while others are down";
+                                  if it is restarted before, it comes back as a new node, for which the others must be up";
                     self.found("log", &error.to_string(), remedy);
                 }
                 Err(error) => tracing::warn!("the log cannot be read again: {error}"),

@@ -9,6 +9,7 @@ use crate::ledger::apply::Happening;
 use crate::ledger::command::Command;
 use crate::ledger::policy::Policy;
 use crate::network::gate::Judgement;
+use crate::node::applier::Intake;
 use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::frame::PROTOCOL;
@@ -301,6 +302,7 @@ impl World {
                 ..raft::Config::default()
             },
             health: health::Config::new((&id).into()),
+            retention: None,
             genesis: Command::Genesis {
                 cluster: "sim".to_string(),
                 identity: identity.clone(),
@@ -740,18 +742,17 @@ impl World {
     }
 
     fn install(&mut self, host: usize, mut received: Box<Received>) -> Result<(), String> {
-        let rows = std::mem::take(&mut received.rows);
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
         let base = received.base;
-        let facts =
-            alive.applier.install(base, rows).map_err(|error| format!("storage: install: {error}"))?;
-        if facts.is_some() {
+        let intake =
+            alive.applier.install(&mut received).map_err(|error| format!("storage: install: {error}"))?;
+        if matches!(intake, Intake::Replaced(_)) {
             self.installed += 1;
             self.hosts[host].flushed = base.index;
             self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
         }
-        self.result(host, Input::Installed { snapshot: received, facts: facts.map(Box::new) });
+        self.result(host, Input::Installed { snapshot: received, intake });
         // The worst moment: the state is replaced, and the log does not know.
         if self.worst_moments && self.hosts[host].dice.chance(200_000) {
             let entropy = self.hosts[host].dice.word();

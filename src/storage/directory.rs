@@ -6,7 +6,7 @@
 //! DIR/log/            the Raft log
 //! DIR/state.redb      the applied state
 //! DIR/state.damaged   why the state must not be used; made when damage was found in it
-//! DIR/damaged-N/      a state that was set aside (N: seconds since 1970), with the reason in why.txt
+//! DIR/damaged-N/      a state, or log and state, that were set aside (N: seconds since 1970), with the reason in why.txt
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -53,8 +53,20 @@ pub struct Identity {
     pub log_made: bool,
     /// Whether the state store has been made.
     pub state_made: bool,
+    /// How this node comes back into its cluster after its log was damaged; `None` once it has, and of all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejoin: Option<Rejoin>,
     /// CRC-32 over the fields above, as hexadecimal digits.
     pub checksum: String,
+}
+
+/// How a node whose log was damaged comes back: as a new one, through these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejoin {
+    /// Client URLs of the other super-nodes.
+    pub urls: Vec<String>,
+    /// Whether it was a reading copy, and is to be one again.
+    pub learner_only: bool,
 }
 
 impl Identity {
@@ -226,6 +238,60 @@ impl DataDirectory {
     /// # Errors
     /// [`StorageError::Io`]; whatever was done by then, the call can be repeated.
     pub fn set_state_aside(&mut self, why: &str) -> Result<PathBuf, StorageError> {
+        let aside = self.make_aside(why)?;
+        // From here on the state need not be there.
+        self.identity.state_made = false;
+        write_identity(&self.path, &mut self.identity)?;
+        self.move_aside(STATE, &aside)?;
+        sync_directory(&aside)?;
+        sync_directory(&self.path)?;
+        self.forget_condemnation()?;
+        Ok(aside)
+    }
+
+    /// Writes down how this node will come back when it gives its log up, before anything is done about that.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn plan_rejoin(&mut self, rejoin: Rejoin) -> Result<(), StorageError> {
+        if self.identity.rejoin.as_ref() == Some(&rejoin) {
+            return Ok(());
+        }
+        self.identity.rejoin = Some(rejoin);
+        write_identity(&self.path, &mut self.identity)
+    }
+
+    /// This node belongs to its cluster again.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn has_rejoined(&mut self) -> Result<(), StorageError> {
+        self.identity.rejoin = None;
+        write_identity(&self.path, &mut self.identity)
+    }
+
+    /// Gives up a log that cannot be read, and the state above it: both are moved into a directory of their own, and this
+    /// one becomes that of a new node of the same name, with another incarnation. What was promised here is
+    /// forgotten, so the caller must see to it that nobody counts on it. Gives the directory.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; whatever was done by then, the log is damaged or missing until all is done, and the call can be
+    /// repeated.
+    pub fn begin_anew(&mut self, why: &str) -> Result<PathBuf, StorageError> {
+        let aside = self.make_aside(why)?;
+        self.move_aside(LOG, &aside)?;
+        self.move_aside(STATE, &aside)?;
+        sync_directory(&aside)?;
+        sync_directory(&self.path)?;
+        self.forget_condemnation()?;
+        self.identity.incarnation = new_incarnation();
+        (self.identity.log_made, self.identity.state_made) = (false, false);
+        write_identity(&self.path, &mut self.identity)?;
+        Ok(aside)
+    }
+
+    /// A new directory for what is set aside, with the reason.
+    fn make_aside(&self, why: &str) -> Result<PathBuf, StorageError> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let aside = (now.as_secs()..)
             .map(|second| self.path.join(format!("damaged-{second}")))
@@ -234,22 +300,23 @@ impl DataDirectory {
         make_directory(&aside)?;
         let reason = aside.join("why.txt");
         fs::write(&reason, format!("{why}\n")).map_err(failed("write", &reason))?;
-        // From here on the state need not be there.
-        self.identity.state_made = false;
-        write_identity(&self.path, &mut self.identity)?;
-        let state = self.path.join(STATE);
-        match fs::rename(&state, aside.join(STATE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("rename", &state)(error));
-            }
-            _ => {}
+        Ok(aside)
+    }
+
+    /// Moves a file or directory, if it is there.
+    fn move_aside(&self, name: &str, aside: &Path) -> Result<(), StorageError> {
+        let from = self.path.join(name);
+        match fs::rename(&from, aside.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("rename", &from)(error)),
+            _ => Ok(()),
         }
-        sync_directory(&aside)?;
-        sync_directory(&self.path)?;
+    }
+
+    fn forget_condemnation(&self) -> Result<(), StorageError> {
         let mark = self.path.join(CONDEMNED);
         match fs::remove_file(&mark) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &mark)(error)),
-            _ => sync_directory(&self.path).map(|()| aside),
+            _ => sync_directory(&self.path),
         }
     }
 }
@@ -307,14 +374,19 @@ fn found(path: &Path, node: &NodeId, cluster: &str) -> Result<Identity, StorageE
         format: FORMAT,
         node: node.clone(),
         cluster: cluster.to_string(),
-        incarnation: format!("{:032x}", rand::random::<u128>()),
+        incarnation: new_incarnation(),
         created_by: Version::current(),
         log_made: false,
         state_made: false,
+        rejoin: None,
         checksum: String::new(),
     };
     write_identity(path, &mut identity)?;
     Ok(identity)
+}
+
+fn new_incarnation() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Replaces the identity, all or nothing.

@@ -7,6 +7,7 @@
 //! | `scrub` | reading again what lies on disk, to find damage |
 //! | `disk`, `disk_memory` | the port below the log: real files, or memory that forgets what was not synced |
 //! | `snapshot`, `recover` | the file that holds a whole state; what operators make of it, and of a last survivor |
+//! | `spool` | the rows of a snapshot that is arriving |
 //! | `probe` | how long a disk takes for a small synced write |
 //! | `state`, `overlay`, `state_memory` | the stores behind [`StateStore`](crate::node::ports::StateStore): new rows over a redb file, or memory |
 //!
@@ -25,6 +26,7 @@ mod recovery;
 pub mod scrub;
 mod segment;
 pub mod snapshot;
+pub mod spool;
 pub mod state;
 pub mod state_memory;
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::codec;
 use crate::codec::Hash;
@@ -39,6 +40,9 @@ pub struct Examined {
     pub sums: Sums,
     /// SHA-256 of the file; names it.
     pub hash: Hash,
+    /// SHA-256 of the replicated rows: equal on all nodes that have applied the same entries, whichever node saved it and
+    /// when.
+    pub state_digest: Hash,
     /// Bytes of the file.
     pub file_bytes: u64,
 }
@@ -70,11 +74,20 @@ fn open_snapshot(path: &Path) -> Result<(SnapshotReader<BufReader<File>>, u64), 
 /// As [`SnapshotReader::open`].
 pub fn examine(path: &Path, progress: Progress<'_>) -> Result<Examined, StorageError> {
     let (mut reader, file_bytes) = open_snapshot(path)?;
-    while reader.next_rows()?.is_some() {
+    let mut digest = Sha256::new();
+    while let Some(rows) = reader.next_rows()? {
+        // Where a node's state stands, and under which configuration it began, is its own note.
+        for (key, value) in rows.iter().filter(|(key, _)| key != APPLIED_KEY) {
+            for part in [key, value] {
+                digest.update((part.len() as u64).to_le_bytes());
+                digest.update(part);
+            }
+        }
         progress(reader.offset(), file_bytes);
     }
     let hash = reader.hash().expect("it has been read to its end");
-    Ok(Examined { head: reader.head().clone(), sums: reader.sums(), hash, file_bytes })
+    let state_digest = Hash(digest.finalize().into());
+    Ok(Examined { head: reader.head().clone(), sums: reader.sums(), hash, state_digest, file_bytes })
 }
 
 /// The rows of a file, for a store to take in; stops at the first error, and keeps it.
@@ -180,7 +193,7 @@ fn fill(
     let state = directory.open_state()?;
     let (reader, bytes) = open_snapshot(file)?;
     let mut rows = Rows { reader, waiting: Vec::new().into_iter(), error: None, bytes, progress };
-    let replaced = state.replace(&mut rows);
+    let replaced = state.replace(&mut rows.by_ref().map(Ok));
     if let Some(error) = rows.error {
         return Err(error);
     }

@@ -21,9 +21,11 @@ use redb::{
 };
 
 use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
-use crate::node::ports::{StateStore, StorageError};
+use crate::node::ports::{NewRows, StateStore, StorageError};
+use crate::node::spool::Spool;
 
 use super::overlay::{Change, Layer, Value, Version};
+use super::spool::{self, FileSpool};
 use super::{REMEDY, range_is_empty};
 
 /// All rows.
@@ -132,6 +134,11 @@ fn unpack<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], KeyspaceError> {
     }
 }
 
+/// Where the rows of an arriving snapshot wait.
+fn spool_path(path: &Path) -> PathBuf {
+    path.with_extension("incoming")
+}
+
 fn damaged(path: &Path, why: String) -> StorageError {
     StorageError::Damaged { path: path.display().to_string(), offset: 0, why: format!("{why}; {REMEDY}") }
 }
@@ -199,6 +206,12 @@ impl State {
             Err(error) => return Err(damaged(error.to_string())),
         };
         let file = File::read(&database).map_err(|error| damaged(error.to_string()))?;
+        let left = spool_path(path);
+        spool::remove(&left).map_err(|source| StorageError::Io {
+            action: "remove",
+            path: left.display().to_string(),
+            source,
+        })?;
         let front = Front {
             version: 0,
             gathering: Arc::default(),
@@ -328,13 +341,14 @@ impl StateStore for State {
         Ok(())
     }
 
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
+    fn replace(&self, rows: &mut NewRows<'_>) -> Result<(), KeyspaceError> {
         let _alone = (lock(&self.writing), lock(&self.flushing));
         let transaction = self.begin()?;
         transaction.delete_table(ROWS).map_err(failure)?;
         {
             let mut table = transaction.open_table(ROWS).map_err(failure)?;
-            for (key, value) in rows {
+            for row in rows {
+                let (key, value) = row?;
                 let stored = pack(&key, &value);
                 table.insert(key.as_slice(), stored.as_slice()).map_err(failure)?;
             }
@@ -345,6 +359,10 @@ impl StateStore for State {
         front.version += 1;
         (front.gathering, front.flushing, front.file) = (Arc::default(), None, file);
         Ok(())
+    }
+
+    fn spool(&self) -> Box<dyn Spool> {
+        Box::new(FileSpool::new(spool_path(&self.path)))
     }
 
     fn bytes(&self) -> u64 {

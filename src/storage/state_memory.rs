@@ -5,7 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, MemoryKeyspace, Reader};
-use crate::node::ports::StateStore;
+use crate::node::ports::{NewRows, StateStore};
 
 /// A state store in memory. Clones share the same content, so that a test or the simulator can crash the store that a
 /// node uses. Work that runs inside `update` must not call the store itself, which is locked meanwhile.
@@ -137,8 +137,8 @@ impl StateStore for MemoryState {
         Ok(())
     }
 
-    fn replace(&self, rows: &mut dyn Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), KeyspaceError> {
-        let rows = MemoryKeyspace { rows: rows.collect() };
+    fn replace(&self, rows: &mut NewRows<'_>) -> Result<(), KeyspaceError> {
+        let rows = MemoryKeyspace { rows: rows.collect::<Result<_, _>>()? };
         let mut inner = self.lock();
         inner.check()?;
         inner.bytes = rows.rows.iter().map(|(key, value)| row_bytes(key, value)).sum();

@@ -6,8 +6,8 @@ use super_node::client::Outcome as ClientOutcome;
 use super_node::client::native::{CallError, Cluster, Connection};
 use super_node::ledger::command::KvOperation;
 use super_node::network::native::{
-    Done, Hello, Level, Operation, Outcome, PREFACE, PROTOCOL, PROTOCOL_WITH_TOKEN, Reader, Refusal, Request,
-    Response, Welcome, greet, seal,
+    Done, Hello, Level, Offer, Operation, Outcome, PREFACE, PROTOCOL, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN, Reader,
+    Refusal, Request, Response, Welcome, greet, seal,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -163,10 +163,38 @@ async fn the_wrong_cluster_and_another_version_are_refused_with_a_reason() {
     assert!(metric(&fake, "super_node_native_connections_total{result=\"refused\"} 2").await);
 }
 
+/// | client speaks | answer |
+/// |---|---|
+/// | 1 | 1 |
+/// | 1 to 7 | 1 |
+/// | 6 to 7 | refused: upgrade the node |
+/// | 0 | refused: use a newer client |
+#[tokio::test]
+async fn a_client_that_speaks_several_versions_gets_the_newest_common_one_or_a_clear_word() {
+    let fake = Fake::start().await;
+    for (oldest, newest, expected) in [
+        (PROTOCOL_MIN, PROTOCOL_MIN, Ok(PROTOCOL_MIN)),
+        (PROTOCOL_MIN, PROTOCOL + 6, Ok(PROTOCOL)),
+        (PROTOCOL + 5, PROTOCOL + 6, Err(["not 7 to 8", "upgrade the node"])),
+        (PROTOCOL_MIN - 1, PROTOCOL_MIN - 1, Err(["not 0", "use a newer client"])),
+    ] {
+        let mut stream = TcpStream::connect(address(&fake)).await.expect("connected");
+        let hello = Hello { protocol: newest, cluster: "test".to_string(), software: "x".to_string() };
+        greet(&mut stream, &PREFACE, &Offer { hello, oldest }).await.expect("sent");
+        match (Reader::new(stream).hello().await.expect("an answer"), expected) {
+            (Welcome::Ready { protocol, .. }, Ok(expected)) => assert_eq!(protocol, expected),
+            (Welcome::Refused { reason }, Err(words)) => {
+                assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+            }
+            (answer, expected) => panic!("{oldest} to {newest}: {answer:?}, and not {expected:?}"),
+        }
+    }
+}
+
 /// A connection past its hello, without the client library.
 async fn raw(fake: &Fake) -> (Reader<tokio::net::tcp::OwnedReadHalf>, tokio::net::tcp::OwnedWriteHalf) {
     let (reader, mut writer) = TcpStream::connect(address(fake)).await.expect("connected").into_split();
-    let hello = Hello { protocol: PROTOCOL, cluster: "test".to_string(), software: "raw".to_string() };
+    let hello = Hello { protocol: PROTOCOL_MIN, cluster: "test".to_string(), software: "raw".to_string() };
     greet(&mut writer, &PREFACE, &hello).await.expect("sent");
     let mut reader = Reader::new(reader);
     assert!(matches!(reader.hello().await, Ok(Welcome::Ready { .. })));
@@ -226,7 +254,7 @@ async fn http_and_frames_share_the_listener_however_slowly_they_begin() {
     let mut slow = TcpStream::connect(address(&fake)).await.expect("connected");
     let mut bytes = PREFACE.to_vec();
     seal(
-        &Hello { protocol: PROTOCOL, cluster: "test".to_string(), software: "slow".to_string() },
+        &Hello { protocol: PROTOCOL_MIN, cluster: "test".to_string(), software: "slow".to_string() },
         &mut bytes,
     );
     for byte in bytes {

@@ -3,19 +3,25 @@
 use super_node::ledger::keyspace::{Direction, KeyspaceError, MemoryKeyspace, Reader};
 use super_node::node::ports::{LogStore as _, StateStore as _, StorageError};
 use super_node::storage::scrub::{check_rows, check_segment, closed_segments};
-use super_node::storage::{Disk as _, MemoryDisk, State, StateOptions};
+use super_node::storage::{Disk as _, Log, MemoryDisk, State, StateOptions};
 
 use std::ops::{Bound, ControlFlow};
 
 use super::model::{SALT, base, entries, open};
 
-#[test]
-fn every_changed_byte_of_a_closed_segment_that_says_anything_is_found() {
+/// A log of 40 entries over several segments.
+fn written() -> (MemoryDisk, Log<MemoryDisk>) {
     let disk = MemoryDisk::new();
     let mut log = open(&disk).log;
     for index in 1..=40 {
         log.append(&[entries(index..=index, 1, 200)]).unwrap();
     }
+    (disk, log)
+}
+
+#[test]
+fn every_changed_byte_of_a_closed_segment_that_says_anything_is_found() {
+    let (disk, _log) = written();
     let names = closed_segments(&disk).unwrap();
     assert!(names.len() > 2, "{names:?}");
     for name in &names {
@@ -42,11 +48,7 @@ fn every_changed_byte_of_a_closed_segment_that_says_anything_is_found() {
 
 #[test]
 fn a_segment_that_compaction_removed_is_no_damage() {
-    let disk = MemoryDisk::new();
-    let mut log = open(&disk).log;
-    for index in 1..=40 {
-        log.append(&[entries(index..=index, 1, 200)]).unwrap();
-    }
+    let (disk, mut log) = written();
     let names = closed_segments(&disk).unwrap();
     log.append(&[base(40, 1)]).unwrap();
     assert_eq!(check_segment(&disk, SALT, &names[0]).unwrap(), None);

@@ -47,11 +47,8 @@ fn however_many_entries_pass_through_the_log_takes_no_more_room_than_those_that_
             next.base = Some(Base { index: Index(before - KEPT), term: Term(1) });
         }
         log.append(&[next]).expect("the disk takes it");
-        if before.is_multiple_of(50 * BATCH) {
-            most = most.max(on_disk(directory.path()));
-        }
+        most = most.max(on_disk(directory.path()));
     }
-    most = most.max(on_disk(directory.path()));
     assert!(most <= bound, "{most} bytes on disk, the rule allows {bound}");
     drop(log);
     // What is read at the start is what is left, not what was.

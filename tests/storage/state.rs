@@ -99,7 +99,7 @@ fn a_replacement_replaces_everything_and_old_views_stay() {
         put(store, "a", "1");
         let view = store.view().unwrap();
         let fresh: Rows = vec![(b"x".to_vec(), b"9".to_vec()), (b"y".to_vec(), b"9".to_vec())];
-        store.replace(&mut fresh.into_iter()).unwrap();
+        store.replace(&mut fresh.into_iter().map(Ok)).unwrap();
         assert_eq!(all(store), ["x=9", "y=9"]);
         assert_eq!(view.get(b"a").unwrap(), Some(b"1".to_vec()));
         put(store, "z", "9");
@@ -323,7 +323,7 @@ proptest! {
                 }
                 Step::Replace(keys) => {
                     model = keys.into_iter().map(|key| (vec![key], vec![key])).collect();
-                    store.replace(&mut model.clone().into_iter()).unwrap();
+                    store.replace(&mut model.clone().into_iter().map(Ok)).unwrap();
                     flushed = model.clone();
                 }
                 Step::Look => views.push((store.view().unwrap(), model.clone())),

@@ -9,6 +9,7 @@ mod observers;
 mod policy;
 mod properties;
 mod queries;
+mod retention;
 mod sessions;
 mod settlement;
 
@@ -217,7 +218,8 @@ impl World {
         assert!(report.ok, "{:#?}", report.problems);
         let backwards = verify_from_newest(&self.space, None, &mut |_, _| {});
         assert_eq!(backwards, report);
-        let wish = Wish { from: IntervalId(1), to: IntervalId(u64::MAX), revision: None };
+        let first = super::retention::trimmed(&self.space).expect("readable").through.next();
+        let wish = Wish { from: first, to: IntervalId(u64::MAX), revision: None };
         assert!(rehearse(&self.space, &wish).expect("readable").identical);
     }
 }
