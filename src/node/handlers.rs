@@ -13,7 +13,7 @@ use crate::raft::{self, ElectionReason, Refusal};
 use crate::types::{Index, IntervalId, NodeId, Term, Version};
 
 use super::applier::AppliedBatch;
-use super::core::{Node, REQUESTS_MAX};
+use super::core::Node;
 use super::duties::Won;
 use super::facts::Facts;
 use super::frame::{Frame, SnapshotChunk};
@@ -107,7 +107,7 @@ impl Node {
     /// Sends a request where it belongs: to the core, to the leader, or back.
     pub(super) fn route(&mut self, moment: Moment, mut request: Started, forward: bool) {
         request.forward = forward;
-        if self.requests.len() >= REQUESTS_MAX {
+        if self.requests.len() >= self.settings.bounds.requests_max {
             return self.finish(fail(request, Failure::Overloaded));
         }
         if self.membership.is_removed() {

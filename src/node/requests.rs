@@ -12,7 +12,7 @@ use crate::types::{Index, Micros, NodeId, Term};
 
 use super::handle::{Changed, Failure, Transferred};
 
-/// Most requests that wait for a leader to be known; more are refused as [`Failure::NoLeader`].
+/// [`super::core::Bounds::parked_max`], as a rule.
 pub const PARKED_MAX: usize = 1_024;
 /// How long a request waits for a leader to be known before it fails with [`Failure::NoLeader`], unless its asker has
 /// less patience.
@@ -120,6 +120,7 @@ struct Forwarded {
 pub struct Requests {
     life: u64,
     last_id: RequestId,
+    parked_max: usize,
     /// Handed to the core, not yet placed or refused.
     in_core: BTreeMap<RequestId, Started>,
     /// In the log, by position and term; the answer comes when that position is applied. Two terms of one position
@@ -146,9 +147,9 @@ pub struct Requests {
 
 impl Requests {
     /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
-    /// those of its successor with what came of them.
-    pub fn new(entropy: u64) -> Requests {
-        Requests { life: entropy, last_id: entropy, ..Requests::default() }
+    /// those of its successor with what came of them. At most `parked_max` wait for a leader to be known.
+    pub fn new(entropy: u64, parked_max: usize) -> Requests {
+        Requests { life: entropy, last_id: entropy, parked_max, ..Requests::default() }
     }
 
     /// Where the numbers began: tells the lives of this node's processes apart.
@@ -199,7 +200,7 @@ impl Requests {
     /// Nobody can take it now: it waits, or fails at once (with `failure`) if too many do or if it already waited too
     /// long.
     pub fn park(&mut self, request: Started, failure: Failure, now: Micros) -> Option<Finished> {
-        if self.parked.len() >= PARKED_MAX || now >= request.park_until {
+        if self.parked.len() >= self.parked_max || now >= request.park_until {
             return Some(fail(request, failure));
         }
         self.look_at(request.park_until);

@@ -29,6 +29,8 @@ pub struct WantPart {
     pub part: u32,
     /// The rows after this key; `None` for the first part.
     pub after: Option<Vec<u8>>,
+    /// How many bytes of keys and values; one more row may exceed it.
+    pub bytes: usize,
     /// The configuration in force, for a state that has not recorded one.
     pub configuration: Configuration,
 }
@@ -50,12 +52,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn want(&self, to: &NodeId) -> WantPart {
+    fn want(&self, to: &NodeId, bytes: usize) -> WantPart {
         WantPart {
             to: to.clone(),
             transfer: self.transfer,
             part: self.part,
             after: self.after.clone(),
+            bytes,
             configuration: self.configuration.clone(),
         }
     }
@@ -66,6 +69,8 @@ impl Outgoing {
 pub struct Outgoings {
     /// Bytes a second to each receiver; 0: as fast as it takes them.
     rate: u64,
+    /// Bytes of one part.
+    part_bytes: usize,
     last_transfer: u64,
     by_peer: BTreeMap<NodeId, Outgoing>,
 }
@@ -87,9 +92,9 @@ pub enum Next {
 }
 
 impl Outgoings {
-    /// No transfers yet; each may send `rate` bytes a second (0: as many as are taken).
-    pub fn new(rate: u64) -> Outgoings {
-        Outgoings { rate, ..Outgoings::default() }
+    /// No transfers yet; each may send `rate` bytes a second (0: as many as are taken), in parts of `part_bytes`.
+    pub fn new(rate: u64, part_bytes: usize) -> Outgoings {
+        Outgoings { rate, part_bytes, ..Outgoings::default() }
     }
 
     /// Begins a transfer, and gives the number of the one that it replaces, which must be closed: an export keeps a
@@ -115,7 +120,7 @@ impl Outgoings {
             base: Base::default(),
             configuration,
         };
-        let want = outgoing.want(to);
+        let want = outgoing.want(to, self.part_bytes);
         let replaced = self.by_peer.insert(to.clone(), outgoing);
         (want, replaced.map(|replaced| replaced.transfer))
     }
@@ -161,7 +166,7 @@ impl Outgoings {
         }
         outgoing.tries = 1;
         outgoing.resend_at = now.after(PART_TIMEOUT);
-        Some(Next::Part(outgoing.want(from)))
+        Some(Next::Part(outgoing.want(from, self.part_bytes)))
     }
 
     /// The view of a transfer is gone: the transfer is over, unless another has taken its place.
@@ -174,6 +179,7 @@ impl Outgoings {
     /// Sends again what was not acknowledged, and gives up what was sent too often.
     pub fn tick(&mut self, now: Micros) -> Vec<Next> {
         let mut next = Vec::new();
+        let part_bytes = self.part_bytes;
         self.by_peer.retain(|to, outgoing| {
             if now < outgoing.resend_at {
                 return true;
@@ -185,7 +191,7 @@ impl Outgoings {
             }
             outgoing.tries += 1;
             outgoing.resend_at = now.after(PART_TIMEOUT);
-            next.push(Next::Part(outgoing.want(to)));
+            next.push(Next::Part(outgoing.want(to, part_bytes)));
             true
         });
         next
@@ -366,7 +372,7 @@ mod tests {
     #[test]
     fn parts_leave_no_faster_than_the_rate_allows() {
         let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
-        let mut outgoings = Outgoings::new(10_000);
+        let mut outgoings = Outgoings::new(10_000, 1 << 20);
         let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
         outgoings.sent(&to, &chunk(want.transfer, 0, false, 1_000), at(0));
         assert_eq!(outgoings.acknowledged(&to, want.transfer, 1, at(20)), None, "too early");
@@ -386,7 +392,7 @@ mod tests {
     #[test]
     fn a_lost_part_is_sent_again_from_where_the_transfer_stands() {
         let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
-        let mut outgoings = Outgoings::new(0);
+        let mut outgoings = Outgoings::new(0, 1 << 20);
         let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
         outgoings.sent(&to, &chunk(want.transfer, 0, false, 10), at(0));
         assert!(outgoings.acknowledged(&to, want.transfer, 1, at(5)).is_some());

@@ -314,6 +314,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
         health,
         genesis,
         keep_entries: settings.raft.snapshot_entries,
+        bounds: core::Bounds::default(),
         snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,
