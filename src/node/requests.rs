@@ -96,6 +96,9 @@ pub struct Started {
     pub park_until: Micros,
     /// Whether it may go to another node that leads.
     pub forward: bool,
+    /// What was committed when it was first passed on, as far as this node knew: whatever it brings about lies after that.
+    /// `None`: it was not.
+    pub after: Option<Index>,
     /// An earlier try was lost on its way and may have happened, or may still happen: no failure of a later try says
     /// anything about it.
     pub doubtful: bool,
@@ -167,7 +170,7 @@ impl Requests {
         let longest = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let park_until = now.after(patience.min(longest));
         let id = self.next_id();
-        Started { id, origin, want, since: now, park_until, forward: false, doubtful: false }
+        Started { id, origin, want, since: now, park_until, forward: false, after: None, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -393,8 +396,10 @@ impl Requests {
                 let changed = Changed { index: *index, configuration: configuration.clone() };
                 finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
             }
+            // A node that is behind applies configurations from before the change was asked for.
+            let is_news = |request: &Started| request.after.is_none_or(|after| *index > after);
             let is_so = |request: &Started| match &request.want {
-                Want::Change(change) => shows(configuration, change),
+                Want::Change(change) => is_news(request) && shows(configuration, change),
                 Want::Write(_) | Want::Read { .. } | Want::Transfer(_) => false,
             };
             for (request, _) in self.watching.extract_if(.., |(request, _)| is_so(request)) {

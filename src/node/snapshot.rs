@@ -18,6 +18,12 @@ const PART_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one part is sent before the transfer is given up.
 const PART_TRIES_MAX: u32 = 10;
 
+/// What a receiver wants that has none of the parts before the one that came: it was started anew meanwhile. Without a word
+/// it would be sent that part again and again, until the transfer is given up.
+pub const FROM_THE_BEGINNING: u32 = 0;
+/// What a receiver wants whose state is as new as the snapshot: its last word was lost, or it has caught up otherwise.
+pub const NOTHING_MORE: u32 = u32::MAX;
+
 /// What the shell is asked for next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantPart {
@@ -145,13 +151,21 @@ impl Outgoings {
         }
     }
 
-    /// The receiver wants part `next`.
+    /// The receiver wants part `next`: the one after that which it was sent; or [`FROM_THE_BEGINNING`]; or [`NOTHING_MORE`].
     pub fn acknowledged(&mut self, from: &NodeId, transfer: u64, next: u32, now: Micros) -> Option<Next> {
         let outgoing = self.by_peer.get_mut(from).filter(|outgoing| outgoing.transfer == transfer)?;
-        if next != outgoing.part.wrapping_add(1) {
+        if next == FROM_THE_BEGINNING && outgoing.part > 0 {
+            (outgoing.part, outgoing.after, outgoing.upto, outgoing.last) = (0, None, None, false);
+            outgoing.tries = 1;
+            outgoing.resend_at = now.after(PART_TIMEOUT);
+            return Some(Next::Part(outgoing.want(from, self.part_bytes)));
+        }
+        // Before the first part was exported, nobody knows what the transfer covers.
+        let has_all = next == NOTHING_MORE && (outgoing.part > 0 || outgoing.upto.is_some());
+        if next != outgoing.part.wrapping_add(1) && !has_all {
             return None;
         }
-        if outgoing.last {
+        if outgoing.last || has_all {
             let base = Some(outgoing.base);
             self.by_peer.remove(from);
             return Some(Next::Over { to: from.clone(), transfer, base });
@@ -323,7 +337,7 @@ impl Incoming {
                 rows: Vec::new(),
             });
         }
-        let Some(current) = self.current.as_mut() else { return Taken::Dropped };
+        let Some(current) = self.current.as_mut() else { return Taken::Ack { next: FROM_THE_BEGINNING } };
         if current.transfer != chunk.transfer || &current.from != from || current.base != chunk.base {
             return Taken::Dropped;
         }
@@ -409,6 +423,36 @@ mod tests {
             matches!(&outgoings.tick(at(20_005))[..], [Next::Over { base: None, .. }]),
             "then it is given up"
         );
+    }
+
+    /// The receiver was killed after the first part of three, and started again; later its last word was lost.
+    #[test]
+    fn a_receiver_that_starts_anew_gets_the_snapshot_from_the_beginning_at_once() {
+        let (to, from, at) = (node("n2"), node("n1"), |ms: u64| Micros(1_000_000 + ms * 1_000));
+        let mut outgoings = Outgoings::new(0, 1 << 20);
+        let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
+        let part = |number: u32| chunk(want.transfer, number, number == 2, 10);
+        outgoings.sent(&to, &part(0), at(0));
+        assert_eq!(Incoming::default().take(&from, part(0)), Taken::Ack { next: 1 });
+        assert!(outgoings.acknowledged(&to, want.transfer, 1, at(5)).is_some());
+        outgoings.sent(&to, &part(1), at(5));
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.take(&from, part(1)), Taken::Ack { next: FROM_THE_BEGINNING });
+        let next = outgoings.acknowledged(&to, want.transfer, FROM_THE_BEGINNING, at(10));
+        assert!(
+            matches!(&next, Some(Next::Part(part)) if part.part == 0 && part.after.is_none()),
+            "{next:?}"
+        );
+        for number in 0..3 {
+            outgoings.sent(&to, &part(number), at(20));
+            let whole = matches!(incoming.take(&from, part(number)), Taken::Whole(_));
+            assert_eq!(whole, number == 2);
+            if !whole {
+                outgoings.acknowledged(&to, want.transfer, number + 1, at(20));
+            }
+        }
+        let over = outgoings.acknowledged(&to, want.transfer, NOTHING_MORE, at(30));
+        assert!(matches!(over, Some(Next::Over { base: Some(_), .. })), "{over:?}");
     }
 
     /// | need | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |

@@ -346,6 +346,7 @@ impl Raft {
             dropped: 0,
             disk_full: false,
             lacks_state: false,
+            commit_heard: Index(0),
         });
         let role = Follower::new(&core);
         Ok(Node { core, role })
@@ -375,6 +376,12 @@ impl Raft {
         let core = state.core_mut();
         core.now = core.now.max(now);
         state.take_effects()
+    }
+
+    /// The newest position that this node knows to be committed, whether or not it has it.
+    pub fn commit_heard(&self) -> Index {
+        let core = self.state.as_ref().expect(WHOLE).core();
+        core.commit_heard.max(core.commit)
     }
 
     /// When the next [`Input::Tick`] is due. Valid after [`Raft::take_effects`], until the next step.

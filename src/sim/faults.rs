@@ -96,6 +96,9 @@ impl Faults {
         let act = world.plan.acts[place].clone();
         world.note(|| format!("#{} {}", act.number, describe(&act)));
         let hosts = hosts(world, &act.fault);
+        let stand_in =
+            hosts.iter().map(|host| world.hosts[*host].id.to_string()).collect::<Vec<_>>().join(", ");
+        world.detail(|| format!("#{} is about {stand_in}", act.number));
         world.evidence.begins(&act, hosts.clone());
         if act.fault.is_operator() {
             return self.operator.begin(world, &act);
@@ -312,9 +315,13 @@ fn begin_disk(world: &mut World, act: &Act, host: usize) {
 /// lead, so those that can lead must be a majority by themselves: then the one of them with the longest log is elected.
 fn others_have_their_state(world: &World, host: usize) -> bool {
     let machine = &world.hosts[host];
-    !machine.lost
-        && !machine.state_lost
-        && can_lead(world, world.members().voters.iter(), &[machine.id.clone()])
+    // Who is about to get a vote is none of the voters yet.
+    let is_changing = |host: &Host| {
+        let status = host.alive.as_ref().map(|alive| alive.node.raft_status());
+        status.is_some_and(|status| status.configuration.outgoing.is_some())
+    };
+    let is_whole = !machine.lost && !machine.state_lost && !world.hosts.iter().any(is_changing);
+    is_whole && can_lead(world, world.members().voters.iter(), std::slice::from_ref(&machine.id))
 }
 
 fn end_disk(act: &Act, machine: &mut Host) {

@@ -61,12 +61,12 @@ fn tight(seed: u64) -> Tight {
     };
     Tight {
         // A state has some ten to hundred KiB.
-        snapshot_part_bytes: draw(&[1, 400, 4_000]),
-        requests: draw(&[3, 10, 30]),
+        snapshot_part_bytes: draw(&[300, 1_000, 4_000]),
+        requests: draw(&[6, 12, 30]),
         parked: draw(&[0, 1, 3]),
         append_bytes: draw(&[1, 300, 3_000]),
         append_messages: draw(&[1, 2, 3]),
-        uncommitted_bytes: draw(&[1, 500, 5_000]),
+        uncommitted_bytes: draw(&[200, 1_000, 5_000]),
         held_messages: draw(&[0, 2, 8]),
         reads: draw(&[1, 2, 3]),
         answers: draw(&[1, 5, 30]).map(|most| most as u64),

@@ -55,8 +55,8 @@ pub struct Summary {
     pub elections_amid: u64,
     /// Writes acknowledged.
     pub acknowledged: u64,
-    /// Those of them before the last fault had ended.
-    pub acknowledged_amid: u64,
+    /// Writes and reads answered before the last fault had ended.
+    pub answered_amid: u64,
     /// Those of them while something was wrong, and felt.
     pub acknowledged_under_fault: u64,
     /// Reads answered.
@@ -152,8 +152,8 @@ fn vacuous(plan: &Plan, summary: &Summary) -> Option<&'static str> {
     if summary.leaders_killed > 0 && summary.elections < 2 {
         return Some("a leader was killed, and nobody elected after it");
     }
-    if summary.acknowledged_amid == 0 {
-        return Some("no write was acknowledged before everything was mended");
+    if summary.answered_amid == 0 {
+        return Some("no write or read was answered before everything was mended");
     }
     if summary.settled == 0 {
         return Some("no interval was settled");
@@ -209,6 +209,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     world.heal_database();
     let healed = Healed {
         acknowledged: clients.acknowledged,
+        answered: clients.acknowledged + clients.read + clients.library.acknowledged + clients.library.read,
         called: clients.library.acknowledged,
         settled: settled(world)?,
         at: world.now,
@@ -245,7 +246,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         elections: world.watch.elections(),
         elections_amid,
         acknowledged: clients.acknowledged,
-        acknowledged_amid: healed.acknowledged,
+        answered_amid: healed.answered,
         acknowledged_under_fault: clients.under_fault,
         reads: clients.read,
         unknown: clients.unknown,
@@ -301,6 +302,7 @@ fn applied(host: &Host) -> Index {
 /// What was there when the faults ended; afterwards there must be more.
 struct Healed {
     acknowledged: u64,
+    answered: u64,
     called: u64,
     settled: u64,
     at: Micros,

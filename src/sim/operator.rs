@@ -198,7 +198,9 @@ impl Operator {
         if alone || !self.tasks.is_empty() || !configuration.contains(&node) || !self.lose(world, &node) {
             return false;
         }
-        let unaware = act.number.is_multiple_of(2) && self.is_bound_everywhere(world, &node);
+        // A machine that founded the cluster alone would found another one.
+        let alone = world.plan.nodes == 1 && host == 0;
+        let unaware = act.number.is_multiple_of(2) && !alone && self.is_bound_everywhere(world, &node);
         let end = if unaware { ", and is started as if nothing had happened" } else { "" };
         world.note(|| format!("{node} has lost everything{end}"));
         world.hosts[host].wipe();
