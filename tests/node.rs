@@ -8,8 +8,8 @@ use super_node::health;
 use super_node::ledger::command::{Answer, Applied, Command, Request};
 use super_node::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use super_node::ledger::policy::Policy;
-use super_node::node::applier::{Applier, Intake, rows_checksum};
-use super_node::node::core::{Node, Settings};
+use super_node::node::applier::{Applier, Intake, SNAPSHOT_PART_BYTES, rows_checksum};
+use super_node::node::core::{Bounds, Node, Settings};
 use super_node::node::driver::{self, Inlet, NodeError, Parts};
 use super_node::node::frame::{Frame, SnapshotChunk};
 use super_node::node::handle::{Changed, Failure, Transferred};
@@ -19,7 +19,7 @@ use super_node::node::ports::{
     AddressBook, LogStore, Network, NewRows, OpenedLog, Pinger, StateStore, StorageError,
 };
 use super_node::node::requests::{
-    Finished, Origin, Outcome, PARKED_FOR, Requests, Started, WATCHED_FOR, Want,
+    Finished, Origin, Outcome, PARKED_FOR, PARKED_MAX, Requests, Started, WATCHED_FOR, Want,
 };
 use super_node::node::snapshot::WantPart;
 use super_node::raft::{
@@ -51,6 +51,7 @@ fn settings(name: &str) -> Settings {
         peers,
         keep_entries: 16,
         keep_bytes: 1 << 20,
+        bounds: Bounds::default(),
         snapshot_rate: 0,
         in_memory: false,
         replace_dead_after: None,
@@ -198,6 +199,7 @@ fn entries_may_overtake_the_installation_of_a_snapshot() {
         transfer: 5,
         part: 0,
         after: None,
+        bytes: SNAPSHOT_PART_BYTES,
         configuration: source.node.raft_status().configuration,
     };
     let chunk = source.applier.export(&want).expect("exported").expect("a part");
@@ -493,7 +495,7 @@ struct Asked {
 
 impl Asked {
     fn new() -> Asked {
-        Asked { requests: Requests::new(7), now: Micros(1_000_000) }
+        Asked { requests: Requests::new(7, PARKED_MAX), now: Micros(1_000_000) }
     }
 
     fn begin(&mut self, ask: u64, want: Want) -> Started {

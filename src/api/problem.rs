@@ -28,6 +28,8 @@ pub enum Code {
     Conflict,
     /// The client session is not known any more.
     SessionExpired,
+    /// The idempotency key is older than the answers that are remembered.
+    KeyExpired,
     /// The body, or a part of it, is beyond its limit.
     TooLarge,
     /// More was claimed than the balance holds.
@@ -58,6 +60,7 @@ impl Code {
             Code::NotFound => "not_found",
             Code::Conflict => "conflict",
             Code::SessionExpired => "session_expired",
+            Code::KeyExpired => "key_expired",
             Code::TooLarge => "too_large",
             Code::InsufficientFunds => "insufficient_funds",
             Code::Suspended => "suspended",
@@ -78,6 +81,7 @@ impl Code {
             Code::NotFound => "not found",
             Code::Conflict => "conflict",
             Code::SessionExpired => "session expired",
+            Code::KeyExpired => "key expired",
             Code::TooLarge => "too large",
             Code::InsufficientFunds => "insufficient funds",
             Code::Suspended => "suspended",
@@ -97,7 +101,7 @@ impl Code {
             Code::Forbidden => StatusCode::FORBIDDEN,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::CONFLICT,
-            Code::SessionExpired => StatusCode::GONE,
+            Code::SessionExpired | Code::KeyExpired => StatusCode::GONE,
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::InsufficientFunds | Code::Suspended => StatusCode::UNPROCESSABLE_ENTITY,
             Code::NotLeader => StatusCode::TEMPORARY_REDIRECT,
@@ -222,6 +226,8 @@ impl Problem {
                 .hint("claim again when the member is active; super-node member show tells"),
             Rejection::SessionExpired(why) => Problem::new(Code::SessionExpired, why)
                 .hint("open a new session; read back what earlier tries did before you repeat them there"),
+            Rejection::KeyExpired(why) => Problem::new(Code::KeyExpired, why)
+                .hint("read back what earlier tries did; then repeat the write under a new key, if need be"),
             Rejection::OutsideWindow(why) => {
                 // Nothing was done now. But it may have been before, and the answer is forgotten.
                 let mut problem = Problem::new(Code::Conflict, why);
@@ -354,6 +360,7 @@ mod tests {
             (Rejection::InsufficientFunds(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::Suspended(text()), Some(Index(7)), Outcome::NotApplied),
             (Rejection::SessionExpired(text()), None, Outcome::NotApplied),
+            (Rejection::KeyExpired(text()), None, Outcome::NotApplied),
             (Rejection::OutsideWindow(text()), None, Outcome::Unknown),
         ] {
             let problem = Problem::rejected(rejection.clone(), Index(7), false);

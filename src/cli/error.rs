@@ -133,7 +133,7 @@ fn exit_code_of(error: &ClientError) -> u8 {
         "unreachable" | "draining" => 3,
         // A read that no majority confirmed in time.
         "no_leader" | "not_leader" | "timeout" => 4,
-        "conflict" | "session_expired" | "insufficient_funds" | "suspended" => 5,
+        "conflict" | "session_expired" | "key_expired" | "insufficient_funds" | "suspended" => 5,
         "not_found" => 6,
         "unauthorized" | "forbidden" => 7,
         "damaged" => 9,

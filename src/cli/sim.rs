@@ -52,7 +52,7 @@ pub struct SimArgs {
     /// Only these operations of clients, by number, before the faults end; or none
     #[arg(long, value_name = "LIST")]
     pub operations: Option<String>,
-    /// Leave out: database, drift, skew, lease, reluctant, worst-moments
+    /// Leave out: database, drift, skew, lease, reluctant, worst-moments, tight
     #[arg(long, value_name = "LIST")]
     pub without: Option<String>,
     /// Write the plan to a file; after a failure, the small one; of many histories, only that of a failure
@@ -262,7 +262,7 @@ fn reduction(args: &SimArgs) -> Result<Reduction, CliError> {
     }
     for item in args.without.iter().flat_map(|list| items(list)) {
         let found = Trait::ALL.into_iter().find(|left_out| left_out.name() == item);
-        let hint = "known are database, drift, skew, lease, reluctant, worst-moments";
+        let hint = "known are database, drift, skew, lease, reluctant, worst-moments, tight";
         let unknown = || CliError::usage(format!("--without: '{item}' is unknown"), hint);
         reduction.without.insert(found.ok_or_else(unknown)?);
     }

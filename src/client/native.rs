@@ -6,6 +6,7 @@
 //! [`crate::calls`], as over HTTP.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,12 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict, Word};
+use crate::ledger::idempotency::stamped;
 use crate::network::native::{
     self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN, Reader,
     Refusal, Request, Response, Welcome, greet, seal,
 };
 use crate::network::tls::{self, ReadHalf, TlsConnector, WriteHalf};
-use crate::types::Micros;
+use crate::types::{Index, Micros};
 
 use super::error::{ClientError, Outcome, Tried};
 use super::{CONNECT_TIMEOUT, random_key};
@@ -235,6 +237,8 @@ pub struct Cluster {
     origin: Instant,
     endpoints: Mutex<Endpoints>,
     connections: Mutex<BTreeMap<String, Connection>>,
+    /// The newest position of the log that an answer told of.
+    seen: AtomicU64,
 }
 
 impl Cluster {
@@ -258,16 +262,45 @@ impl Cluster {
             origin: Instant::now(),
             endpoints: Mutex::new(Endpoints::new(addresses)),
             connections: Mutex::default(),
+            seen: AtomicU64::new(0),
         })
     }
 
     /// Does one operation, on whichever node answers. Where it ends with an error, that says whether a write happened.
+    ///
+    /// A write is done at most once, however late one of its tries arrives: its key says since when it can have been used
+    /// (`ledger::idempotency`). If this client has not heard of the log for so long that the cluster has forgotten answers
+    /// since, it is told so on its first try; then it asks how far the log is, and tries anew.
     pub async fn call(&self, operation: Operation) -> Result<Done, ClientError> {
-        let (kind, key) = match operation.is_write() {
-            true => (Kind::Write(Guard::Key), Some(random_key())),
-            false => (Kind::Read, None),
-        };
-        let mut plan = Plan::new(kind, self.now(), self.timeout, Duration::ZERO);
+        let deadline = Instant::now() + self.timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let result = self.call_once(&operation, self.timeout).await;
+        let is_stale =
+            |error: &ClientError| error.code == "key_expired" && error.outcome == Some(Outcome::NotApplied);
+        if !matches!(&result, Err(error) if is_stale(error)) {
+            return result;
+        }
+        let look = Operation::Add { a: 0, b: 0 };
+        self.run(&look, Kind::Write(Guard::Nothing), None, left()).await?;
+        self.call_once(&operation, left()).await
+    }
+
+    async fn call_once(&self, operation: &Operation, timeout: Duration) -> Result<Done, ClientError> {
+        if !operation.is_write() {
+            return self.run(operation, Kind::Read, None, timeout).await;
+        }
+        let key = stamped(Index(self.seen.load(Ordering::Relaxed)), &random_key());
+        self.run(operation, Kind::Write(Guard::Key), Some(key), timeout).await
+    }
+
+    async fn run(
+        &self,
+        operation: &Operation,
+        kind: Kind,
+        key: Option<String>,
+        timeout: Duration,
+    ) -> Result<Done, ClientError> {
+        let mut plan = Plan::new(kind, self.now(), timeout, Duration::ZERO);
         let mut progress = Progress::default();
         loop {
             let next = plan.next(&lock(&self.endpoints), self.now(), rand::rng().random());
@@ -279,10 +312,15 @@ impl Cluster {
                 }
                 Next::Over(verdict) => return Err(self.conclude(verdict, kind != Kind::Read, progress)),
             };
-            let result = self.attempt(&address, &operation, key.clone(), limit).await;
+            let result = self.attempt(&address, operation, key.clone(), limit).await;
             plan.heard(&mut lock(&self.endpoints), &address, self.now(), &heard(&result));
             match result {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    if let Done::Written { index, .. } | Done::Sum { index, .. } = &done {
+                        self.seen.fetch_max(index.0, Ordering::Relaxed);
+                    }
+                    return Ok(done);
+                }
                 Err(error) => progress.note(&address, error),
             }
         }

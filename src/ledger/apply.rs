@@ -7,6 +7,7 @@ use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis
 use super::command::{Answer, Applied, Command, Envelope, Rejection};
 use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError};
+use super::limits::Limits;
 use super::once::{self, Admission};
 use super::policy::Policy;
 use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, Verdict};
@@ -256,6 +257,7 @@ pub(super) struct Entry<'a> {
     /// Log time, not the leader's clock.
     pub at: UnixMillis,
     pub leader: &'a NodeId,
+    pub limits: Limits,
 }
 
 /// Why a command ended early. A rejection comes before the first write; a failure ends the node.
@@ -289,14 +291,25 @@ pub fn apply(
     term: Term,
     envelope: &Envelope,
 ) -> Result<Outcome, KeyspaceError> {
+    apply_within(space, index, term, envelope, Limits::REAL)
+}
+
+/// As [`apply`], with other limits than those of every real cluster.
+pub fn apply_within(
+    space: &mut dyn Keyspace,
+    index: Index,
+    term: Term,
+    envelope: &Envelope,
+    limits: Limits,
+) -> Result<Outcome, KeyspaceError> {
     let at = advance_clock(space, envelope.at)?;
-    let entry = Entry { index, term, at, leader: &envelope.leader };
+    let entry = Entry { index, term, at, leader: &envelope.leader, limits };
     let answered = |answer: Answer, happenings: Vec<Happening>| Outcome {
         applied: Applied { answer, index, term, leader: envelope.leader.clone() },
         happenings,
     };
     let request = &envelope.request;
-    let slot = match once::admit(space, request, index, at) {
+    let slot = match once::admit(space, request, index, at, limits) {
         Ok(Admission::Execute(slot)) => slot,
         Ok(Admission::Repeat(applied)) => return Ok(Outcome { applied, happenings: Vec::new() }),
         Err(Stop::Rejected(rejection)) => return Ok(answered(Answer::Rejected(rejection), Vec::new())),

@@ -60,7 +60,8 @@ pub enum Once {
     /// Nothing: each delivery is executed.
     Unguarded,
     /// An idempotency key: a retry with the same key and the same command returns the first answer, for as long as it is
-    /// remembered ([`super::idempotency::REMEMBERED_MS`]); after that it is executed again.
+    /// remembered. After that it is executed again, or refused if the key says since when it can have been used: see
+    /// [`super::idempotency`].
     Key(String),
     /// A place in a session: executed at most once, whatever happens. Once the answer is forgotten, a retry is refused.
     Session(InSession),
@@ -446,12 +447,16 @@ pub enum Rejection {
     /// The member is suspended.
     #[error("suspended: {0}")]
     Suspended(String),
+    /// The idempotency key says since when it can have been used, and of what was answered since then something is forgotten.
+    /// This try did nothing; nobody knows any more what became of earlier ones.
+    #[error("key expired: {0}")]
+    KeyExpired(String),
 }
 
 impl Rejection {
     /// Whether it says nothing about other tries of the same request: they may have been executed, or may be. Any other
     /// rejection is remembered, and the answer to all of them.
     pub fn leaves_other_tries_open(&self) -> bool {
-        matches!(self, Rejection::SessionExpired(_) | Rejection::OutsideWindow(_))
+        matches!(self, Rejection::SessionExpired(_) | Rejection::OutsideWindow(_) | Rejection::KeyExpired(_))
     }
 }

@@ -1,6 +1,11 @@
 //! Idempotency keys: a retry gets the first answer instead of a second execution.
 //!
-//! Keys are forgotten by log time and by number, so that every node forgets the same ones. A forgotten key is a new one.
+//! Answers are forgotten by log time and by number, so that every node forgets the same ones. A key that is not known may
+//! so be a new one, or an old one whose answer is forgotten; and where many write, a hundred thousand answers are a few
+//! seconds' worth, less than a client tries for. So a key may say since when it can have been used: `@INDEX:ANYTHING` was
+//! made by somebody who had seen that the log reaches to INDEX, so whatever was done under it was done after that. If an
+//! answer may have been forgotten that was given after INDEX, an unknown key of that form is refused
+//! ([`Rejection::KeyExpired`]) and never executed. A key of any other form is taken for a new one.
 
 use std::ops::Bound;
 
@@ -8,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::codec::{self, Hash};
-use crate::types::UnixMillis;
+use crate::types::{Index, UnixMillis};
 
 use super::command::{Applied, Command, IDEMPOTENCY_KEY_BYTES_MAX, Rejection};
 use super::keys;
@@ -17,7 +22,7 @@ use super::table;
 
 /// How long an answer is remembered, in milliseconds of log time.
 pub const REMEMBERED_MS: i64 = 3_600_000;
-/// How many answers are remembered; the oldest goes first.
+/// How many answers are remembered ([`super::limits::Limits::answers`]); the oldest goes first.
 pub const REMEMBERED_MAX: u64 = 100_000;
 /// How many old answers one new key clears away at most, so that no single command pays for an hour of others.
 const CLEARED_AT_ONCE_MAX: usize = 256;
@@ -52,6 +57,8 @@ pub(super) enum Found {
     Answer(Applied),
     /// Another command was.
     OtherCommand,
+    /// It is not known any more.
+    Forgotten,
 }
 
 /// Digest of a command.
@@ -69,6 +76,27 @@ pub(super) fn check_key(key: &str) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// The position that the log had reached when a key was made, if the key says so: `@INDEX:ANYTHING`.
+fn made_at(key: &str) -> Option<Index> {
+    let (index, _) = key.strip_prefix('@')?.split_once(':')?;
+    index.parse().ok().map(Index)
+}
+
+/// A key by somebody who has seen that the log reaches to `index`; see the module's head.
+pub fn stamped(index: Index, key: &str) -> String {
+    format!("@{index}:{key}")
+}
+
+/// Whether an answer that was given after `index` may be forgotten.
+fn may_have_forgotten(reader: &dyn Reader, index: Index) -> Result<bool, KeyspaceError> {
+    if reader.get(keys::FORGOTTEN)?.is_none() {
+        return Ok(false);
+    }
+    // Whatever is forgotten was older than the oldest that is not.
+    let oldest = table::edge(reader, &[keys::ANSWER_AGE_TABLE], Direction::Forward)?;
+    Ok(oldest.is_none_or(|(age_key, _)| keys::answer_age(index.next()) < age_key))
+}
+
 /// Looks a key up.
 pub(super) fn find(
     reader: &dyn Reader,
@@ -78,24 +106,33 @@ pub(super) fn find(
 ) -> Result<Found, KeyspaceError> {
     match table::read::<Remembered>(reader, &keys::answer(key))? {
         Some(found) if !is_expired(found.at, now) => Ok(found.answer_to(command)),
-        _ => Ok(Found::Nothing),
+        expired => match made_at(key) {
+            Some(made) if expired.is_some() || may_have_forgotten(reader, made)? => Ok(Found::Forgotten),
+            _ => Ok(Found::Nothing),
+        },
     }
 }
 
-/// Remembers an answer and forgets what is too old or too much.
+/// Remembers an answer and forgets what is too old, or more than `most`.
 pub(super) fn remember(
     space: &mut dyn Keyspace,
     key: &str,
     answer: &Remembered,
+    most: u64,
 ) -> Result<(), KeyspaceError> {
     let now = answer.at;
     let mut count: u64 = table::read_or_default(&*space, keys::IDEMPOTENT_COUNT)?;
     // An expired answer under the same key that has not been cleared away yet.
     if let Some(old) = table::read::<Remembered>(&*space, &keys::answer(key))? {
         space.delete(&keys::answer_age(old.applied.index))?;
+        table::write(space, keys::FORGOTTEN, &())?;
         count = count.saturating_sub(1);
     }
-    for (age_key, old_key) in oldest(&*space, count, now)? {
+    let going = oldest(&*space, count, now, most)?;
+    if !going.is_empty() && space.get(keys::FORGOTTEN)?.is_none() {
+        table::write(space, keys::FORGOTTEN, &())?;
+    }
+    for (age_key, old_key) in going {
         space.delete(&age_key)?;
         space.delete(&keys::answer(&old_key))?;
         count = count.saturating_sub(1);
@@ -106,9 +143,14 @@ pub(super) fn remember(
 }
 
 /// The oldest answers that must go to make room for one more: the expired, and those above the bound.
-fn oldest(reader: &dyn Reader, count: u64, now: UnixMillis) -> Result<Vec<(Vec<u8>, String)>, KeyspaceError> {
+fn oldest(
+    reader: &dyn Reader,
+    count: u64,
+    now: UnixMillis,
+    most: u64,
+) -> Result<Vec<(Vec<u8>, String)>, KeyspaceError> {
     let prefix = [keys::ANSWER_AGE_TABLE];
-    let excess = (count + 1).saturating_sub(REMEMBERED_MAX);
+    let excess = (count + 1).saturating_sub(most);
     let mut going = Vec::new();
     let end = keys::prefix_end(&prefix);
     table::visit(reader, Bound::Included(&prefix), &end, Direction::Forward, &mut |age_key, value| {

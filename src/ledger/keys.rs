@@ -10,6 +10,7 @@
 //! | `achanged` | the newest change of any member (log index) |
 //! | `aclock` | log time, the largest seen ([`crate::types::UnixMillis`]) |
 //! | `acheckpoint` | how far the projection is ([`super::records::Checkpoint`]) |
+//! | `aforgotten` | there if an answer to an idempotency key was ever forgotten |
 //! | `agenesis` | who this cluster is ([`super::records::Genesis`]) |
 //! | `aidempotent` | number of remembered idempotency keys (`u64`) |
 //! | `aintervals` | the interval counters ([`super::records::IntervalState`]) |
@@ -60,6 +61,8 @@ pub const CLOCK: &[u8] = b"aclock";
 pub const CHECKPOINT: &[u8] = b"acheckpoint";
 /// Who this cluster is.
 pub const GENESIS: &[u8] = b"agenesis";
+/// Whether an answer to an idempotency key was ever forgotten.
+pub const FORGOTTEN: &[u8] = b"aforgotten";
 /// Number of remembered idempotency keys.
 pub const IDEMPOTENT_COUNT: &[u8] = b"aidempotent";
 /// The data directories that super-nodes are bound to.

@@ -33,6 +33,7 @@ pub mod judge;
 pub mod keys;
 pub mod keyspace;
 pub mod kv;
+pub mod limits;
 pub mod maintenance;
 mod members;
 pub mod observers;

@@ -7,6 +7,7 @@ use super::apply::Stop;
 use super::command::{Applied, Command, Once, Rejection, Request};
 use super::idempotency::{self, Found, Remembered};
 use super::keyspace::{Keyspace, KeyspaceError};
+use super::limits::Limits;
 use super::sessions;
 
 /// What is to be done with a request.
@@ -20,6 +21,7 @@ pub(super) enum Admission<'a> {
 /// Where the answer of a request will be remembered.
 pub(super) struct Slot<'a> {
     once: &'a Once,
+    limits: Limits,
     /// Of the command; zero where nothing is remembered.
     command: Hash,
 }
@@ -30,6 +32,7 @@ pub(super) fn admit<'a>(
     request: &'a Request,
     index: Index,
     now: UnixMillis,
+    limits: Limits,
 ) -> Result<Admission<'a>, Stop> {
     let once = &request.once;
     let (command, found) = match once {
@@ -49,12 +52,17 @@ pub(super) fn admit<'a>(
         }
     };
     match (found, once) {
-        (Found::Nothing, _) => Ok(Admission::Execute(Slot { once, command })),
+        (Found::Nothing, _) => Ok(Admission::Execute(Slot { once, limits, command })),
         (Found::Answer(applied), Once::Session(place)) => {
-            sessions::touch(space, *place, index, now)?;
+            sessions::touch(space, *place, (index, now), limits)?;
             Ok(Admission::Repeat(applied))
         }
         (Found::Answer(applied), _) => Ok(Admission::Repeat(applied)),
+        (Found::Forgotten, _) => {
+            let why = "this idempotency key is older than the answers that are remembered. This try did nothing; whether \
+                       an earlier one did is not known any more";
+            Err(Rejection::KeyExpired(why.to_string()).into())
+        }
         (Found::OtherCommand, _) => {
             let why = match once {
                 Once::Session(place) => {
@@ -83,8 +91,8 @@ impl Slot<'_> {
         let answer = || Remembered { command: self.command, applied: applied.clone(), at: now };
         match self.once {
             Once::Unguarded => Ok(()),
-            Once::Key(key) => idempotency::remember(space, key, &answer()),
-            Once::Session(place) => sessions::remember(space, *place, &answer()),
+            Once::Key(key) => idempotency::remember(space, key, &answer(), self.limits.answers),
+            Once::Session(place) => sessions::remember(space, *place, &answer(), self.limits),
         }
     }
 }

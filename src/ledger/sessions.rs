@@ -20,6 +20,7 @@ use super::command::{Answer, InSession, Rejection};
 use super::idempotency::{Found, Remembered};
 use super::keys;
 use super::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
+use super::limits::Limits;
 use super::table;
 
 /// A session ends when it was not used for so long, in milliseconds of log time.
@@ -113,14 +114,14 @@ pub(super) fn find(
     Ok(Found::Nothing)
 }
 
-/// The session was used at `index`: it is young again, and forgets what its client has.
+/// The session was used at this position and log time: it is young again, and forgets what its client has.
 pub(super) fn touch(
     space: &mut dyn Keyspace,
     place: InSession,
-    index: Index,
-    now: UnixMillis,
+    at: (Index, UnixMillis),
+    limits: Limits,
 ) -> Result<(), KeyspaceError> {
-    change(space, place, (index, now), None)
+    change(space, place, at, None, limits)
 }
 
 /// Remembers the answer to a request that [`find`] knew nothing of.
@@ -128,8 +129,9 @@ pub(super) fn remember(
     space: &mut dyn Keyspace,
     place: InSession,
     answer: &Remembered,
+    limits: Limits,
 ) -> Result<(), KeyspaceError> {
-    change(space, place, (answer.applied.index, answer.at), Some(answer))
+    change(space, place, (answer.applied.index, answer.at), Some(answer), limits)
 }
 
 fn change(
@@ -137,6 +139,7 @@ fn change(
     place: InSession,
     (index, now): (Index, UnixMillis),
     answer: Option<&Remembered>,
+    limits: Limits,
 ) -> Result<(), KeyspaceError> {
     let id = place.session;
     let mut session: Session = table::expect(&*space, &keys::session(id))?;
@@ -155,7 +158,7 @@ fn change(
     totals.bytes += session.bytes;
     table::write(space, keys::SESSION_TOTALS, &totals)?;
     used(space, id, session, (index, now))?;
-    make_room(space, now)
+    make_room(space, now, limits)
 }
 
 /// Puts a session at the young end of the order.
@@ -185,10 +188,10 @@ fn forget(space: &mut dyn Keyspace, id: SessionId, upto: &[u8]) -> Result<u64, K
 }
 
 /// Ends the oldest sessions: the expired ones, and as many as are beyond the bounds.
-fn make_room(space: &mut dyn Keyspace, now: UnixMillis) -> Result<(), KeyspaceError> {
+fn make_room(space: &mut dyn Keyspace, now: UnixMillis, limits: Limits) -> Result<(), KeyspaceError> {
     for _ in 0..CLEARED_AT_ONCE_MAX {
         let totals: SessionTotals = table::read_or_default(&*space, keys::SESSION_TOTALS)?;
-        let full = totals.sessions > SESSIONS_MAX || totals.bytes > SESSION_BYTES_MAX;
+        let full = totals.sessions > limits.sessions || totals.bytes > limits.session_bytes;
         let oldest = table::edge(&*space, &[keys::SESSION_AGE_TABLE], Direction::Forward)?;
         let Some((key, value)) = oldest else { return Ok(()) };
         let (used_at, id): (UnixMillis, SessionId) = table::parse(&key, &value)?;
@@ -223,7 +226,7 @@ pub(super) fn open(space: &mut dyn Keyspace, entry: &Entry<'_>) -> Step {
     totals.sessions += 1;
     table::write(space, keys::SESSION_TOTALS, &totals)?;
     used(space, id, session, (entry.index, entry.at))?;
-    make_room(space, entry.at)?;
+    make_room(space, entry.at, entry.limits)?;
     Ok(opened(id))
 }
 
@@ -231,7 +234,7 @@ pub(super) fn open(space: &mut dyn Keyspace, entry: &Entry<'_>) -> Step {
 pub(super) fn keep_alive(space: &mut dyn Keyspace, entry: &Entry<'_>, id: SessionId) -> Step {
     let session = open_session(&*space, id, entry.at)?;
     used(space, id, session, (entry.index, entry.at))?;
-    make_room(space, entry.at)?;
+    make_room(space, entry.at, entry.limits)?;
     Ok(opened(id))
 }
 
@@ -239,6 +242,6 @@ pub(super) fn keep_alive(space: &mut dyn Keyspace, entry: &Entry<'_>, id: Sessio
 pub(super) fn close(space: &mut dyn Keyspace, entry: &Entry<'_>, id: SessionId) -> Step {
     let session = open_session(&*space, id, entry.at)?;
     end(space, id, &session)?;
-    make_room(space, entry.at)?;
+    make_room(space, entry.at, entry.limits)?;
     Ok(Answer::Done)
 }

@@ -128,11 +128,19 @@ async fn greet(shared: &Arc<Shared>, stream: TcpStream) -> Result<Visitor, NotAd
         })?,
     };
     let mut reader = wire::reader(reader, GREETING_BYTES_MAX);
-    let (who, reason) = match wire::read_greeting(&mut reader).await? {
+    let mut greeting = wire::read_greeting(&mut reader).await?;
+    if let Greeting::Bound { as_of, incarnations } = greeting {
+        shared.told_bindings(as_of, incarnations);
+        greeting = wire::read_greeting(&mut reader).await?;
+    }
+    let (who, reason) = match greeting {
         Greeting::Refused { .. } => return Err(NotAdmitted::Refused("it began with a refusal".to_string())),
         Greeting::Former(former) => {
             let reason = shared.common_protocol(former.protocol, former.protocol).err().unwrap_or_default();
             (former.from.to_string(), reason)
+        }
+        Greeting::Bound { .. } => {
+            return Err(NotAdmitted::Refused("it told twice who is bound to what".to_string()));
         }
         // What a node that knows no ranges makes of an offer.
         Greeting::Offer { .. } if !shared.knows_ranges() => {

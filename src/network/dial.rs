@@ -153,6 +153,12 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
         Some(own) => tls::connect(&own.dial, address, stream).await.map_err(not_secured)?,
     };
     let offers = shared.knows_ranges() && !peer.wants_plain_hello();
+    // Perhaps the peer was away while this node joined anew.
+    if peer.refused.swap(false, Ordering::AcqRel)
+        && let Some(bound) = shared.bound()
+    {
+        wire::write_greeting(&mut writer, &bound).await?;
+    }
     let greeting = if offers {
         Greeting::Offer { oldest: PROTOCOL_MIN, hello: shared.hello(&peer.id, shared.protocol_max) }
     } else {
@@ -181,10 +187,14 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
             let (oldest, newest) = (former.protocol, former.protocol);
             Err(DialError::Refused(shared.common_protocol(oldest, newest).err().unwrap_or_default()))
         }
+        Ok(Greeting::Bound { .. }) => {
+            Err(DialError::Failed("the peer answered a hello by something else".to_string()))
+        }
         Ok(Greeting::Offer { hello, .. }) => {
             Err(DialError::Failed(format!("{} answered an offer by an offer", hello.from)))
         }
         Ok(Greeting::Refused { reason }) => {
+            peer.refused.store(true, Ordering::Release);
             Err(DialError::Refused(reason.chars().take(REASON_CHARS_MAX).collect()))
         }
         // Whether our certificate is good enough is only told now (RFC 8446, section 2).

@@ -55,6 +55,10 @@ fn greetings() -> Vec<(&'static str, Greeting)> {
     vec![
         ("greeting.hello", Greeting::Hello(hello(2))),
         ("greeting.offer", Greeting::Offer { oldest: 2, hello: hello(3) }),
+        (
+            "greeting.bound",
+            Greeting::Bound { as_of: Index(9), incarnations: [(id("n1"), "disk".to_string())].into() },
+        ),
         ("greeting.refused", Greeting::Refused { reason: "no".to_string() }),
     ]
 }

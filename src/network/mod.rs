@@ -28,6 +28,11 @@
 //! version of the protocol in common, for another cluster (by name, or by what it was founded with), or means somebody else is
 //! refused with a reason in words, which the dialler logs together with the remedy. A newer connection from a peer replaces the one before, which can only be dead.
 //!
+//! A node is bound by the log to its data directory; whoever comes in its name with another one is refused. The refused
+//! may be right all the same: it was removed and joined anew while the other was away. So after a refusal a dialler that is
+//! bound tells first, before its greeting, who is bound to what as of which position of the log (`Greeting::Bound`); the
+//! acceptor believes whoever knows more of the log than itself. Who has lost its directory has lost that knowledge, too.
+//!
 //! # Who is spoken to
 //! The node keeps an address book of the configuration in force and hands it over whenever that changes: new peers are
 //! dialled, those that left are answered for a few seconds more, so that they learn it. Whoever dials without being in the

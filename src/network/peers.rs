@@ -18,17 +18,20 @@ use crate::codec;
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_MIN};
 use crate::node::ports::{AddressBook, Network};
-use crate::types::{NodeId, Version};
+use crate::types::{Index, NodeId, Version};
 
 use super::lanes::{LaneName, Lanes};
 use super::throttle::Throttle;
 use super::tls::Tls;
+use super::wire::Greeting;
 use super::{accept, dial};
 
 /// A peer that leaves the book is answered for so long over the connections that stand; if it comes again, it is a guest.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// The first version of the peer protocol in which a hello offers a range.
 pub(super) const RANGES_SINCE: u16 = 3;
+/// Most nodes whose directories a greeting tells of: so many fit into one.
+const BOUND_TOLD_MAX: usize = 24;
 /// Most nodes that are heard although they are not in the book; more are refused.
 pub const GUESTS_MAX: usize = 64;
 
@@ -109,8 +112,15 @@ pub(super) struct Shared {
     address: String,
     identity: RwLock<Option<String>>,
     /// The data directories that nodes are bound to.
-    incarnations: RwLock<BTreeMap<NodeId, String>>,
+    bindings: RwLock<Bindings>,
     peers: RwLock<BTreeMap<NodeId, Arc<Peer>>>,
+}
+
+/// The data directories that nodes are bound to, as of a position of the log.
+#[derive(Debug, Clone, Default)]
+struct Bindings {
+    as_of: Index,
+    incarnations: BTreeMap<NodeId, String>,
 }
 
 /// Where a peer may be found.
@@ -146,6 +156,8 @@ pub(super) struct Peer {
     unanswered: AtomicU32,
     /// It has answered an offer before.
     knows_offers: AtomicBool,
+    /// The last hello was refused.
+    pub(super) refused: AtomicBool,
     /// The version spoken on the outgoing connection; 0 before the first.
     pub(super) protocol: AtomicU16,
     /// Why the last attempt to connect failed; `None` once it has succeeded.
@@ -363,6 +375,24 @@ impl Shared {
         ))
     }
 
+    /// What this node knows of the data directories that nodes are bound to, if anything, as a greeting.
+    pub(super) fn bound(&self) -> Option<Greeting> {
+        let bindings = self.bindings.read().unwrap_or_else(PoisonError::into_inner);
+        let Bindings { as_of, incarnations } = bindings.clone();
+        // A node that is not bound itself has nothing to say for itself.
+        let own = incarnations.get(&self.id).is_some_and(|own| *own == self.incarnation);
+        (own && incarnations.len() <= BOUND_TOLD_MAX).then_some(Greeting::Bound { as_of, incarnations })
+    }
+
+    /// A peer tells which data directories nodes are bound to. Believed if it knows more of the log: what is bound is a
+    /// function of it, and who has lost its directory has lost this knowledge, too.
+    pub(super) fn told_bindings(&self, as_of: Index, incarnations: BTreeMap<NodeId, String>) {
+        let mut bindings = self.bindings.write().unwrap_or_else(PoisonError::into_inner);
+        if as_of > bindings.as_of && incarnations.len() <= BOUND_TOLD_MAX {
+            *bindings = Bindings { as_of, incarnations };
+        }
+    }
+
     /// Whether the speaker of a hello may talk to this node; otherwise what is wrong and what to do. The version of the
     /// protocol is another matter: [`Shared::common_protocol`].
     pub(super) fn check(&self, hello: &Hello) -> Result<(), String> {
@@ -383,8 +413,8 @@ impl Shared {
                 hello.from
             ));
         }
-        let incarnations = self.incarnations.read().unwrap_or_else(PoisonError::into_inner);
-        if incarnations.get(&hello.from).is_some_and(|known| *known != hello.incarnation) {
+        let bindings = self.bindings.read().unwrap_or_else(PoisonError::into_inner);
+        if bindings.incarnations.get(&hello.from).is_some_and(|known| *known != hello.incarnation) {
             return Err(format!(
                 "the cluster knows {from} by another data directory: its votes and its log are not here, so it must not \
                  vote. Start it with the directory that it had; or run `super-node member remove {from}`, and start it \
@@ -434,10 +464,17 @@ impl Shared {
 
     fn set_book(self: &Arc<Self>, book: &AddressBook) {
         self.identity.write().unwrap_or_else(PoisonError::into_inner).clone_from(&book.identity);
-        self.incarnations.write().unwrap_or_else(PoisonError::into_inner).clone_from(&book.incarnations);
+        let incarnations = {
+            let mut bindings = self.bindings.write().unwrap_or_else(PoisonError::into_inner);
+            // A peer may have told of more than the node knows yet.
+            if book.as_of >= bindings.as_of {
+                *bindings = Bindings { as_of: book.as_of, incarnations: book.incarnations.clone() };
+            }
+            bindings.incarnations.clone()
+        };
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         peers.retain(|id, peer| {
-            let impostor = book.incarnations.get(id).is_some_and(|known| peer.is_another_than(known));
+            let impostor = incarnations.get(id).is_some_and(|known| peer.is_another_than(known));
             if impostor {
                 peer.stop.cancel();
             }
@@ -500,6 +537,7 @@ impl Shared {
             visitor: Mutex::new(None),
             unanswered: AtomicU32::new(0),
             knows_offers: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             protocol: AtomicU16::new(0),
             trouble: Mutex::new(None),
         });
@@ -534,7 +572,7 @@ pub fn start(
         runtime: Handle::current(),
         address: settings.address,
         identity: RwLock::default(),
-        incarnations: RwLock::default(),
+        bindings: RwLock::default(),
         peers: RwLock::default(),
     });
     let network = PeerNetwork { shared: shared.clone() };

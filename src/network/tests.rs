@@ -15,7 +15,7 @@ use crate::ledger::command::{Command, Request};
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
 use crate::node::ports::{AddressBook, Network, Pinger};
-use crate::types::{AgentKey, MemberId, NodeId, Version};
+use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
 
 use super::accept::STRANGERS_MAX;
 use super::datagram::{Ping, Pong};
@@ -422,6 +422,36 @@ async fn a_node_that_lost_its_directory_is_not_heard_and_one_that_is_heard_is_cu
     // It was removed: its name is free.
     n1.network.set_book(&book(&[("n2", at_two)]));
     n1.until_connected(&["n2"]).await;
+}
+
+/// n2 lost its directory, was removed and joined anew while n1 was away: n1 knows it by the old one.
+#[tokio::test]
+async fn who_was_refused_tells_who_is_bound_to_what_and_is_believed_if_it_knows_more() {
+    let (mut n1, mut n2) = two().await;
+    let (at_one, at_two) = (n1.network.local_address(), n2.network.local_address());
+    let bound = |peer: (&str, SocketAddr), as_of: u64, to: &str| {
+        let mut book = book(&[peer]);
+        book.incarnations = [(id("n1"), "disk of n1".to_string()), (id("n2"), to.to_string())].into();
+        book.as_of = Index(as_of);
+        book
+    };
+    n1.network.set_book(&bound(("n2", at_two), 5, "old disk of n2"));
+    n2.until(PeerEvent::Lost { node: id("n1") }).await;
+    // It knows less of the log than n1 does: perhaps it was bound before the other.
+    n2.network.set_book(&bound(("n1", at_one), 4, "disk of n2"));
+    let refused = n1.connections("refused");
+    within(async {
+        while n1.connections("refused") < refused + 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    n2.network.set_book(&bound(("n1", at_one), 9, "disk of n2"));
+    n1.until_connected(&["n2"]).await;
+    // What n1 had known does not come back with its next book.
+    n1.network.set_book(&bound(("n2", at_two), 6, "old disk of n2"));
+    n2.ping("n1", 1);
+    n1.until(ping_from("n2", 1)).await;
 }
 
 #[tokio::test]

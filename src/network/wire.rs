@@ -1,5 +1,6 @@
 //! Bytes on a peer connection: length, checksum, body; and the greeting.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use crate::codec::{self, CodecError};
 use crate::node::frame::{FRAME_BYTES_MAX, Hello};
-use crate::types::{NodeId, Version};
+use crate::types::{Index, NodeId, Version};
 
 /// Largest first frame. Nobody is known before it, so nobody may make us set more memory aside.
 pub(super) const GREETING_BYTES_MAX: usize = 4 << 10;
@@ -94,6 +95,15 @@ pub(super) enum Greeting {
         oldest: u16,
         /// Who speaks to whom; its version is the newest.
         hello: Hello,
+    },
+    /// Before the greeting of a dialler that was refused lately: which data directories the log binds nodes to. The
+    /// acceptor may have been away while the dialler's node was removed and joined again with a new directory; and if that
+    /// is so with all of its peers, there is nobody else to tell it.
+    Bound {
+        /// As of which position of the log.
+        as_of: Index,
+        /// By node.
+        incarnations: BTreeMap<NodeId, String>,
     },
 }
 

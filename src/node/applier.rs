@@ -8,9 +8,10 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::codec;
-use crate::ledger::apply::{Happening, apply};
+use crate::ledger::apply::{Happening, apply_within};
 use crate::ledger::command::{Applied, Envelope};
 use crate::ledger::keyspace::{Direction, Keyspace, KeyspaceError, Reader};
+use crate::ledger::limits::Limits;
 use crate::raft::{Base, Configuration, Entry, Payload};
 use crate::types::{Index, Term};
 
@@ -22,7 +23,7 @@ use super::spool::Spool;
 
 /// Reserved key: last applied position and the configuration as of then.
 pub const APPLIED_KEY: &[u8] = b"\0applied";
-/// Bytes of keys and values in one part of a snapshot; one more row may exceed it.
+/// [`super::core::Bounds::snapshot_part_bytes`], as a rule.
 pub const SNAPSHOT_PART_BYTES: usize = 1 << 20;
 /// Most snapshot transfers at a time; the oldest is dropped for a new one.
 const EXPORTS_MAX: usize = 7;
@@ -70,6 +71,7 @@ struct Export {
 /// See the module's head.
 pub struct Applier {
     store: Arc<dyn StateStore>,
+    limits: Limits,
     standing: Standing,
     /// Oldest first.
     exports: VecDeque<(u64, Export)>,
@@ -92,9 +94,14 @@ pub enum Intake {
 impl Applier {
     /// Begins where the store stands.
     pub fn new(store: Arc<dyn StateStore>) -> Result<Applier, KeyspaceError> {
+        Applier::within(store, Limits::REAL)
+    }
+
+    /// As [`Applier::new`], for a simulated cluster with limits of its own.
+    pub fn within(store: Arc<dyn StateStore>, limits: Limits) -> Result<Applier, KeyspaceError> {
         let standing = standing(store.view()?.as_ref())?;
         let spool = store.spool();
-        Ok(Applier { store, standing, exports: VecDeque::new(), spool })
+        Ok(Applier { store, limits, standing, exports: VecDeque::new(), spool })
     }
 
     /// Where the state stands.
@@ -139,7 +146,7 @@ impl Applier {
             happenings.clear();
             for entry in entries {
                 assert!(entry.index == next.applied.index.next(), "entries are applied in order, each once");
-                let answer = apply_entry(space, entry, &mut next, &mut happenings)?;
+                let answer = apply_entry(space, entry, self.limits, &mut next, &mut happenings)?;
                 answers.insert(entry.index, (entry.term, answer));
             }
             space.put(APPLIED_KEY, &codec::encode(&next))?;
@@ -197,7 +204,7 @@ impl Applier {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let (mut rows, mut bytes, mut last) = (Vec::new(), 0, true);
         export.view.scan(from, Bound::Unbounded, Direction::Forward, &mut |key, value| {
-            if bytes >= SNAPSHOT_PART_BYTES {
+            if bytes >= want.bytes {
                 last = false;
                 return ControlFlow::Break(());
             }
@@ -271,6 +278,7 @@ pub fn rows_checksum(rows: &[(Vec<u8>, Vec<u8>)]) -> u32 {
 fn apply_entry(
     space: &mut dyn Keyspace,
     entry: &Entry,
+    limits: Limits,
     standing: &mut Standing,
     happenings: &mut Vec<Happening>,
 ) -> Result<Option<Applied>, KeyspaceError> {
@@ -286,7 +294,7 @@ fn apply_entry(
                 key: format!("log entry {}", entry.index),
                 why: error.to_string(),
             })?;
-            let outcome = apply(space, entry.index, entry.term, &envelope)?;
+            let outcome = apply_within(space, entry.index, entry.term, &envelope, limits)?;
             // A written key is data, not news: nobody is told.
             let news = |happening: &Happening| !matches!(happening, Happening::KvChanged { .. });
             happenings.extend(outcome.happenings.into_iter().filter(news));

@@ -13,7 +13,7 @@ use crate::ledger::records::Member;
 use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
 use crate::types::{AgentKey, Index, MemberId, Micros, NodeId, Term};
 
-use super::applier::Standing;
+use super::applier::{SNAPSHOT_PART_BYTES, Standing};
 use super::autopilot::Autopilot;
 use super::duties::{Duties, Retention};
 use super::facts::Facts;
@@ -22,12 +22,34 @@ use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
 use super::mending;
 use super::moment::Moment;
-use super::requests::{Origin, Requests};
+use super::requests::{Origin, PARKED_MAX, Requests};
 use super::snapshot::{Incoming, Needs, Outgoings};
 use super::status::ProjectionStatus;
 
-/// Most requests under way in one node; more are refused as overloaded.
+/// [`Bounds::requests_max`], as a rule.
 pub const REQUESTS_MAX: usize = 16_384;
+
+/// Bounds of one node that are its own affair; consensus has some more. No operator needs to change them: that they can be
+/// changed is for simulated histories, which would never come near them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most requests under way; more are refused as overloaded.
+    pub requests_max: usize,
+    /// Most requests that wait for a leader to be known; more are refused as [`super::handle::Failure::NoLeader`].
+    pub parked_max: usize,
+    /// Bytes of keys and values in one part of a snapshot; one more row may exceed it.
+    pub snapshot_part_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            requests_max: REQUESTS_MAX,
+            parked_max: PARKED_MAX,
+            snapshot_part_bytes: SNAPSHOT_PART_BYTES,
+        }
+    }
+}
 
 /// What a node is made of.
 #[derive(Debug, Clone)]
@@ -54,6 +76,8 @@ pub struct Settings {
     pub keep_entries: u64,
     /// And of how many bytes at most: they are in memory, too.
     pub keep_bytes: u64,
+    /// What it takes at most of what there may be much of.
+    pub bounds: Bounds,
     /// How fast a snapshot is sent to one receiver, bytes a second; 0: as fast as it takes it.
     pub snapshot_rate: u64,
     /// This node's client URL, for the status.
@@ -156,9 +180,9 @@ impl Node {
             peer_contact: BTreeMap::new(),
             peer_urls: BTreeMap::new(),
             duties,
-            requests: Requests::new(moment.entropy),
+            requests: Requests::new(moment.entropy, settings.bounds.parked_max),
             heard: Heard::default(),
-            outgoing: Outgoings::new(settings.snapshot_rate),
+            outgoing: Outgoings::new(settings.snapshot_rate, settings.bounds.snapshot_part_bytes),
             needs: Needs::default(),
             incoming: Incoming::default(),
             installing: false,
@@ -215,6 +239,7 @@ impl Node {
             Input::PingNotSent => self.step_health(moment, health::Input::SendFailed),
             Input::Stalled(span) => {
                 self.effects.push(Effect::Tell(Notice::Stalled(span)));
+                self.step_raft(moment, raft::Input::Stalled { span });
                 self.step_health(moment, health::Input::Stalled(span));
             }
         }

@@ -13,7 +13,7 @@ use crate::raft::{self, ElectionReason, Refusal};
 use crate::types::{Index, IntervalId, NodeId, Term, Version};
 
 use super::applier::{AppliedBatch, Intake};
-use super::core::{Node, REQUESTS_MAX};
+use super::core::Node;
 use super::duties::Won;
 use super::facts::Facts;
 use super::frame::{Frame, SnapshotChunk};
@@ -22,7 +22,7 @@ use super::io::{Effect, Notice};
 use super::moment::Moment;
 use super::report;
 use super::requests::{CHANGE_FOR, Finished, Origin, Outcome, PARKED_FOR, Started, Want, fail};
-use super::snapshot::{Next, Received, Taken};
+use super::snapshot::{NOTHING_MORE, Next, Received, Taken};
 
 impl Node {
     pub(super) fn handle_frame(&mut self, moment: Moment, from: NodeId, frame: Frame) {
@@ -107,7 +107,7 @@ impl Node {
     /// Sends a request where it belongs: to the core, to the leader, or back.
     pub(super) fn route(&mut self, moment: Moment, mut request: Started, forward: bool) {
         request.forward = forward;
-        if self.requests.len() >= REQUESTS_MAX {
+        if self.requests.len() >= self.settings.bounds.requests_max {
             return self.finish(fail(request, Failure::Overloaded));
         }
         if self.membership.is_removed() {
@@ -147,6 +147,7 @@ impl Node {
         match self.raft.leader().cloned() {
             Some(leader) => {
                 let want = request.want.clone();
+                request.after.get_or_insert(self.raft.commit_heard());
                 let id = self.requests.to_peer(request, leader.clone());
                 let life = self.requests.life();
                 let frame = match want {
@@ -512,12 +513,19 @@ impl Node {
     }
 
     fn handle_snapshot_part(&mut self, from: NodeId, chunk: SnapshotChunk) {
-        // A state that lies before the log cannot be brought up by it.
-        let old = chunk.base.index <= self.applied.index || chunk.base.index < self.raft.base().index;
-        if self.installing || old {
+        let transfer = chunk.transfer;
+        if self.installing {
             return;
         }
-        let transfer = chunk.transfer;
+        if chunk.base.index <= self.applied.index {
+            let frame = Frame::SnapshotAck { transfer, next: NOTHING_MORE };
+            self.effects.push(Effect::Send { to: from, frame });
+            return;
+        }
+        // A state that lies before the log cannot be brought up by it.
+        if chunk.base.index < self.raft.base().index {
+            return;
+        }
         match self.incoming.take(&from, chunk) {
             Taken::Ack { next } => {
                 self.effects.push(Effect::Send { to: from, frame: Frame::SnapshotAck { transfer, next } });

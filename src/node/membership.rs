@@ -160,8 +160,10 @@ impl Node {
         let gone = self.membership.removed_since.is_some_and(|since| now.since(since) >= FAREWELL);
         let identity = self.facts.genesis.as_ref().map(|genesis| &genesis.identity);
         self.membership.bindings.take_if(|(as_of, _)| *as_of <= self.applied.index);
-        let told = self.membership.bindings.as_ref().map(|(_, incarnations)| incarnations);
-        let incarnations = told.unwrap_or(&self.facts.incarnations).clone();
+        let own = (self.applied.index, &self.facts.incarnations);
+        let told = self.membership.bindings.as_ref().map(|(as_of, incarnations)| (*as_of, incarnations));
+        let (as_of, incarnations) = told.unwrap_or(own);
+        let incarnations = incarnations.clone();
         let known = self.membership.book.identity.as_ref() == identity
             && self.membership.book.incarnations == incarnations
             && gone == (self.membership.seen.is_none() && self.membership.is_removed());
@@ -176,7 +178,7 @@ impl Node {
             let address = self.address_of(configuration, &node);
             nodes.extend(address.map(|address| (node, address.to_string())));
         }
-        let book = AddressBook { identity, nodes, incarnations };
+        let book = AddressBook { identity, nodes, incarnations, as_of };
         for left in self.membership.book.nodes.keys().filter(|node| !book.nodes.contains_key(*node)) {
             self.peer_contact.remove(left);
             self.peer_urls.remove(left);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use crate::raft::{Persist, Recovered};
-use crate::types::{AgentKey, MemberId, NodeId};
+use crate::types::{AgentKey, Index, MemberId, NodeId};
 
 use super::frame::Frame;
 use super::spool::{MemorySpool, Row, Spool};
@@ -127,6 +127,9 @@ pub struct AddressBook {
     /// The data directories that super-nodes are bound to. Whoever comes in the name of one with another directory has
     /// lost its votes and its log, and must not be heard.
     pub incarnations: BTreeMap<NodeId, String>,
+    /// As of which position of the log they are bound to those. What is bound is a function of the log, so of two that
+    /// disagree the one that knows more of it is right.
+    pub as_of: Index,
 }
 
 /// The way to the other super-nodes. Never blocks: a full queue drops the frame, as a network may.

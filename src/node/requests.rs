@@ -12,7 +12,7 @@ use crate::types::{Index, Micros, NodeId, Term};
 
 use super::handle::{Changed, Failure, Transferred};
 
-/// Most requests that wait for a leader to be known; more are refused as [`Failure::NoLeader`].
+/// [`super::core::Bounds::parked_max`], as a rule.
 pub const PARKED_MAX: usize = 1_024;
 /// How long a request waits for a leader to be known before it fails with [`Failure::NoLeader`], unless its asker has
 /// less patience.
@@ -96,6 +96,9 @@ pub struct Started {
     pub park_until: Micros,
     /// Whether it may go to another node that leads.
     pub forward: bool,
+    /// What was committed when it was first passed on, as far as this node knew: whatever it brings about lies after that.
+    /// `None`: it was not.
+    pub after: Option<Index>,
     /// An earlier try was lost on its way and may have happened, or may still happen: no failure of a later try says
     /// anything about it.
     pub doubtful: bool,
@@ -120,6 +123,7 @@ struct Forwarded {
 pub struct Requests {
     life: u64,
     last_id: RequestId,
+    parked_max: usize,
     /// Handed to the core, not yet placed or refused.
     in_core: BTreeMap<RequestId, Started>,
     /// In the log, by position and term; the answer comes when that position is applied. Two terms of one position
@@ -146,9 +150,9 @@ pub struct Requests {
 
 impl Requests {
     /// `entropy` is where the numbers begin: peers keep requests of a process that died, and must not be able to answer
-    /// those of its successor with what came of them.
-    pub fn new(entropy: u64) -> Requests {
-        Requests { life: entropy, last_id: entropy, ..Requests::default() }
+    /// those of its successor with what came of them. At most `parked_max` wait for a leader to be known.
+    pub fn new(entropy: u64, parked_max: usize) -> Requests {
+        Requests { life: entropy, last_id: entropy, parked_max, ..Requests::default() }
     }
 
     /// Where the numbers began: tells the lives of this node's processes apart.
@@ -166,7 +170,7 @@ impl Requests {
         let longest = if matches!(want, Want::Change(_)) { CHANGE_FOR } else { PARKED_FOR };
         let park_until = now.after(patience.min(longest));
         let id = self.next_id();
-        Started { id, origin, want, since: now, park_until, forward: false, doubtful: false }
+        Started { id, origin, want, since: now, park_until, forward: false, after: None, doubtful: false }
     }
 
     /// How many requests are under way.
@@ -199,7 +203,7 @@ impl Requests {
     /// Nobody can take it now: it waits, or fails at once (with `failure`) if too many do or if it already waited too
     /// long.
     pub fn park(&mut self, request: Started, failure: Failure, now: Micros) -> Option<Finished> {
-        if self.parked.len() >= PARKED_MAX || now >= request.park_until {
+        if self.parked.len() >= self.parked_max || now >= request.park_until {
             return Some(fail(request, failure));
         }
         self.look_at(request.park_until);
@@ -392,8 +396,10 @@ impl Requests {
                 let changed = Changed { index: *index, configuration: configuration.clone() };
                 finished.push(Finished { origin: request.origin, outcome: Outcome::Change(Ok(changed)) });
             }
+            // A node that is behind applies configurations from before the change was asked for.
+            let is_news = |request: &Started| request.after.is_none_or(|after| *index > after);
             let is_so = |request: &Started| match &request.want {
-                Want::Change(change) => shows(configuration, change),
+                Want::Change(change) => is_news(request) && shows(configuration, change),
                 Want::Write(_) | Want::Read { .. } | Want::Transfer(_) => false,
             };
             for (request, _) in self.watching.extract_if(.., |(request, _)| is_so(request)) {

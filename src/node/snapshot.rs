@@ -18,6 +18,12 @@ const PART_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often one part is sent before the transfer is given up.
 const PART_TRIES_MAX: u32 = 10;
 
+/// What a receiver wants that has none of the parts before the one that came: it was started anew meanwhile. Without a word
+/// it would be sent that part again and again, until the transfer is given up.
+pub const FROM_THE_BEGINNING: u32 = 0;
+/// What a receiver wants whose state is as new as the snapshot: its last word was lost, or it has caught up otherwise.
+pub const NOTHING_MORE: u32 = u32::MAX;
+
 /// What the shell is asked for next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantPart {
@@ -29,6 +35,8 @@ pub struct WantPart {
     pub part: u32,
     /// The rows after this key; `None` for the first part.
     pub after: Option<Vec<u8>>,
+    /// How many bytes of keys and values; one more row may exceed it.
+    pub bytes: usize,
     /// The configuration in force, for a state that has not recorded one.
     pub configuration: Configuration,
 }
@@ -50,12 +58,13 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn want(&self, to: &NodeId) -> WantPart {
+    fn want(&self, to: &NodeId, bytes: usize) -> WantPart {
         WantPart {
             to: to.clone(),
             transfer: self.transfer,
             part: self.part,
             after: self.after.clone(),
+            bytes,
             configuration: self.configuration.clone(),
         }
     }
@@ -66,6 +75,8 @@ impl Outgoing {
 pub struct Outgoings {
     /// Bytes a second to each receiver; 0: as fast as it takes them.
     rate: u64,
+    /// Bytes of one part.
+    part_bytes: usize,
     last_transfer: u64,
     by_peer: BTreeMap<NodeId, Outgoing>,
 }
@@ -87,9 +98,9 @@ pub enum Next {
 }
 
 impl Outgoings {
-    /// No transfers yet; each may send `rate` bytes a second (0: as many as are taken).
-    pub fn new(rate: u64) -> Outgoings {
-        Outgoings { rate, ..Outgoings::default() }
+    /// No transfers yet; each may send `rate` bytes a second (0: as many as are taken), in parts of `part_bytes`.
+    pub fn new(rate: u64, part_bytes: usize) -> Outgoings {
+        Outgoings { rate, part_bytes, ..Outgoings::default() }
     }
 
     /// Begins a transfer, and gives the number of the one that it replaces, which must be closed: an export keeps a
@@ -115,7 +126,7 @@ impl Outgoings {
             base: Base::default(),
             configuration,
         };
-        let want = outgoing.want(to);
+        let want = outgoing.want(to, self.part_bytes);
         let replaced = self.by_peer.insert(to.clone(), outgoing);
         (want, replaced.map(|replaced| replaced.transfer))
     }
@@ -140,13 +151,21 @@ impl Outgoings {
         }
     }
 
-    /// The receiver wants part `next`.
+    /// The receiver wants part `next`: the one after that which it was sent; or [`FROM_THE_BEGINNING`]; or [`NOTHING_MORE`].
     pub fn acknowledged(&mut self, from: &NodeId, transfer: u64, next: u32, now: Micros) -> Option<Next> {
         let outgoing = self.by_peer.get_mut(from).filter(|outgoing| outgoing.transfer == transfer)?;
-        if next != outgoing.part.wrapping_add(1) {
+        if next == FROM_THE_BEGINNING && outgoing.part > 0 {
+            (outgoing.part, outgoing.after, outgoing.upto, outgoing.last) = (0, None, None, false);
+            outgoing.tries = 1;
+            outgoing.resend_at = now.after(PART_TIMEOUT);
+            return Some(Next::Part(outgoing.want(from, self.part_bytes)));
+        }
+        // Before the first part was exported, nobody knows what the transfer covers.
+        let has_all = next == NOTHING_MORE && (outgoing.part > 0 || outgoing.upto.is_some());
+        if next != outgoing.part.wrapping_add(1) && !has_all {
             return None;
         }
-        if outgoing.last {
+        if outgoing.last || has_all {
             let base = Some(outgoing.base);
             self.by_peer.remove(from);
             return Some(Next::Over { to: from.clone(), transfer, base });
@@ -161,7 +180,7 @@ impl Outgoings {
         }
         outgoing.tries = 1;
         outgoing.resend_at = now.after(PART_TIMEOUT);
-        Some(Next::Part(outgoing.want(from)))
+        Some(Next::Part(outgoing.want(from, self.part_bytes)))
     }
 
     /// The view of a transfer is gone: the transfer is over, unless another has taken its place.
@@ -174,6 +193,7 @@ impl Outgoings {
     /// Sends again what was not acknowledged, and gives up what was sent too often.
     pub fn tick(&mut self, now: Micros) -> Vec<Next> {
         let mut next = Vec::new();
+        let part_bytes = self.part_bytes;
         self.by_peer.retain(|to, outgoing| {
             if now < outgoing.resend_at {
                 return true;
@@ -185,7 +205,7 @@ impl Outgoings {
             }
             outgoing.tries += 1;
             outgoing.resend_at = now.after(PART_TIMEOUT);
-            next.push(Next::Part(outgoing.want(to)));
+            next.push(Next::Part(outgoing.want(to, part_bytes)));
             true
         });
         next
@@ -328,7 +348,7 @@ impl Incoming {
                 rows: Vec::new(),
             });
         }
-        let Some(current) = self.current.as_mut() else { return Taken::Dropped };
+        let Some(current) = self.current.as_mut() else { return Taken::Ack { next: FROM_THE_BEGINNING } };
         if current.transfer != chunk.transfer || &current.from != from || current.base != chunk.base {
             return Taken::Dropped;
         }
@@ -382,7 +402,7 @@ mod tests {
     #[test]
     fn parts_leave_no_faster_than_the_rate_allows() {
         let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
-        let mut outgoings = Outgoings::new(10_000);
+        let mut outgoings = Outgoings::new(10_000, 1 << 20);
         let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
         outgoings.sent(&to, &chunk(want.transfer, 0, false, 1_000), at(0));
         assert_eq!(outgoings.acknowledged(&to, want.transfer, 1, at(20)), None, "too early");
@@ -402,7 +422,7 @@ mod tests {
     #[test]
     fn a_lost_part_is_sent_again_from_where_the_transfer_stands() {
         let (to, at) = (node("n2"), |ms: u64| Micros(1_000_000 + ms * 1_000));
-        let mut outgoings = Outgoings::new(0);
+        let mut outgoings = Outgoings::new(0, 1 << 20);
         let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
         outgoings.sent(&to, &chunk(want.transfer, 0, false, 10), at(0));
         assert!(outgoings.acknowledged(&to, want.transfer, 1, at(5)).is_some());
@@ -419,6 +439,36 @@ mod tests {
             matches!(&outgoings.tick(at(20_005))[..], [Next::Over { base: None, .. }]),
             "then it is given up"
         );
+    }
+
+    /// The receiver was killed after the first part of three, and started again; later its last word was lost.
+    #[test]
+    fn a_receiver_that_starts_anew_gets_the_snapshot_from_the_beginning_at_once() {
+        let (to, from, at) = (node("n2"), node("n1"), |ms: u64| Micros(1_000_000 + ms * 1_000));
+        let mut outgoings = Outgoings::new(0, 1 << 20);
+        let (want, _) = outgoings.begin(&to, Configuration::default(), 0, at(0));
+        let part = |number: u32| chunk(want.transfer, number, number == 2, 10);
+        outgoings.sent(&to, &part(0), at(0));
+        assert_eq!(Incoming::default().take(&from, part(0)), Taken::Ack { next: 1 });
+        assert!(outgoings.acknowledged(&to, want.transfer, 1, at(5)).is_some());
+        outgoings.sent(&to, &part(1), at(5));
+        let mut incoming = Incoming::default();
+        assert_eq!(incoming.take(&from, part(1)), Taken::Ack { next: FROM_THE_BEGINNING });
+        let next = outgoings.acknowledged(&to, want.transfer, FROM_THE_BEGINNING, at(10));
+        assert!(
+            matches!(&next, Some(Next::Part(part)) if part.part == 0 && part.after.is_none()),
+            "{next:?}"
+        );
+        for number in 0..3 {
+            outgoings.sent(&to, &part(number), at(20));
+            let whole = matches!(incoming.take(&from, part(number)), Taken::Whole(_));
+            assert_eq!(whole, number == 2);
+            if !whole {
+                outgoings.acknowledged(&to, want.transfer, number + 1, at(20));
+            }
+        }
+        let over = outgoings.acknowledged(&to, want.transfer, NOTHING_MORE, at(30));
+        assert!(matches!(over, Some(Next::Over { base: Some(_), .. })), "{over:?}");
     }
 
     /// | need | 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8 | 9 |

@@ -7,9 +7,9 @@ use crate::types::{Index, NodeId, Term};
 /// Longest wait, in microseconds, between the news that the leader is silent and the pre-vote that follows: neighbours
 /// get the same news at the same time and should not all stand at once.
 pub const SILENT_JITTER_MICROS_MAX: u64 = 10_000;
-/// Most messages that wait for the disk; beyond it the newest is dropped, as a network may.
+/// [`Config::held_messages_max`], as a rule.
 pub const HELD_MESSAGES_MAX: usize = 4_096;
-/// Most reads that wait for their confirmation; beyond it a read is refused as overloaded.
+/// [`Config::reads_pending_max`], as a rule.
 pub const READS_PENDING_MAX: usize = 65_536;
 
 /// Most voters of one configuration. More make every commit slower and nothing safer.
@@ -42,6 +42,10 @@ pub struct Config {
     pub append_messages_max: usize,
     /// Proposals are refused as overloaded while uncommitted entries hold so many bytes.
     pub uncommitted_bytes_max: usize,
+    /// Most messages that wait for the disk; beyond it the newest is dropped, as a network may.
+    pub held_messages_max: usize,
+    /// Most reads that wait for their confirmation; beyond it a read is refused as overloaded.
+    pub reads_pending_max: usize,
     /// How long a leader may serve reads by itself after it *asked* a quorum that answered (Raft dissertation, section
     /// 6.4.1); cut to nine tenths of `election_min`. All nodes of a cluster must have the same `election_min`, and
     /// a node keeps the promise of an earlier run only if this is set in the next. `None`: no leases.
@@ -74,6 +78,8 @@ impl Default for Config {
             append_bytes_max: 256 << 10,
             append_messages_max: 64,
             uncommitted_bytes_max: 64 << 20,
+            held_messages_max: HELD_MESSAGES_MAX,
+            reads_pending_max: READS_PENDING_MAX,
             lease: None,
             promise: None,
             thrift: None,

@@ -58,6 +58,8 @@ pub(super) struct Core {
     pub disk_full: bool,
     /// The applied state was lost: nothing can be applied before a snapshot has replaced it.
     pub lacks_state: bool,
+    /// The newest commit index that a leader told of, whether or not this node's log reaches there.
+    pub commit_heard: Index,
 }
 
 impl Core {
@@ -151,9 +153,10 @@ impl Core {
         if hesitates { self.config.election_max } else { Duration::ZERO }
     }
 
-    /// Whether this node is a good choice for a leader.
+    /// Whether this node is a good choice for a leader; for one that has no vote, whether it is for a voter.
     pub fn is_fit(&self) -> bool {
-        !self.config.reluctant && self.is_able_to_lead()
+        let reluctant = self.config.reluctant && self.is_voter();
+        !reluctant && self.is_able_to_lead()
     }
 
     /// Whether it could lead, if it had to.

@@ -47,6 +47,14 @@ impl Disk {
         while self.pending.pop_front_if(|(pending, _)| *pending <= seq).is_some() {}
     }
 
+    /// This process stood still for so long: the disk may have finished long ago, and nobody could hear it. What is
+    /// pending counts as that much younger.
+    pub fn stood_still(&mut self, span: Duration, now: Micros) {
+        for (_, handed) in &mut self.pending {
+            *handed = handed.after(span).min(now);
+        }
+    }
+
     /// For how long the oldest batch has been pending.
     fn age(&self, now: Micros) -> Option<Duration> {
         self.pending.front().map(|(_, handed)| now.since(*handed))
@@ -127,6 +135,26 @@ mod tests {
         assert_eq!(disk.observe(at(7_399)), None);
         assert_eq!(disk.observe(at(7_400)), Some(Event::DiskRecovered));
         assert!(!disk.degraded());
+    }
+
+    /// A write is handed over, the process is stopped for five seconds and woken; what the disk said meanwhile comes later.
+    #[test]
+    fn time_in_which_the_process_stood_still_is_not_held_against_the_disk() {
+        let mut disk = Disk::new(PATIENCE);
+        disk.handed(1, at(1_000));
+        disk.stood_still(Duration::from_millis(5_000), at(6_010));
+        assert_eq!(disk.observe(at(6_010)), None);
+        assert_eq!(
+            (disk.deadline(), disk.stuck_at()),
+            (at(6_300), at(6_600)),
+            "ten milliseconds are its own"
+        );
+        disk.written(1, at(6_011));
+        assert_eq!(disk.deadline(), Micros(u64::MAX));
+        // Handed over within the stop (as far as the clock tells): it is not older than now.
+        disk.handed(2, at(7_000));
+        disk.stood_still(Duration::from_millis(900), at(7_500));
+        assert_eq!(disk.stuck_at(), at(8_100));
     }
 
     #[test]

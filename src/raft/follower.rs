@@ -156,6 +156,7 @@ impl Node<Follower> {
 
     /// What is committed is the same everywhere, but only what is verified is known to be the leader's.
     fn learn_commit(&mut self, commit: Index) {
+        self.core.commit_heard = self.core.commit_heard.max(commit);
         let commit = commit.min(self.role.verified);
         if commit > self.core.commit {
             self.core.advance_commit(commit);

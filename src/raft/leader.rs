@@ -119,7 +119,7 @@ impl Node<Leader> {
             self.core.outbox.push(Effect::ReadReady { request, index });
             return;
         }
-        if !self.role.reads.arrive(request) {
+        if !self.role.reads.arrive(request, self.core.config.reads_pending_max) {
             self.core.outbox.push(Effect::Refused { request, refusal: Refusal::Overloaded });
         }
     }

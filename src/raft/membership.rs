@@ -223,8 +223,11 @@ impl Node<Leader> {
         Ok(next)
     }
 
+    /// A node whose log is whole may have lost its state. As a voter it could not lead; and it would get no state any more if
+    /// it took the place of the only one that has it.
     fn has_caught_up(&self, node: &NodeId) -> bool {
-        self.in_contact(node) && self.role.peers.get(node).is_some_and(|peer| peer.caught_up_since.is_some())
+        let ready = |peer: &Progress| peer.fit && peer.caught_up_since.is_some();
+        self.in_contact(node) && self.role.peers.get(node).is_some_and(ready)
     }
 
     /// Whether a quorum of this configuration is heard now.

@@ -267,6 +267,11 @@ pub enum Input {
         /// See [`Persist::seq`].
         seq: Seq,
     },
+    /// This process stood still for so long, as after SIGSTOP. Comes before anything else that waited meanwhile.
+    Stalled {
+        /// How long.
+        span: Duration,
+    },
     /// The disk has no room for further entries (`full`), or has it again.
     DiskRoom {
         /// Whether it has none.

@@ -329,12 +329,12 @@ impl Raft {
         let core = Box::new(Core {
             disk: Disk::new(config.election_max),
             promised_until: if promised { now.after(config.promise_span()) } else { Micros(0) },
+            outbox: Outbox::new(config.held_messages_max),
             config,
             hard: hard_state,
             log,
             commit: applied,
             applied,
-            outbox: Outbox::new(),
             now,
             entropy,
             leader_contact: None,
@@ -346,6 +346,7 @@ impl Raft {
             dropped: 0,
             disk_full: false,
             lacks_state: false,
+            commit_heard: Index(0),
         });
         let role = Follower::new(&core);
         Ok(Node { core, role })
@@ -358,7 +359,13 @@ impl Raft {
         let core = state.core_mut();
         core.now = core.now.max(now);
         core.entropy = entropy;
-        core.observe_disk();
+        match &input {
+            // Time in which this process did not run is not the disk's: what it has finished meanwhile is heard after this.
+            Input::Stalled { span } => core.disk.stood_still(*span, core.now),
+            // A disk that has just finished is not judged by how long it had not.
+            Input::Persisted { .. } => {}
+            _ => core.observe_disk(),
+        }
         self.state = Some(state.step(input));
     }
 
@@ -369,6 +376,12 @@ impl Raft {
         let core = state.core_mut();
         core.now = core.now.max(now);
         state.take_effects()
+    }
+
+    /// The newest position that this node knows to be committed, whether or not it has it.
+    pub fn commit_heard(&self) -> Index {
+        let core = self.state.as_ref().expect(WHOLE).core();
+        core.commit_heard.max(core.commit)
     }
 
     /// When the next [`Input::Tick`] is due. Valid after [`Raft::take_effects`], until the next step.

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use crate::types::NodeId;
 
-use super::config::HELD_MESSAGES_MAX;
 use super::message::{Effect, Event, Seq};
 use super::wire::Message;
 
@@ -18,6 +17,8 @@ use super::wire::Message;
 pub(super) struct Outbox {
     effects: Vec<Effect>,
     held: VecDeque<(NodeId, Message)>,
+    /// See [`super::Config::held_messages_max`].
+    held_max: usize,
     /// The batch that the next [`super::Persist`] will be.
     next_seq: Seq,
     /// Everything up to this batch is on disk.
@@ -28,10 +29,11 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub fn new() -> Self {
+    pub fn new(held_max: usize) -> Self {
         Outbox {
             effects: Vec::new(),
             held: VecDeque::new(),
+            held_max,
             next_seq: 1,
             durable_seq: 0,
             hard_state_seq: 0,
@@ -51,7 +53,7 @@ impl Outbox {
     pub fn send(&mut self, to: NodeId, message: Message) -> bool {
         if self.hard_state_is_durable() {
             self.effects.push(Effect::Send { to, message });
-        } else if self.held.len() < HELD_MESSAGES_MAX {
+        } else if self.held.len() < self.held_max {
             self.held.push_back((to, message));
         } else {
             return true;

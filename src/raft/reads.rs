@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 
 use crate::types::Index;
 
-use super::config::READS_PENDING_MAX;
 use super::message::RequestId;
 
 /// Reads that share one round.
@@ -27,9 +26,9 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Takes a read in, unless there are too many.
-    pub fn arrive(&mut self, request: RequestId) -> bool {
-        if self.pending >= READS_PENDING_MAX {
+    /// Takes a read in, unless `most` wait already.
+    pub fn arrive(&mut self, request: RequestId, most: usize) -> bool {
+        if self.pending >= most {
             return false;
         }
         self.pending += 1;

@@ -91,6 +91,8 @@ impl State {
                 _ => self.refuse(request),
             },
             Input::DiskRoom { full } => self.core_mut().disk_full = full,
+            // Taken in already.
+            Input::Stalled { .. } => {}
             Input::PeerSilent { node: peer, reason } => {
                 if let State::Follower(node) = &mut self {
                     node.peer_silent(&peer, reason);

@@ -123,7 +123,8 @@ pub enum Body {
         verified: Index,
         /// As in [`Body::AppendAccepted`], which may have been lost.
         matched: Index,
-        /// Whether the follower is a good choice for a leader: neither reluctant nor with a degraded disk.
+        /// Whether the follower is a good choice for a leader: neither reluctant, nor with a degraded or full disk, nor
+        /// without its state. Of one that has no vote: whether it may get one; then reluctance does not matter.
         fit: bool,
         /// Whether the follower honours leases: it helps nobody to power within the shortest election timeout after
         /// the leader's last word.

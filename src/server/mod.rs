@@ -369,6 +369,7 @@ fn node_settings(settings: &Settings, address: String, incarnation: String) -> c
             .map(|intervals| Retention { intervals, projected: settings.mongodb.uri.is_some() }),
         keep_entries: settings.raft.snapshot_entries,
         keep_bytes: settings.storage.log_keep,
+        bounds: core::Bounds::default(),
         snapshot_rate: settings.storage.snapshot_rate,
         url: settings.client_url(),
         address,

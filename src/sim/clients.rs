@@ -51,6 +51,8 @@ pub struct Clients {
     worn: [u64; KEYS as usize],
     /// Writes that were acknowledged.
     pub acknowledged: u64,
+    /// Those that were while something was wrong, and felt.
+    pub under_fault: u64,
     /// When the last one was.
     pub acknowledged_at: Micros,
     /// Reads that were answered.
@@ -78,6 +80,7 @@ impl Clients {
             histories: BTreeMap::new(),
             worn: [0; KEYS as usize],
             acknowledged: 0,
+            under_fault: 0,
             acknowledged_at: Micros(0),
             read: 0,
             unknown: 0,
@@ -144,7 +147,7 @@ impl Clients {
         // Half of the writes carry a key that makes them safe to pass on a second time.
         let keyed = dice.chance(500_000);
         let request = |command| {
-            if keyed { Request::keyed(format!("write-{value}"), command) } else { Request::new(command) }
+            if keyed { world.keyed(&format!("write-{value}"), command) } else { Request::new(command) }
         };
         let lease = world.plan.lease_ms.is_some() && dice.chance(500_000);
         let command = match dice.below(100) {
@@ -186,6 +189,7 @@ impl Clients {
                     (Answer::Kv { revision }, _) => {
                         say(world, "done");
                         self.acknowledged += 1;
+                        self.under_fault += u64::from(world.evidence.is_under_fault());
                         self.acknowledged_at = now;
                         world.watch.acknowledged(value, applied.index)?;
                         self.clients[client].seen.insert(key, value.map(|value| (value, *revision)));
@@ -198,6 +202,12 @@ impl Clients {
                     (Answer::Rejected(Rejection::NotFound(_)), Action::Write(None)) => {
                         say(world, "it is absent");
                         pending.action = Action::Read(None);
+                    }
+                    // This try did nothing. Of an earlier one, which its node passed on, it says nothing.
+                    (Answer::Rejected(Rejection::KeyExpired(why)), _) => {
+                        say(world, why);
+                        self.unknown(pending);
+                        return Ok(());
                     }
                     (other, asked) => {
                         return Err(format!(

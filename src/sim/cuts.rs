@@ -1,7 +1,7 @@
 //! Every directed cut (the outage of a one-way link, Cloudflare 2020): each link of three and of five nodes in each
 //! direction, and each pair of them on three. Some quorum always hears each other: there must be a leader that stays.
 
-use super::plan::{Act, Fault, Plan};
+use super::plan::{Act, Fault, Plan, Tight};
 
 /// When the links are cut, in milliseconds.
 const CUT_AT_MS: u64 = 2_000;
@@ -36,6 +36,7 @@ fn plan(seed: u64, nodes: u32, cuts: &[(u32, u32)]) -> Plan {
         reluctant: Vec::new(),
         drift_ppm: Vec::new(),
         skew_ms: Vec::new(),
+        tight: Tight::default(),
         worst_moments: false,
         database: false,
         working_from_ms: Some(WORKING_FROM_MS),

@@ -1,19 +1,22 @@
 //! Carries out the acts of a plan, and mends everything at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::ledger::command::{Command, Request};
-use crate::node::requests::Want;
+use crate::ledger::command::Command;
+use crate::node::requests::{AskId, Outcome, Want};
 use crate::raft::Role;
 use crate::types::MemberId;
 
 use super::fleet;
 use super::host::{Death, Host};
-use super::network::Weather;
-use super::operator::Operator;
+use super::network::{Cut, Weather};
+use super::operator::{Operator, can_lead};
 use super::plan::{Act, Fault};
 use super::world::{Answered, Due, World};
+
+/// Which bit of a bit flip's entropy says that it lies in the state; entropy has 63.
+const STATE_BIT: u32 = 62;
 
 /// The faults of a history so far.
 pub struct Faults {
@@ -21,12 +24,16 @@ pub struct Faults {
     healed: bool,
     /// The hosts that each act (by its place in the plan) has begun with; those it ends with, too.
     begun: BTreeMap<usize, Vec<usize>>,
+    /// Which acts the orders to the cluster come from.
+    orders: BTreeMap<AskId, u32>,
+    /// The elections that were won before the first act began.
+    elections_before: Option<u64>,
     /// Who does what is not a fault.
     operator: Operator,
 }
 
-/// The hosts that a fault names. A plan numbers nodes from 1, and may name one that has not joined: then one of the
-/// founders stands in.
+/// The hosts that a fault names. A plan numbers nodes from 1, and may name one that has not joined: then one that is there
+/// stands in.
 fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
     let nodes: Vec<u32> = match fault {
         Fault::Kill { node, .. }
@@ -41,14 +48,10 @@ fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
         | Fault::ClockJump { node, .. }
         | Fault::Wipe { node } => vec![*node],
         Fault::OneWay { from, to } => vec![*from, *to],
-        Fault::Partition { side } => side.clone(),
         Fault::Blackout { .. } => return (0..world.hosts.len()).collect(),
         _ => Vec::new(),
     };
-    let index = |node: u32| usize::try_from(node.max(1) - 1).expect("small");
-    let there =
-        |host: usize| if host < world.hosts.len() { host } else { host % index(world.plan.nodes + 1) };
-    nodes.into_iter().map(|node| there(index(node))).collect()
+    nodes.into_iter().map(|node| index(node) % world.hosts.len()).collect()
 }
 
 fn agent(agent: u32) -> MemberId {
@@ -65,7 +68,18 @@ impl Faults {
             world.schedule(Duration::from_millis(end), Due::End(place));
         }
         let operator = Operator::new(world);
-        Faults { healed: false, begun: BTreeMap::new(), operator }
+        Faults {
+            healed: false,
+            begun: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            elections_before: None,
+            operator,
+        }
+    }
+
+    /// The elections won since the first act began.
+    pub fn elections(&self, world: &World) -> u64 {
+        self.elections_before.map_or(0, |before| world.watch.elections() - before)
     }
 
     /// Whether everything was mended.
@@ -78,38 +92,45 @@ impl Faults {
         if self.healed {
             return Ok(());
         }
+        self.elections_before.get_or_insert(world.watch.elections());
         let act = world.plan.acts[place].clone();
-        if act.fault.is_operator() {
-            world.note(|| format!("#{} {}", act.number, describe(&act)));
-            if self.operator.begin(world, &act)? {
-                world.count(act.fault.kind());
-            }
-            return Ok(());
-        }
-        world.count(act.fault.kind());
         world.note(|| format!("#{} {}", act.number, describe(&act)));
         let hosts = hosts(world, &act.fault);
+        let stand_in =
+            hosts.iter().map(|host| world.hosts[*host].id.to_string()).collect::<Vec<_>>().join(", ");
+        world.detail(|| format!("#{} is about {stand_in}", act.number));
+        world.evidence.begins(&act, hosts.clone());
+        if act.fault.is_operator() {
+            return self.operator.begin(world, &act);
+        }
+        let any_lives = hosts.iter().any(|host| world.hosts[*host].alive.is_some());
         self.begun.insert(place, hosts.clone());
         let span = Duration::from_millis(act.for_ms);
         match &act.fault {
-            Fault::Kill { entropy, .. } => take_down(world, hosts[0], Death::Killed, *entropy),
-            Fault::PowerCut { entropy, .. } => take_down(world, hosts[0], Death::PowerCut, *entropy),
+            Fault::Kill { entropy, .. } => take_down(world, &act, hosts[0], Death::Killed, *entropy),
+            Fault::PowerCut { entropy, .. } => take_down(world, &act, hosts[0], Death::PowerCut, *entropy),
             Fault::Blackout { entropy } => {
                 for host in hosts {
                     let turn = u32::try_from(7 * host).expect("few hosts");
-                    take_down(world, host, Death::PowerCut, entropy.rotate_left(turn));
+                    take_down(world, &act, host, Death::PowerCut, entropy.rotate_left(turn));
                 }
             }
             Fault::Pause { .. } => world.pause(hosts[0], world.now.after(span)),
-            Fault::Partition { .. } | Fault::OneWay { .. } => {
-                for (from, to) in links(world, &act.fault, &hosts) {
-                    world.network.cut(from, to);
-                }
+            Fault::Partition { side } => {
+                // By number, also of those that join later.
+                let side: BTreeSet<usize> = side.iter().map(|node| index(*node)).collect();
+                world.network.cut(act.number, Cut::Sides(side));
             }
+            Fault::OneWay { .. } => world.network.cut(act.number, Cut::OneWay(hosts[0], hosts[1])),
             Fault::Loss { .. } | Fault::Duplication { .. } | Fault::Delay { .. } => {
                 world.network.set_weather(act.number, Some(weather(&act.fault)));
             }
-            Fault::ClockJump { by_ms, .. } => world.hosts[hosts[0]].clock.skew_ms += by_ms,
+            Fault::ClockJump { by_ms, .. } => {
+                world.hosts[hosts[0]].clock.skew_ms += by_ms;
+                if any_lives && *by_ms != 0 {
+                    world.evidence.felt(act.number);
+                }
+            }
             Fault::AgentSilent { agent: number } => {
                 *world.silent_agents.entry(agent(*number)).or_default() += 1;
             }
@@ -136,8 +157,9 @@ impl Faults {
             return;
         }
         let host = living[usize::try_from(act.number).expect("small") % living.len()];
-        let request = Request::keyed(format!("act-{}", act.number), command);
-        world.ask(host, Want::Write(request));
+        let request = world.keyed(&format!("act-{}", act.number), command);
+        let ask = world.ask(host, Want::Write(request));
+        self.orders.insert(ask, act.number);
     }
 
     /// An act ends.
@@ -149,6 +171,7 @@ impl Faults {
         if act.for_ms > 0 {
             world.note(|| format!("#{} is over", act.number));
         }
+        world.evidence.ends(act.number);
         let hosts = self.begun.remove(&place).unwrap_or_default();
         match &act.fault {
             Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => {
@@ -158,11 +181,7 @@ impl Faults {
                     world.start(host)?;
                 }
             }
-            Fault::Partition { .. } | Fault::OneWay { .. } => {
-                for (from, to) in links(world, &act.fault, &hosts) {
-                    world.network.mend(from, to);
-                }
-            }
+            Fault::Partition { .. } | Fault::OneWay { .. } => world.network.mend(act.number),
             Fault::Loss { .. } | Fault::Duplication { .. } | Fault::Delay { .. } => {
                 world.network.set_weather(act.number, None);
             }
@@ -192,6 +211,12 @@ impl Faults {
 
     /// Takes an answer in, if it is to the operator.
     pub fn take_answer(&mut self, world: &mut World, answered: &Answered) -> Result<(), String> {
+        if let Some(act) = self.orders.remove(&answered.ask) {
+            if matches!(&answered.outcome, Outcome::Write(Ok(_))) {
+                world.evidence.felt(act);
+            }
+            return Ok(());
+        }
         self.operator.take_answer(world, answered)
     }
 
@@ -203,6 +228,7 @@ impl Faults {
     /// Everything that is broken is mended.
     pub fn heal(&mut self, world: &mut World) -> Result<(), String> {
         self.healed = true;
+        world.evidence.all_end();
         world.worst_moments = false;
         world.network.heal();
         world.silent_agents.clear();
@@ -224,10 +250,18 @@ impl Faults {
     }
 }
 
-fn take_down(world: &mut World, host: usize, death: Death, entropy: u64) {
+/// The place of the node with a number, counted from 1.
+fn index(node: u32) -> usize {
+    usize::try_from(node.max(1) - 1).expect("small")
+}
+
+fn take_down(world: &mut World, act: &Act, host: usize, death: Death, entropy: u64) {
     let led =
         |host: &Host| host.alive.as_ref().is_some_and(|alive| alive.node.raft_status().role == Role::Leader);
     world.leaders_killed += u64::from(led(&world.hosts[host]));
+    if world.hosts[host].alive.is_some() {
+        world.evidence.felt(act.number);
+    }
     world.hosts[host].held += 1;
     world.die(host, death, entropy);
 }
@@ -261,13 +295,15 @@ fn begin_disk(world: &mut World, act: &Act, host: usize) {
             world.start_later(host);
         }
         Fault::BitFlip { entropy, .. } => {
-            let in_state = entropy >> 63 == 1 && others_have_their_state(world, host);
+            let in_state = (entropy >> STATE_BIT) & 1 == 1 && others_have_their_state(world, host);
             world.die(host, Death::PowerCut, *entropy);
             if in_state {
                 world.note(|| format!("n{}: the bit lies in its state", host + 1));
                 world.hosts[host].lose_state();
-            } else {
-                world.hosts[host].flip(*entropy);
+                world.states_lost += 1;
+                world.evidence.felt(act.number);
+            } else if world.hosts[host].flip(*entropy) {
+                world.evidence.felt(act.number);
             }
             world.start_later(host);
         }
@@ -275,11 +311,17 @@ fn begin_disk(world: &mut World, act: &Act, host: usize) {
     }
 }
 
-/// Whether there are others to fetch a lost state from, whatever happens to one of them meanwhile.
+/// Whether a host may lose its state: enough voters are left that have theirs. Whoever lacks its state votes and does not
+/// lead, so those that can lead must be a majority by themselves: then the one of them with the longest log is elected.
 fn others_have_their_state(world: &World, host: usize) -> bool {
-    let others = world.hosts.iter().enumerate().filter(|(other, machine)| *other != host && !machine.retired);
-    let others: Vec<&Host> = others.map(|(_, machine)| machine).collect();
-    others.len() >= 2 && others.iter().all(|machine| !machine.state_lost)
+    let machine = &world.hosts[host];
+    // Who is about to get a vote is none of the voters yet.
+    let is_changing = |host: &Host| {
+        let status = host.alive.as_ref().map(|alive| alive.node.raft_status());
+        status.is_some_and(|status| status.configuration.outgoing.is_some())
+    };
+    let is_whole = !machine.lost && !machine.state_lost && !world.hosts.iter().any(is_changing);
+    is_whole && can_lead(world, world.members().voters.iter(), std::slice::from_ref(&machine.id))
 }
 
 fn end_disk(act: &Act, machine: &mut Host) {
@@ -299,20 +341,6 @@ fn end_disk(act: &Act, machine: &mut Host) {
         Fault::ReadError { .. } => trouble.unreadable = trouble.unreadable.saturating_sub(1),
         Fault::BitFlip { .. } => machine.restore(),
         _ => {}
-    }
-}
-
-/// The directed links that a fault cuts.
-fn links(world: &World, fault: &Fault, hosts: &[usize]) -> Vec<(usize, usize)> {
-    match fault {
-        Fault::OneWay { .. } => vec![(hosts[0], hosts[1])],
-        Fault::Partition { .. } => {
-            // Hosts that join later belong to no side that the plan could know.
-            let all: Vec<usize> = (0..usize::try_from(world.plan.nodes).expect("small")).collect();
-            let pairs = all.iter().flat_map(|from| all.iter().map(move |to| (*from, *to)));
-            pairs.filter(|(from, to)| hosts.contains(from) != hosts.contains(to)).collect()
-        }
-        _ => Vec::new(),
     }
 }
 

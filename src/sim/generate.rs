@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 
 use super::dice::Dice;
-use super::plan::{Act, Fault, KINDS, Kind, Plan};
+use super::operator::SPARES_MAX;
+use super::plan::{Act, Fault, KINDS, Kind, Plan, Tight};
 use super::scenario::Scenario;
 
 /// The stream of a seed that plans are drawn from.
 const PLAN_STREAM: u64 = 1;
+/// The stream of a seed that bounds are drawn from.
+const TIGHT_STREAM: u64 = 998;
 
 /// The plan of a seed.
 pub fn generate(seed: u64, scenario: &Scenario) -> Plan {
     let mut dice = Dice::stream(seed, PLAN_STREAM);
     let nodes = *dice.pick(&scenario.nodes);
     let lease = scenario.lease.filter(|_| dice.chance(scenario.lease_share_ppm()));
-    let drifts: Vec<i64> = (0..nodes + 4).map(|_| around_zero(&mut dice, scenario.drift_ppm)).collect();
-    let skews: Vec<i64> = (0..nodes + 4).map(|_| around_zero(&mut dice, 2_000)).collect();
+    let drifts: Vec<i64> =
+        (0..nodes + SPARES_MAX).map(|_| around_zero(&mut dice, scenario.drift_ppm)).collect();
+    let skews: Vec<i64> = (0..nodes + SPARES_MAX).map(|_| around_zero(&mut dice, 2_000)).collect();
     let mut reluctant = Vec::new();
     for node in 1..=nodes {
         if (reluctant.len() as u64) < u64::from(scenario.reluctant) && dice.chance(100_000) {
@@ -25,6 +29,7 @@ pub fn generate(seed: u64, scenario: &Scenario) -> Plan {
     let keep_entries = *dice.pick(&[4, 16, 64]);
     let database = dice.chance(10_000 * scenario.database_percent);
     let acts = acts(&mut dice, nodes, scenario);
+    let tight = tight(seed);
     Plan {
         about: scenario.name.clone(),
         seed,
@@ -38,11 +43,35 @@ pub fn generate(seed: u64, scenario: &Scenario) -> Plan {
         reluctant,
         drift_ppm: drifts,
         skew_ms: skews,
+        tight,
         worst_moments: scenario.worst_moments,
         database,
         working_from_ms: None,
         operations: None,
         acts,
+    }
+}
+
+/// Each bound is tight in a third of the histories. From a stream of their own: what is drawn besides stays as it was.
+fn tight(seed: u64) -> Tight {
+    let mut dice = Dice::stream(seed, TIGHT_STREAM);
+    let mut draw = |choices: &[usize]| {
+        let choice = *dice.pick(choices);
+        dice.chance(333_333).then_some(choice)
+    };
+    Tight {
+        // A state has some ten to hundred KiB.
+        snapshot_part_bytes: draw(&[300, 1_000, 4_000]),
+        requests: draw(&[6, 12, 30]),
+        parked: draw(&[0, 1, 3]),
+        append_bytes: draw(&[1, 300, 3_000]),
+        append_messages: draw(&[1, 2, 3]),
+        uncommitted_bytes: draw(&[200, 1_000, 5_000]),
+        held_messages: draw(&[0, 2, 8]),
+        reads: draw(&[1, 2, 3]),
+        answers: draw(&[1, 5, 30]).map(|most| most as u64),
+        sessions: draw(&[1, 2, 4]).map(|most| most as u64),
+        session_bytes: draw(&[300, 1_000]).map(|most| most as u64),
     }
 }
 
@@ -61,7 +90,9 @@ fn acts(dice: &mut Dice, nodes: u32, scenario: &Scenario) -> Vec<Act> {
     let weight = |kind: &Kind| scenario.weights.get(kind.name).copied().unwrap_or(0);
     let possible = KINDS.iter().filter(|kind| weight(kind) > 0);
     let chosen: Vec<&Kind> = possible.clone().filter(|_| dice.chance(550_000)).collect();
-    let kinds: Vec<&Kind> = if chosen.is_empty() { possible.collect() } else { chosen };
+    // A history of deeds alone shows little.
+    let enough = chosen.iter().any(|kind| kind.is_fault());
+    let kinds: Vec<&Kind> = if enough { chosen } else { possible.collect() };
     let total: u64 = kinds.iter().map(|kind| weight(kind)).sum();
     let mut acts = Vec::new();
     let mut at_ms = 700;
@@ -91,10 +122,23 @@ fn entropy(dice: &mut Dice) -> u64 {
     dice.word() >> 1
 }
 
-fn draw(dice: &mut Dice, kind: &str, nodes: u32) -> Option<Fault> {
-    let nodes = u64::from(nodes);
+/// Draws one side of a partition: some of those that found the cluster and some that may join it, never all or none of
+/// the founders if there are several.
+fn side(dice: &mut Dice, founders: u32, all: u32) -> Vec<u32> {
+    loop {
+        let side: Vec<u32> = (1..=all).filter(|_| dice.chance(500_000)).collect();
+        let inside = side.iter().filter(|node| **node <= founders).count();
+        if founders == 1 && inside == 1 || inside > 0 && inside < founders as usize {
+            return side;
+        }
+    }
+}
+
+/// A fault of a kind. Nodes are drawn from those that found the cluster, and those that may join it.
+fn draw(dice: &mut Dice, kind: &str, founders: u32) -> Option<Fault> {
+    let all = founders + SPARES_MAX;
     let small = |number: u64| u32::try_from(number).expect("small");
-    let node = |dice: &mut Dice| small(1 + dice.below(nodes));
+    let node = |dice: &mut Dice| small(1 + dice.below(u64::from(all)));
     let pick = |dice: &mut Dice| small(dice.below(16));
     let agent = |dice: &mut Dice| small(1 + dice.below(4));
     Some(match kind {
@@ -102,10 +146,7 @@ fn draw(dice: &mut Dice, kind: &str, nodes: u32) -> Option<Fault> {
         "power_cut" => Fault::PowerCut { node: node(dice), entropy: entropy(dice) },
         "blackout" => Fault::Blackout { entropy: entropy(dice) },
         "pause" => Fault::Pause { node: node(dice) },
-        "partition" => {
-            let side = (1..=small(nodes)).filter(|_| dice.chance(500_000)).collect();
-            Fault::Partition { side }
-        }
+        "partition" => Fault::Partition { side: side(dice, founders, all) },
         "one_way" => {
             let (from, to) = (node(dice), node(dice));
             if from == to {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ledger::command::Request;
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
 use crate::node::ports::StateStore;
@@ -11,12 +10,13 @@ use crate::node::requests::Want;
 use crate::raft::{Role, Status};
 use crate::types::{Index, MemberId, Micros, NodeId};
 
+use super::amid::Amid;
 use super::clients::Clients;
 use super::faults::Faults;
 use super::fleet;
 use super::generate::generate;
 use super::host::Host;
-use super::plan::Plan;
+use super::plan::{KINDS, Plan};
 use super::scenario::Scenario;
 use super::trace::Line;
 use super::world::{Due, World};
@@ -31,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// have asked a node that cannot reach the leader, and waited in vain.
 const IDLE_MAX: Duration = Duration::from_secs(7);
 
+/// From so many faults on, one of them must have hit somebody.
+const HITS_EXPECTED_FROM: u64 = 5;
+
 /// What a history that held was like.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Summary {
@@ -42,12 +45,20 @@ pub struct Summary {
     pub steps: u64,
     /// Virtual time.
     pub virtual_time: Duration,
-    /// What went wrong, by kind.
+    /// What went wrong, by kind, as far as it took effect.
     pub faults: BTreeMap<&'static str, u64>,
+    /// What was to go wrong, by kind.
+    pub begun: BTreeMap<&'static str, u64>,
     /// Elections won.
     pub elections: u64,
+    /// Those of them after the first fault and before the last had ended.
+    pub elections_amid: u64,
     /// Writes acknowledged.
     pub acknowledged: u64,
+    /// Writes and reads answered before the last fault had ended.
+    pub answered_amid: u64,
+    /// Those of them while something was wrong, and felt.
+    pub acknowledged_under_fault: u64,
     /// Reads answered.
     pub reads: u64,
     /// Operations whose outcome stayed unknown.
@@ -66,6 +77,12 @@ pub struct Summary {
     pub settled: u64,
     /// Snapshots installed.
     pub installed: u64,
+    /// How often a majority that was well was looked at while things went wrong, and judged by its writes.
+    pub judged_amid: u64,
+    /// How often each bound was met.
+    pub met: BTreeMap<&'static str, u64>,
+    /// States that were lost because of a bit.
+    pub states_lost: u64,
     /// Documents projected into MongoDB.
     pub projected: u64,
     /// Requests to MongoDB that did not end well.
@@ -112,16 +129,36 @@ pub struct History {
 pub fn run(seed: u64, scenario: &Scenario) -> Result<Summary, Box<Violation>> {
     let plan = generate(seed, scenario);
     let summary = run_plan(&plan, false).verdict.map_err(Box::new)?;
-    let vacuous = summary.elections == 0
-        || summary.faults.is_empty()
-        || summary.acknowledged == 0
-        || summary.settled == 0
-        || plan.database && summary.projected == 0;
-    if vacuous {
-        let what = format!("vacuity: the history shows nothing: {summary:?}");
+    if let Some(lack) = vacuous(&plan, &summary) {
+        let what = format!("vacuity: {lack}: {summary:?}");
         return Err(Box::new(Violation { seed, at: Micros(0), what, key: None }));
     }
     Ok(summary)
+}
+
+/// Why a history that held shows nothing, if it does not.
+fn vacuous(plan: &Plan, summary: &Summary) -> Option<&'static str> {
+    let real = |counts: &BTreeMap<&'static str, u64>| -> u64 {
+        KINDS.iter().filter(|kind| kind.is_fault()).filter_map(|kind| counts.get(kind.name)).sum()
+    };
+    // Frames are not lost where there is nobody to send one to.
+    let could_hit = if plan.nodes == 1 { real(&summary.begun) / 2 } else { real(&summary.begun) };
+    if could_hit >= HITS_EXPECTED_FROM && real(&summary.faults) == 0 {
+        return Some("no fault took effect");
+    }
+    if summary.elections == 0 {
+        return Some("nobody was elected");
+    }
+    if summary.leaders_killed > 0 && summary.elections < 2 {
+        return Some("a leader was killed, and nobody elected after it");
+    }
+    if summary.answered_amid == 0 {
+        return Some("no write or read was answered before everything was mended");
+    }
+    if summary.settled == 0 {
+        return Some("no interval was settled");
+    }
+    (plan.database && summary.projected == 0).then_some("nothing was projected")
 }
 
 /// Runs a plan. `recording`: whether to keep the trace.
@@ -161,20 +198,23 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
     }
     enrol_agents(world);
     let mut faults = Faults::new(world);
-    let mut working = Working::default();
+    let (mut working, mut amid) = (Working::default(), Amid::default());
     let until = world.now.after(Duration::from_millis(world.plan.faults_ms));
     play(world, clients, &mut faults, until, &mut |world, clients, _| {
         working.look(world, clients)?;
+        amid.look(world, clients)?;
         Ok(false)
     })?;
     faults.heal(world)?;
     world.heal_database();
     let healed = Healed {
         acknowledged: clients.acknowledged,
+        answered: clients.acknowledged + clients.read + clients.library.acknowledged + clients.library.read,
         called: clients.library.acknowledged,
         settled: settled(world)?,
         at: world.now,
     };
+    let elections_amid = faults.elections(world);
     let within = Duration::from_millis(world.plan.live_within_ms);
     let until = world.now.after(within);
     let live = play(world, clients, &mut faults, until, &mut |world, clients, faults| {
@@ -201,9 +241,13 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         nodes: world.plan.nodes,
         steps: world.steps,
         virtual_time: world.now.since(Micros(1_000_000)),
-        faults: world.counts.clone(),
+        faults: world.evidence.effective(),
+        begun: world.evidence.begun(),
         elections: world.watch.elections(),
+        elections_amid,
         acknowledged: clients.acknowledged,
+        answered_amid: healed.answered,
+        acknowledged_under_fault: clients.under_fault,
         reads: clients.read,
         unknown: clients.unknown,
         called: clients.library.acknowledged,
@@ -213,6 +257,9 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         moved: clients.treasury.moved(),
         settled: settled(world)?,
         installed: world.installed,
+        judged_amid: amid.judged,
+        met: world.met.clone(),
+        states_lost: world.states_lost,
         projected: world.database.as_ref().map_or(0, |database| database.written),
         database_failures: world.database.as_ref().map_or(0, |database| database.failures),
         recovery,
@@ -255,6 +302,7 @@ fn applied(host: &Host) -> Index {
 /// What was there when the faults ended; afterwards there must be more.
 struct Healed {
     acknowledged: u64,
+    answered: u64,
     called: u64,
     settled: u64,
     at: Micros,
@@ -351,7 +399,7 @@ fn enrol_agents(world: &mut World) {
     for name in ["a1", "a2"] {
         let member: MemberId = name.parse().expect("a valid name");
         let address = format!("sim:{name}");
-        let request = Request::keyed(format!("join-{name}"), fleet::enrol(member, address));
+        let request = world.keyed(&format!("join-{name}"), fleet::enrol(member, address));
         world.ask(0, Want::Write(request));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ledger::limits::Limits;
 use crate::network::gate::Gate;
 use crate::node::applier::Applier;
 use crate::node::core::{Node, Settings};
@@ -52,6 +53,8 @@ pub struct Alive {
     pub reachable: BTreeSet<NodeId>,
     /// The data directories that it lets speak for nodes, where the log says which.
     pub bound: BTreeMap<NodeId, String>,
+    /// As of which position of the log it does.
+    pub bound_as_of: Index,
     /// Whom it has met, with which data directory.
     pub met: BTreeSet<(NodeId, String)>,
     /// The configuration at the end of the last batch of steps that wrote.
@@ -76,6 +79,11 @@ pub struct DiskTrouble {
 }
 
 impl DiskTrouble {
+    /// Whether writes take their time now.
+    pub fn is_slow_or_stuck(&self, now: Micros) -> bool {
+        self.full > 0 || !self.slow.is_empty() || self.stuck_until.is_some_and(|until| now < until)
+    }
+
     /// Whether a process that cannot go on, or not start, is as it should be.
     pub fn explains_failure(&self) -> bool {
         self.full > 0 || self.errors > 0 || self.unreadable > 0 || !self.flips.is_empty()
@@ -119,6 +127,8 @@ pub struct Host {
     pub id: NodeId,
     /// What its node is made of.
     pub settings: Settings,
+    /// What the ledger keeps at most.
+    pub limits: Limits,
     /// Its clocks.
     pub clock: Clock,
     /// Its randomness.
@@ -127,6 +137,8 @@ pub struct Host {
     pub disk: MemoryDisk,
     /// What is wrong with the disk.
     pub trouble: DiskTrouble,
+    /// When its disk last kept a write waiting, by the world's time.
+    pub troubled_at: Option<Micros>,
     /// Its state: survives crashes, as far as it was flushed.
     pub state: MemoryState,
     /// Whether the state was lost and has not come back.
@@ -165,14 +177,16 @@ pub struct Host {
 
 impl Host {
     /// A machine that has never run.
-    pub fn new(number: usize, settings: Settings, clock: Clock, seed: u64) -> Host {
+    pub fn new(number: usize, settings: Settings, limits: Limits, clock: Clock, seed: u64) -> Host {
         Host {
             id: settings.id.clone(),
             settings,
+            limits,
             clock,
             dice: Dice::stream(seed, HOST_STREAMS + number as u64),
             disk: MemoryDisk::default(),
             trouble: DiskTrouble::default(),
+            troubled_at: None,
             state: MemoryState::new(),
             state_lost: false,
             flushed: Index(0),
@@ -220,7 +234,7 @@ impl Host {
         self.made = true;
         let store: Arc<dyn StateStore> = Arc::new(self.state.clone());
         let state_error = |error| broken(format!("recovery: the state: {error}"));
-        let mut applier = Applier::new(store).map_err(state_error)?;
+        let mut applier = Applier::within(store, self.limits).map_err(state_error)?;
         if !state_is_lost(&opened.recovered, applier.standing()) {
             applier.found(&self.settings.bootstrap()).map_err(state_error)?;
         }
@@ -260,6 +274,7 @@ impl Host {
             flush_scheduled: false,
             reachable: BTreeSet::new(),
             bound: BTreeMap::new(),
+            bound_as_of: Index(0),
             met: BTreeSet::new(),
             configuration,
         });
@@ -334,12 +349,14 @@ impl Host {
         self.state_lost = true;
     }
 
-    /// Changes one bit of what the log holds durably. Only for a machine without power, whose disk has settled.
-    pub fn flip(&mut self, entropy: u64) {
+    /// Changes one bit of what the log holds durably; `false`: it holds nothing. Only for a machine without power, whose
+    /// disk has settled.
+    pub fn flip(&mut self, entropy: u64) -> bool {
         let mut dice = Dice::new(entropy);
-        let Some((name, offset, mask)) = self.disk.pick_byte(dice.word(), dice.word()) else { return };
+        let Some((name, offset, mask)) = self.disk.pick_byte(dice.word(), dice.word()) else { return false };
         self.disk.flip(&name, offset, mask);
         self.trouble.flips.push((name, offset, mask));
+        true
     }
 
     /// The operator restores the disk.
@@ -387,16 +404,24 @@ impl Host {
         self.alive.as_ref()?.writing.front().map(|(since, _)| *since)
     }
 
+    /// Its process stood still for so long: what it had given its disk counts as that much younger.
+    pub fn stood_still(&mut self, span: Duration, now: Micros) {
+        for (since, _) in self.alive.iter_mut().flat_map(|alive| &mut alive.writing) {
+            *since = since.after(span).min(now);
+        }
+    }
+
     /// The last position that its node has applied.
     pub fn applied(&self) -> Index {
         self.alive.as_ref().map_or(Index(0), |alive| alive.node.applied_index())
     }
 
-    /// How long its disk takes for the next write.
-    pub fn write_takes(&mut self) -> Duration {
+    /// How long its disk takes for the next write, and whether that is longer than a healthy one takes.
+    pub fn write_takes(&mut self) -> (Duration, bool) {
         let hiccup = self.dice.chance(20_000);
         let usual = Duration::from_millis(if hiccup { 80 } else { 2 });
         let most = self.trouble.slow.iter().map(|(_, most)| *most).max().unwrap_or(usual).max(usual);
-        self.dice.span(Duration::from_micros(80), most)
+        let takes = self.dice.span(Duration::from_micros(80), most);
+        (takes, takes > usual)
     }
 }

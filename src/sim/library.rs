@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Sequences, Verdict, Word};
 use crate::ledger::command::{Answer, Command, InSession, Once, Rejection, Request};
+use crate::ledger::idempotency::stamped;
 use crate::ledger::query;
 use crate::ledger::sessions::SESSION_WINDOW;
 use crate::node::handle::Failure;
@@ -103,6 +104,8 @@ pub enum News {
     Session(SessionId),
     /// The session is gone.
     SessionGone,
+    /// The key says too little of since when it can have been used; this far the log reaches now.
+    KeyExpired(Index),
 }
 
 /// What a call is about.
@@ -128,6 +131,8 @@ struct Live {
     about: About,
     plan: Plan,
     invoked: Micros,
+    /// How far its caller had seen the log reach.
+    seen: Index,
     once: Option<Placed>,
     tries: u32,
     /// The try that is under way, and whom it asks.
@@ -152,6 +157,8 @@ struct Caller {
     sequences: Option<Sequences>,
     calls: BTreeMap<CallId, Live>,
     last_call: CallId,
+    /// How far it has seen the log reach.
+    seen: Index,
 }
 
 /// All callers of a history.
@@ -183,6 +190,7 @@ impl Library {
             sequences: None,
             calls: BTreeMap::new(),
             last_call: 0,
+            seen: Index(0),
         };
         let callers = (0..count).map(caller).collect();
         for place in 0..count {
@@ -309,6 +317,7 @@ impl Library {
             about,
             plan: Plan::new(kind, world.now, timeout, Duration::ZERO),
             invoked: world.now,
+            seen: me.seen,
             once,
             tries: 0,
             current: None,
@@ -366,7 +375,7 @@ impl Library {
                 let lowest_unanswered = lowest.map_or(sequence, Sequences::lowest_unanswered);
                 Once::Session(InSession { session, sequence, lowest_unanswered })
             }
-            _ => Once::Key(format!("caller-{caller}-{call}")),
+            _ => Once::Key(stamped(live.seen, &format!("caller-{caller}-{call}"))),
         };
         Want::Write(Request { once, command })
     }
@@ -420,6 +429,9 @@ impl Library {
         let repeat = Box::new(self.want(caller, call));
         let me = &mut self.callers[caller];
         let Some(live) = me.calls.remove(&call) else { return Ok(()) };
+        if let News::Written(index) | News::KeyExpired(index) = &live.news {
+            me.seen = me.seen.max(*index);
+        }
         tell(world, live.about, || format!("caller {caller} call {call} is over: {verdict:?}"));
         if let Some(Placed::Sequence(session, sequence)) = live.once
             && let Some(known) = me.sequences.as_mut().filter(|known| known.session() == session)
@@ -538,6 +550,9 @@ fn said(answer: &Answer, index: Index) -> (Heard, News) {
         Answer::Session { session, .. } => (Heard::Answer, News::Session(*session)),
         Answer::Rejected(Rejection::SessionExpired(_)) => {
             (refused(Word::ThisTryDidNothing), News::SessionGone)
+        }
+        Answer::Rejected(Rejection::KeyExpired(_)) => {
+            (refused(Word::ThisTryDidNothing), News::KeyExpired(index))
         }
         Answer::Rejected(Rejection::OutsideWindow(_)) => (refused(Word::Unknown), News::Nothing),
         Answer::Rejected(_) => (refused(Word::RefusedForGood), News::Nothing),

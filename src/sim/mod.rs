@@ -25,18 +25,22 @@
 //! | `projection` | the projector of a node, polled by hand |
 //! | `mongodb` | the documents of a MongoDB, and what requests mean |
 //! | `database` | the server around them, and what goes wrong with it |
+//! | `evidence` | which acts of a plan took effect |
 //! | `invariants` | one file per safety property |
 //! | `history` | one plan from beginning to verdict |
+//! | `amid` | whether writes are taken while a majority is well |
 //! | `assertion` | catches the nodes' own assertions |
 //! | `trace`, `tell` | what is told of a history, and in which words |
 //! | `shrink` | makes a failure small |
 
+pub mod amid;
 pub mod assertion;
 pub mod clients;
 pub mod clock;
 pub mod cuts;
 pub mod database;
 pub mod dice;
+pub mod evidence;
 pub mod faults;
 mod fleet;
 pub mod generate;

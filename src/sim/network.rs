@@ -1,6 +1,6 @@
 //! The network between the hosts: which links are cut, and what the weather does to frames.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::dice::Dice;
@@ -23,12 +23,39 @@ pub struct Weather {
     pub slow_by: Duration,
 }
 
+/// The links that an act cuts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// One, in one direction.
+    OneWay(usize, usize),
+    /// All between these hosts and the others, also those that join while it lasts.
+    Sides(BTreeSet<usize>),
+}
+
+impl Cut {
+    fn parts(&self, from: usize, to: usize) -> bool {
+        match self {
+            Cut::OneWay(start, end) => (*start, *end) == (from, to),
+            Cut::Sides(side) => side.contains(&from) != side.contains(&to),
+        }
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Debug, Default)]
+pub struct Fate {
+    /// After how long each copy arrives; none if it is lost.
+    pub copies: [Option<Duration>; 2],
+    /// The kinds of weather that it met.
+    pub met: [Option<&'static str>; 2],
+}
+
 /// See the module's head.
 #[derive(Debug)]
 pub struct Network {
     seed: u64,
-    /// How many faults cut a directed link.
-    cuts: BTreeMap<(usize, usize), u32>,
+    /// What each act cuts.
+    cuts: BTreeMap<u32, Cut>,
     /// The weather that each act makes.
     weathers: BTreeMap<u32, Weather>,
     /// What all of them come to.
@@ -49,24 +76,24 @@ impl Network {
         }
     }
 
-    /// Cuts a directed link, once more.
-    pub fn cut(&mut self, from: usize, to: usize) {
-        *self.cuts.entry((from, to)).or_default() += 1;
+    /// An act cuts links.
+    pub fn cut(&mut self, act: u32, cut: Cut) {
+        self.cuts.insert(act, cut);
     }
 
-    /// Takes one cut back.
-    pub fn mend(&mut self, from: usize, to: usize) {
-        if let Some(cuts) = self.cuts.get_mut(&(from, to)) {
-            *cuts -= 1;
-            if *cuts == 0 {
-                self.cuts.remove(&(from, to));
-            }
-        }
+    /// An act cuts them no more.
+    pub fn mend(&mut self, act: u32) {
+        self.cuts.remove(&act);
     }
 
     /// Whether frames from one to the other are lost.
     pub fn is_cut(&self, from: usize, to: usize) -> bool {
-        self.cuts.contains_key(&(from, to))
+        self.cuts.values().any(|cut| cut.parts(from, to))
+    }
+
+    /// The acts by which they are.
+    pub fn cut_by(&self, from: usize, to: usize) -> Vec<u32> {
+        self.cuts.iter().filter(|(_, cut)| cut.parts(from, to)).map(|(act, _)| *act).collect()
     }
 
     /// An act makes a weather, or ends it.
@@ -90,23 +117,33 @@ impl Network {
         self.weather = Weather::default();
     }
 
-    /// After how long each copy of a frame arrives; none if it is lost.
-    pub fn fate(&mut self, from: usize, to: usize) -> [Option<Duration>; 2] {
+    /// What becomes of a frame.
+    pub fn fate(&mut self, from: usize, to: usize) -> Fate {
         let seed = self.seed;
         let stream = LINK_STREAMS + ((from as u64) << 16) + to as u64;
         let weather = self.weather;
         let dice = self.links.entry((from, to)).or_insert_with(|| Dice::stream(seed, stream));
-        let mut copies = [None; 2];
+        let mut fate = Fate::default();
         if weather.loss_ppm > 0 && dice.chance(weather.loss_ppm) {
-            return copies;
+            fate.met[0] = Some("loss");
+            return fate;
         }
         let doubled = weather.double_ppm > 0 && dice.chance(weather.double_ppm);
-        for copy in &mut copies[..if doubled { 2 } else { 1 }] {
+        fate.met[0] = doubled.then_some("duplication");
+        for copy in &mut fate.copies[..if doubled { 2 } else { 1 }] {
             let slow = weather.slow_ppm > 0 && dice.chance(weather.slow_ppm);
             let (least, most) = LATENCY;
             *copy = Some(dice.span(least, if slow { most.max(weather.slow_by) } else { most }));
+            if slow {
+                fate.met[1] = Some("delay");
+            }
         }
-        copies
+        fate
+    }
+
+    /// Whether frames are lost, or late, anywhere.
+    pub fn is_stormy(&self) -> bool {
+        self.weather.loss_ppm > 0 || self.weather.slow_ppm > 0
     }
 
     /// Frames lost now, in parts per million.

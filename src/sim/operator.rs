@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// How often something is tried that need not be.
 const TRIES_MAX: u32 = 6;
 /// Most machines beyond those that found the cluster.
-const SPARES_MAX: usize = 4;
+pub const SPARES_MAX: u32 = 4;
 /// The stream of a seed for the operator.
 const OPERATOR_STREAM: u64 = 999;
 
@@ -70,6 +70,25 @@ fn can_decide(world: &World, voters: impl Iterator<Item = NodeId>) -> bool {
     left > all / 2
 }
 
+/// Whether most of the voters have what a leader needs, with the machines in `without` out of account: a machine that is
+/// not lost for good, and its state.
+pub(super) fn can_lead<'v>(
+    world: &World,
+    voters: impl Iterator<Item = &'v NodeId>,
+    without: &[NodeId],
+) -> bool {
+    let able = |node: &NodeId| {
+        let host = host_of(world, node).map(|host| &world.hosts[host]);
+        !without.contains(node) && host.is_some_and(|host| !host.lost && !host.state_lost)
+    };
+    let (mut all, mut left) = (0, 0);
+    for voter in voters {
+        all += 1;
+        left += usize::from(able(voter));
+    }
+    left > all / 2
+}
+
 /// One of a list, by a number that a plan drew without knowing the list.
 fn choose<T: Clone>(list: Vec<T>, pick: u32) -> Option<T> {
     let at = usize::try_from(pick).expect("small").checked_rem(list.len())?;
@@ -83,26 +102,26 @@ impl Operator {
         Operator { dice: Dice::stream(world.plan.seed, OPERATOR_STREAM), tasks: VecDeque::new(), asked: None }
     }
 
-    /// An act of the plan is the operator's. Returns whether anything came of it.
-    pub fn begin(&mut self, world: &mut World, act: &Act) -> Result<bool, String> {
+    /// An act of the plan is the operator's.
+    pub fn begin(&mut self, world: &mut World, act: &Act) -> Result<(), String> {
         let configuration = world.members();
         let voters: Vec<NodeId> = configuration.voters.iter().cloned().collect();
         let want = match &act.fault {
             Fault::Grow => {
-                let Some(node) = self.new_machine(world)? else { return Ok(false) };
+                let Some(node) = self.new_machine(world)? else { return Ok(()) };
                 add(node, None)
             }
             Fault::Replace { pick, dead } => {
-                let Some(voter) = choose(voters, *pick) else { return Ok(false) };
-                let Some(node) = self.new_machine(world)? else { return Ok(false) };
+                let Some(voter) = choose(voters, *pick) else { return Ok(()) };
+                let Some(node) = self.new_machine(world)? else { return Ok(()) };
                 let dies = *dead && self.tasks.is_empty() && self.lose(world, &voter);
                 let task = Task { must: dies, ..task(act, add(node, Some(voter))) };
                 self.tasks.push_back(task);
-                return Ok(true);
+                return Ok(());
             }
             Fault::Shrink { pick } => {
                 let Some(voter) = choose(voters.clone(), *pick).filter(|_| voters.len() > 1) else {
-                    return Ok(false);
+                    return Ok(());
                 };
                 let switched_off = act.number.is_multiple_of(2).then(|| host_of(world, &voter)).flatten();
                 let task = Task {
@@ -110,38 +129,44 @@ impl Operator {
                     ..task(act, Want::Change(Change::Remove { node: voter }))
                 };
                 self.tasks.push_back(task);
-                return Ok(true);
+                return Ok(());
             }
             Fault::Demote { pick } => match choose(voters.clone(), *pick).filter(|_| voters.len() > 1) {
                 Some(node) => Want::Change(Change::Demote { node }),
-                None => return Ok(false),
+                None => return Ok(()),
             },
             Fault::Promote { pick } => match choose(configuration.learners.into_iter().collect(), *pick) {
                 Some(node) => Want::Change(Change::Promote { node }),
-                None => return Ok(false),
+                None => return Ok(()),
             },
             Fault::Transfer { pick } => Want::Transfer(pick.and_then(|pick| choose(voters.clone(), pick))),
             Fault::Readdress { pick } => {
                 let nodes = configuration.all_nodes().into_iter().collect();
                 let Some(host) = choose(nodes, *pick).and_then(|node| host_of(world, &node)) else {
-                    return Ok(false);
+                    return Ok(());
                 };
-                return Ok(self.move_house(world, host, act.number));
+                if self.move_house(world, host, act.number) {
+                    world.evidence.felt(act.number);
+                }
+                return Ok(());
             }
             Fault::Wipe { node } => {
                 let host = (usize::try_from(*node).expect("small") - 1) % world.hosts.len();
-                return Ok(self.wipe(world, act, host));
+                if self.wipe(world, act, host) {
+                    world.evidence.felt(act.number);
+                }
+                return Ok(());
             }
-            _ => return Ok(false),
+            _ => return Ok(()),
         };
         self.tasks.push_back(task(act, want));
-        Ok(true)
+        Ok(())
     }
 
     /// A machine that joins; `None`: there are enough.
     fn new_machine(&mut self, world: &mut World) -> Result<Option<NodeId>, String> {
-        let founders = usize::try_from(world.plan.nodes).expect("small");
-        if world.hosts.len() >= founders + SPARES_MAX {
+        let most = usize::try_from(world.plan.nodes + SPARES_MAX).expect("small");
+        if world.hosts.len() >= most {
             return Ok(None);
         }
         let host = world.add_host(false);
@@ -155,7 +180,7 @@ impl Operator {
             return false;
         };
         world.hosts[host].lost = true;
-        if !can_decide(world, world.members().voters.into_iter()) {
+        if !can_lead(world, world.members().voters.iter(), &[]) {
             world.hosts[host].lost = false;
             return false;
         }
@@ -173,12 +198,16 @@ impl Operator {
         if alone || !self.tasks.is_empty() || !configuration.contains(&node) || !self.lose(world, &node) {
             return false;
         }
-        let unaware = act.number.is_multiple_of(2) && self.is_bound_everywhere(world, &node);
+        // A machine that founded the cluster alone would found another one.
+        let alone = world.plan.nodes == 1 && host == 0;
+        let unaware = act.number.is_multiple_of(2) && !alone && self.is_bound_everywhere(world, &node);
         let end = if unaware { ", and is started as if nothing had happened" } else { "" };
         world.note(|| format!("{node} has lost everything{end}"));
         world.hosts[host].wipe();
         world.watch.wiped(&node);
-        world.hosts[host].settings = world.settings(host, true);
+        // As it was started for the first time.
+        let founder = host < usize::try_from(world.plan.nodes).expect("small");
+        world.hosts[host].settings = world.settings(host, founder);
         if unaware {
             world.hosts[host].retired = false;
             world.start_later(host);
@@ -228,7 +257,7 @@ impl Operator {
             }
         }
         let Some(next) = self.tasks.front() else { return };
-        if !is_safe(world, &next.want) {
+        if !is_safe(world, next) {
             let act = next.act;
             world.note(|| format!("#{act} is given up: too few would be left"));
             self.tasks.pop_front();
@@ -292,6 +321,7 @@ impl Operator {
             return Ok(());
         }
         world.note(|| format!("#{} is done", task.act));
+        world.evidence.felt(task.act);
         self.tasks.pop_front();
         match task.then {
             None => Ok(()),
@@ -357,11 +387,12 @@ fn add(node: NodeId, replaces: Option<NodeId>) -> Want {
     Want::Change(Change::AddLearner { node, address, promote: true, replaces })
 }
 
-/// Whether enough voters would be left that are not lost for good.
-fn is_safe(world: &World, want: &Want) -> bool {
-    let (Want::Change(Change::Remove { node }) | Want::Change(Change::Demote { node })) = want else {
+/// Whether enough voters would be left that are not lost for good; and, unless it must be, that can lead.
+fn is_safe(world: &World, task: &Task) -> bool {
+    let (Want::Change(Change::Remove { node }) | Want::Change(Change::Demote { node })) = &task.want else {
         return true;
     };
-    let voters = world.members().voters;
-    can_decide(world, voters.into_iter().filter(|voter| voter != node))
+    let mut voters = world.members().voters;
+    voters.remove(node);
+    can_decide(world, voters.iter().cloned()) && (task.must || can_lead(world, voters.iter(), &[]))
 }

@@ -9,6 +9,47 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::limits::Limits;
+
+/// Bounds that are tighter than a real node's, so that a short history meets them; a missing one is as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tight {
+    /// See `node::core::Bounds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_part_bytes: Option<usize>,
+    /// See `node::core::Bounds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<usize>,
+    /// See `node::core::Bounds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parked: Option<usize>,
+    /// See `raft::Config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub append_bytes: Option<usize>,
+    /// See `raft::Config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub append_messages: Option<usize>,
+    /// See `raft::Config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uncommitted_bytes: Option<usize>,
+    /// See `raft::Config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_messages: Option<usize>,
+    /// See `raft::Config`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads: Option<usize>,
+    /// See `ledger::limits::Limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<u64>,
+    /// See `ledger::limits::Limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// See `ledger::limits::Limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_bytes: Option<u64>,
+}
+
 /// One history, before it is run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +81,9 @@ pub struct Plan {
     /// How far the wall clock of each node is off, in milliseconds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skew_ms: Vec<i64>,
+    /// What is bounded more tightly than outside.
+    #[serde(default, skip_serializing_if = "Tight::is_none")]
+    pub tight: Tight,
     /// Whether hosts also crash by themselves at the worst moments, such as between a snapshot and its record.
     pub worst_moments: bool,
     /// Whether the leader projects into a MongoDB, which misbehaves by its own dice.
@@ -244,6 +288,13 @@ pub struct Kind {
     pub operator: bool,
 }
 
+impl Kind {
+    /// Whether it is a thing that goes wrong, and not what the operator does or what befalls an agent.
+    pub fn is_fault(&self) -> bool {
+        !self.operator && !self.name.starts_with("agent_")
+    }
+}
+
 const fn fault(name: &'static str, weight: u64, span_ms: (u64, u64)) -> Kind {
     Kind { name, weight, span_ms, operator: false }
 }
@@ -282,6 +333,22 @@ pub const KINDS: &[Kind] = &[
     deed("transfer", 8),
     deed("wipe", 3),
 ];
+
+impl Tight {
+    /// What the ledger keeps at most.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            answers: self.answers.unwrap_or(Limits::REAL.answers),
+            sessions: self.sessions.unwrap_or(Limits::REAL.sessions),
+            session_bytes: self.session_bytes.unwrap_or(Limits::REAL.session_bytes),
+        }
+    }
+
+    /// Whether all bounds are as they are outside.
+    pub fn is_none(&self) -> bool {
+        *self == Tight::default()
+    }
+}
 
 impl Fault {
     /// Its kind's name.

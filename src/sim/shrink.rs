@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::{Violation, run_plan};
-use super::plan::Plan;
+use super::plan::{Plan, Tight};
 
 /// Shortest span that an act is cut to, in milliseconds.
 const SPAN_MIN_MS: u64 = 50;
@@ -24,12 +24,21 @@ pub enum Trait {
     Database,
     /// Crashes at the worst moments.
     WorstMoments,
+    /// Bounds that are tighter than outside.
+    Tight,
 }
 
 impl Trait {
     /// All of them.
-    pub const ALL: [Trait; 6] =
-        [Trait::Database, Trait::Drift, Trait::Skew, Trait::Lease, Trait::Reluctant, Trait::WorstMoments];
+    pub const ALL: [Trait; 7] = [
+        Trait::Database,
+        Trait::Drift,
+        Trait::Skew,
+        Trait::Lease,
+        Trait::Reluctant,
+        Trait::WorstMoments,
+        Trait::Tight,
+    ];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -40,6 +49,7 @@ impl Trait {
             Trait::Database => "database",
             Trait::Reluctant => "reluctant",
             Trait::WorstMoments => "worst-moments",
+            Trait::Tight => "tight",
         }
     }
 }
@@ -78,6 +88,7 @@ impl Reduction {
                 Trait::Database => plan.database = false,
                 Trait::Reluctant => plan.reluctant.clear(),
                 Trait::WorstMoments => plan.worst_moments = false,
+                Trait::Tight => plan.tight = Tight::default(),
             }
         }
         plan

@@ -1,8 +1,11 @@
 //! Puts what happens in a history into words that a person can follow.
 
 use crate::ledger::apply::Happening;
+use crate::ledger::command::{Answer, Rejection};
 use crate::node::frame::Frame;
+use crate::node::handle::Failure;
 use crate::node::io::Notice;
+use crate::node::requests::Outcome;
 use crate::raft::{Body, Entry, Event, Message, Payload, Position};
 
 use super::trace::Weight;
@@ -116,4 +119,22 @@ pub fn words(notice: &Notice) -> String {
         Notice::Stalled(span) => format!("notices that it stood still for {} ms", span.as_millis()),
         other => format!("{other:?}"),
     }
+}
+
+/// Which bound an answer tells of, if one.
+pub fn bound(outcome: &Outcome) -> Option<&'static str> {
+    let failure = match outcome {
+        Outcome::Write(Ok(applied)) => {
+            return match &applied.answer {
+                Answer::Rejected(Rejection::KeyExpired(_)) => Some("answers remembered"),
+                Answer::Rejected(Rejection::SessionExpired(_)) => Some("sessions"),
+                _ => None,
+            };
+        }
+        Outcome::Read(Ok(_)) | Outcome::Change(Ok(_)) | Outcome::Transfer(Ok(_)) => return None,
+        Outcome::Write(Err(failure)) => (failure, "requests or uncommitted bytes"),
+        Outcome::Read(Err(failure)) => (failure, "requests or reads"),
+        Outcome::Change(Err(failure)) | Outcome::Transfer(Err(failure)) => (failure, "requests"),
+    };
+    (*failure.0 == Failure::Overloaded).then_some(failure.1)
 }

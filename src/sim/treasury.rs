@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::ledger::claims::Receipt;
 use crate::ledger::command::{Answer, Command, Rejection, Request};
+use crate::ledger::idempotency::stamped;
 use crate::ledger::query;
 use crate::node::ports::StateStore;
 use crate::node::requests::{AskId, Outcome, Want};
-use crate::types::{Amount, MemberId, Micros};
+use crate::types::{Amount, Index, MemberId, Micros};
 
 use super::dice::Dice;
 use super::host::Host;
@@ -26,8 +27,18 @@ const MEMBERS: [&str; 2] = ["a1", "a2"];
 /// What is asked for until it is answered.
 #[derive(Debug, Clone)]
 enum Wish {
-    Claim { member: usize, seq: u64, amount: Amount },
-    Adjust { number: u64, member: usize, delta: Amount },
+    Claim {
+        member: usize,
+        seq: u64,
+        amount: Amount,
+    },
+    /// `seen`: how far the log reached when it was first asked for.
+    Adjust {
+        number: u64,
+        member: usize,
+        delta: Amount,
+        seen: Index,
+    },
 }
 
 /// See the module's head.
@@ -75,23 +86,23 @@ impl Treasury {
             return;
         }
         let host = *self.dice.pick(&living);
-        let wish = self.next_wish();
+        let wish = self.next_wish(world.told_of);
         world.trace.tell(world.now, Weight::Detail, None, || format!("the treasury asks: {wish:?}"));
         let request = match wish {
             Wish::Claim { member, seq, amount } => {
                 Request::new(Command::Claim { member: id(member), seq, amount })
             }
-            Wish::Adjust { number, member, delta } => {
+            Wish::Adjust { number, member, delta, seen } => {
                 let (reason, operator) = (format!("adjustment {number}"), "treasury".to_string());
                 let command = Command::Adjust { member: id(member), delta, reason, operator };
-                Request::keyed(format!("adjust-{number}"), command)
+                Request::keyed(stamped(seen, &format!("adjust-{number}")), command)
             }
         };
         self.pending = Some((world.ask(host, Want::Write(request)), world.now));
     }
 
     /// What is not answered for sure is asked for again, and nothing else before.
-    fn next_wish(&mut self) -> Wish {
+    fn next_wish(&mut self, seen: Index) -> Wish {
         if let Some(wish) = &self.wish {
             return wish.clone();
         }
@@ -104,7 +115,8 @@ impl Treasury {
         } else {
             self.begun += 1;
             let delta = i64::try_from(self.dice.below(4_000_000)).expect("small") - 1_000_000;
-            Wish::Adjust { number: self.begun, member, delta: Amount(if delta == 0 { 1 } else { delta }) }
+            let delta = Amount(if delta == 0 { 1 } else { delta });
+            Wish::Adjust { number: self.begun, member, delta, seen }
         };
         self.wish = Some(wish.clone());
         wish
@@ -136,6 +148,8 @@ impl Treasury {
                 ),
                 _,
             ) => {}
+            // Whether it happened is forgotten. It will not happen again.
+            (Answer::Rejected(Rejection::KeyExpired(_)), Wish::Adjust { .. }) => {}
             // No balance goes below the floor.
             (Answer::Rejected(Rejection::Conflict(_)), Wish::Adjust { .. }) => {}
             (other, wish) => return Err(format!("paid once: {wish:?} was answered by {other:?}")),

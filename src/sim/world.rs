@@ -6,11 +6,12 @@ use std::time::Duration;
 use crate::codec;
 use crate::database::errors::ProjectionError;
 use crate::ledger::apply::Happening;
-use crate::ledger::command::Command;
+use crate::ledger::command::{Command, Request};
+use crate::ledger::idempotency::stamped;
 use crate::ledger::policy::Policy;
 use crate::network::gate::Judgement;
 use crate::node::applier::Intake;
-use crate::node::core::Settings;
+use crate::node::core::{Bounds, Settings};
 use crate::node::frame::Frame;
 use crate::node::frame::PROTOCOL;
 use crate::node::io::{Effect, Input, Notice};
@@ -23,6 +24,7 @@ use crate::{health, raft};
 use super::clock::Clock;
 use super::database::{Database, DatabaseEvent};
 use super::dice::Dice;
+use super::evidence::Evidence;
 use super::fleet::Fleet;
 use super::host::{Death, Host, StartError, Wrote};
 use super::invariants::Watch;
@@ -212,12 +214,18 @@ pub struct World {
     pub worst_moments: bool,
     /// Snapshots installed so far.
     pub installed: u64,
+    /// How often each bound was met.
+    pub met: BTreeMap<&'static str, u64>,
     /// The MongoDB that the leader projects into; `None`: this cluster has none.
     pub database: Option<Database>,
     /// Where the log binds each node to its data directory.
     pub bound: BTreeMap<NodeId, Index>,
-    /// What went wrong so far, by kind.
-    pub counts: BTreeMap<&'static str, u64>,
+    /// The newest position of the log that a client was told of.
+    pub told_of: Index,
+    /// What the acts of the plan have come to.
+    pub evidence: Evidence,
+    /// How many states were lost because of a bit.
+    pub states_lost: u64,
     /// How many processes were ended while they led.
     pub leaders_killed: u64,
     /// What is told of all this.
@@ -259,9 +267,12 @@ impl World {
             steps: 0,
             worst_moments: plan.worst_moments,
             installed: 0,
+            met: BTreeMap::new(),
             database: None,
             bound: BTreeMap::new(),
-            counts: BTreeMap::new(),
+            told_of: Index(0),
+            evidence: Evidence::default(),
+            states_lost: 0,
             leaders_killed: 0,
             trace: Trace::new(recording),
             common,
@@ -282,13 +293,14 @@ impl World {
         let origin = 1_000_000 * Dice::stream(self.plan.seed, 3 + host as u64).below(3_600);
         let clock = Clock { origin, drift_ppm: of(&self.plan.drift_ppm), skew_ms: of(&self.plan.skew_ms) };
         let settings = self.settings(host, founder);
-        self.hosts.push(Host::new(host, settings, clock, self.plan.seed));
+        self.hosts.push(Host::new(host, settings, self.plan.tight.limits(), clock, self.plan.seed));
         host
     }
 
     /// What the node of a host is made of.
     pub fn settings(&self, host: usize, founder: bool) -> Settings {
         let Common { policy, identity, founders } = &self.common;
+        let (tight, usual, bounds) = (&self.plan.tight, raft::Config::default(), Bounds::default());
         let id = name(host);
         let number = u32::try_from(host).expect("few hosts") + 1;
         Settings {
@@ -299,7 +311,17 @@ impl World {
                 id: id.clone(),
                 lease: self.plan.lease_ms.map(Duration::from_millis),
                 reluctant: self.plan.reluctant.contains(&number),
-                ..raft::Config::default()
+                append_bytes_max: tight.append_bytes.unwrap_or(usual.append_bytes_max),
+                append_messages_max: tight.append_messages.unwrap_or(usual.append_messages_max),
+                uncommitted_bytes_max: tight.uncommitted_bytes.unwrap_or(usual.uncommitted_bytes_max),
+                held_messages_max: tight.held_messages.unwrap_or(usual.held_messages_max),
+                reads_pending_max: tight.reads.unwrap_or(usual.reads_pending_max),
+                ..usual
+            },
+            bounds: Bounds {
+                requests_max: tight.requests.unwrap_or(bounds.requests_max),
+                parked_max: tight.parked.unwrap_or(bounds.parked_max),
+                snapshot_part_bytes: tight.snapshot_part_bytes.unwrap_or(bounds.snapshot_part_bytes),
             },
             health: health::Config::new((&id).into()),
             retention: None,
@@ -322,6 +344,11 @@ impl World {
         }
     }
 
+    /// A bound was met.
+    pub fn meet(&mut self, bound: &'static str, times: u64) {
+        *self.met.entry(bound).or_default() += times;
+    }
+
     /// A line of the trace that matters.
     pub fn note(&mut self, text: impl FnOnce() -> String) {
         self.trace.tell(self.now, Weight::Main, None, text);
@@ -330,11 +357,6 @@ impl World {
     /// A line of the trace for those who want to see everything.
     pub fn detail(&mut self, text: impl FnOnce() -> String) {
         self.trace.tell(self.now, Weight::Detail, None, text);
-    }
-
-    /// Something of a kind went wrong.
-    pub fn count(&mut self, kind: &'static str) {
-        *self.counts.entry(kind).or_default() += 1;
     }
 
     /// Puts something into the queue.
@@ -372,6 +394,9 @@ impl World {
             }
             Err(StartError::Refused(why)) => {
                 self.note(|| format!("{id} refuses to start: {why}"));
+                for kind in ["disk_full", "disk_error", "read_error", "bit_flip"] {
+                    self.evidence.felt_at(kind, host);
+                }
                 self.hosts[host].die(Death::Killed, 0);
                 self.start_later(host);
                 Ok(())
@@ -427,6 +452,11 @@ impl World {
         ask
     }
 
+    /// A request under a key that says how far clients have seen the log reach.
+    pub fn keyed(&self, key: &str, command: Command) -> Request {
+        Request::keyed(stamped(self.told_of, key), command)
+    }
+
     pub(super) fn new_ask(&mut self) -> AskId {
         self.last_ask += 1;
         self.last_ask
@@ -463,6 +493,7 @@ impl World {
         self.trace.mark(&[self.now.0, host as u64, event.number()]);
         if let Some((since, until)) = self.hosts[host].paused {
             if self.now < until {
+                self.evidence.felt_at("pause", host);
                 let mut after = until.since(self.now);
                 // What waited at different sockets is then taken in any order.
                 if matches!(event, Event::Deliver { .. } | Event::Ask { .. }) {
@@ -472,8 +503,14 @@ impl World {
                 return Ok(());
             }
             self.hosts[host].paused = None;
-            let span = self.now.since(since);
-            if span >= STALL {
+            let machine = &mut self.hosts[host];
+            let now = machine.clock.monotonic(self.now);
+            let span = now.since(machine.clock.monotonic(since));
+            if span < STALL {
+                // Too short a stop to be noticed: the disk seems that much slower.
+                machine.troubled_at = Some(self.now);
+            } else {
+                machine.stood_still(span, now);
                 self.step(host, Input::Stalled(span))?;
             }
         }
@@ -518,8 +555,11 @@ impl World {
     }
 
     fn deliver(&mut self, host: usize, from: usize, incarnation: u64, bytes: &[u8]) -> Result<(), String> {
-        if self.network.is_cut(from, host) || self.hosts[from].incarnation != incarnation {
+        if self.is_cut_off(from, host) || self.hosts[from].incarnation != incarnation {
             return Ok(());
+        }
+        if self.refuses(host, from) {
+            self.learn_bindings(host, from);
         }
         if self.refuses(host, from) || self.refuses(from, host) {
             return Ok(());
@@ -538,6 +578,15 @@ impl World {
         self.step(host, Input::Frame { from, frame })
     }
 
+    /// Whether a frame between two hosts is lost because their link is cut.
+    fn is_cut_off(&mut self, from: usize, to: usize) -> bool {
+        let acts = self.network.cut_by(from, to);
+        for act in &acts {
+            self.evidence.felt(*act);
+        }
+        !acts.is_empty()
+    }
+
     /// Whether a host lets no process of another one's name speak for it but that of the disk that it knows.
     fn refuses(&self, host: usize, other: usize) -> bool {
         let (me, other) = (&self.hosts[host], &self.hosts[other]);
@@ -545,8 +594,25 @@ impl World {
         bound.is_some_and(|known| *known != other.settings.incarnation)
     }
 
+    /// A host that refuses another is told by that one which data directories the log binds nodes to, and believes it if it
+    /// knows more of the log.
+    fn learn_bindings(&mut self, host: usize, other: usize) {
+        let teacher = &self.hosts[other];
+        let Some(told) = teacher.alive.as_ref().map(|alive| (alive.bound_as_of, alive.bound.clone())) else {
+            return;
+        };
+        let speaks_for_itself = told.1.get(&teacher.id) == Some(&teacher.settings.incarnation);
+        if let Some(alive) = self.hosts[host].alive.as_mut().filter(|alive| alive.bound_as_of < told.0)
+            && speaks_for_itself
+        {
+            (alive.bound_as_of, alive.bound) = told;
+        }
+    }
+
     fn disk_done(&mut self, host: usize, life: u64) -> Result<(), String> {
         if let Some(until) = self.hosts[host].trouble.stuck_until.filter(|until| self.now < *until) {
+            self.evidence.felt_at("disk_stuck", host);
+            self.hosts[host].troubled_at = Some(until);
             self.schedule(until.since(self.now), Due::Host { host, life, event: Event::DiskDone });
             return Ok(());
         }
@@ -561,11 +627,14 @@ impl World {
             }
             Wrote::NoRoom => {
                 self.at_host(ROOM_EVERY, host, Event::DiskDone);
+                self.evidence.felt_at("disk_full", host);
+                self.hosts[host].troubled_at = Some(self.now);
                 self.step(host, Input::DiskRoom { full: true })
             }
             Wrote::Failed(why) => {
                 let id = self.hosts[host].id.clone();
                 self.note(|| format!("{id} stops: {why}"));
+                self.evidence.felt_at("disk_error", host);
                 self.die(host, Death::Killed, 0);
                 self.start_later(host);
                 Ok(())
@@ -646,9 +715,13 @@ impl World {
                 let machine = &mut self.hosts[host];
                 machine.issued.record(&batch);
                 let local = machine.clock.monotonic(self.now);
-                let after = machine.write_takes();
+                let (after, slow) = machine.write_takes();
                 if let Some(alive) = machine.alive.as_mut() {
                     alive.writing.push_back((local, batch));
+                }
+                if slow {
+                    self.evidence.felt_at("disk_slow", host);
+                    self.hosts[host].troubled_at = Some(self.now);
                 }
                 self.at_host(after, host, Event::DiskDone);
             }
@@ -659,8 +732,12 @@ impl World {
             Effect::Ping { member, address: _, key, seq } => {
                 let loss = self.network.loss_ppm();
                 let dice = &mut self.hosts[host].dice;
-                let lost = self.silent_agents.contains_key(&member) || dice.chance(loss);
+                let silent = self.silent_agents.contains_key(&member);
+                let lost = silent || dice.chance(loss);
                 let after = dice.span(Duration::from_micros(200), Duration::from_millis(8));
+                if silent {
+                    self.evidence.felt_at("agent_silent", host);
+                }
                 let now = self.now;
                 let ping = self.hosts[host]
                     .alive
@@ -675,7 +752,10 @@ impl World {
             Effect::SetBook(book) => {
                 if let Some(alive) = self.hosts[host].alive.as_mut() {
                     alive.reachable.extend(book.nodes.into_keys());
-                    alive.bound = book.incarnations;
+                    if book.as_of >= alive.bound_as_of {
+                        alive.bound_as_of = book.as_of;
+                        alive.bound = book.incarnations;
+                    }
                 }
             }
             Effect::Apply(entries) => {
@@ -685,14 +765,22 @@ impl World {
             Effect::Export(part) => self.job(host, Job::Export(part)),
             Effect::CloseExport { transfer } => self.job(host, Job::CloseExport(transfer)),
             Effect::Install(received) => self.job(host, Job::Install(received)),
-            Effect::Reply { ask, outcome } => self.answers.push(Answered { ask, host, outcome }),
+            Effect::Reply { ask, outcome } => {
+                if let Outcome::Write(Ok(applied)) = &outcome {
+                    self.told_of = self.told_of.max(applied.index);
+                }
+                if let Some(bound) = tell::bound(&outcome) {
+                    self.meet(bound, 1);
+                }
+                self.answers.push(Answered { ask, host, outcome });
+            }
             Effect::Tell(notice) => self.tell(host, &notice)?,
         }
         Ok(())
     }
 
     fn tell(&mut self, host: usize, notice: &Notice) -> Result<(), String> {
-        self.watch.notice(&self.hosts[host], notice)?;
+        self.watch.notice(&self.hosts[host], notice, self.now)?;
         let id = self.hosts[host].id.clone();
         match tell::notice(notice) {
             Some(Weight::Main) => self.note(|| format!("{id} {}", tell::words(notice))),
@@ -743,11 +831,12 @@ impl World {
 
     fn install(&mut self, host: usize, mut received: Box<Received>) -> Result<(), String> {
         let Some(alive) = self.hosts[host].alive.as_mut() else { return Ok(()) };
-        let base = received.base;
+        let (base, parts) = (received.base, u64::from(received.parts));
         let intake =
             alive.applier.install(&mut received).map_err(|error| format!("storage: install: {error}"))?;
         if matches!(intake, Intake::Replaced(_)) {
             self.installed += 1;
+            *self.met.entry("parts of a snapshot").or_default() += parts.saturating_sub(1);
             self.hosts[host].flushed = base.index;
             self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
@@ -797,12 +886,15 @@ impl World {
     fn send(&mut self, host: usize, to: &NodeId, frame: &Frame) {
         let reachable = self.hosts[host].alive.as_ref().is_some_and(|alive| alive.reachable.contains(to));
         let Some(to) = self.hosts.iter().position(|other| reachable && &other.id == to) else { return };
-        let copies = self.network.fate(host, to);
-        if self.hosts[to].alive.is_none() || self.network.is_cut(host, to) {
+        let fate = self.network.fate(host, to);
+        if self.hosts[to].alive.is_none() || self.is_cut_off(host, to) {
             return;
         }
+        for kind in fate.met.into_iter().flatten() {
+            self.evidence.felt_at(kind, host);
+        }
         let incarnation = self.hosts[host].incarnation;
-        for after in copies.into_iter().flatten() {
+        for after in fate.copies.into_iter().flatten() {
             let bytes = codec::encode(frame);
             self.at_host(after, to, Event::Deliver { from: host, incarnation, bytes });
         }

@@ -30,8 +30,10 @@ pub(crate) fn is(name: &str) -> bool {
 
 /// The modules that the copy has: the simulator and what it stands on. Imports point down (`tests/architecture.rs`), so
 /// it can do without the rest, which takes longer to build than all of these.
-const MODULES: &[&str] =
-    &["calls", "codec", "database", "health", "ledger", "metrics", "node", "raft", "sim", "storage", "types"];
+const MODULES: &[&str] = &[
+    "calls", "codec", "database", "health", "ledger", "metrics", "network", "node", "raft", "sim", "storage",
+    "types",
+];
 
 /// What else the copy needs of the tree.
 const NEEDED: &[&str] = &["Cargo.lock", "rust-toolchain.toml", "database"];

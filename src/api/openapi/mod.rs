@@ -192,6 +192,7 @@ impl About {
             .fails(&[
                 Code::Conflict,
                 Code::SessionExpired,
+                Code::KeyExpired,
                 Code::NotLeader,
                 Code::NoLeader,
                 Code::Overloaded,

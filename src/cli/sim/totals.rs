@@ -8,8 +8,15 @@ use serde_json::json;
 use crate::cli::{CliError, Format, Output};
 use crate::sim::{Scenario, Summary, Violation};
 
-/// From so many histories on, every kind of fault of a scenario must have happened.
+/// From so many histories on, every kind of fault of a scenario must have taken effect.
 const COVERAGE_FROM: u64 = 500;
+/// In so many histories of a hundred, writes must have been acknowledged while something was wrong.
+const SERVED_PERCENT_MIN: u64 = 80;
+/// In so many of a hundred somebody must have been elected amid the faults, if there are faults that end a leader.
+const ELECTED_PERCENT_MIN: u64 = 40;
+/// The faults and deeds that may end a leader.
+const UNSEAT: &[&str] =
+    &["kill", "power_cut", "blackout", "pause", "partition", "disk_stuck", "disk_error", "transfer"];
 
 /// Sums over histories.
 #[derive(Debug, Default)]
@@ -18,14 +25,25 @@ pub struct Totals {
     steps: u64,
     virtual_time: Duration,
     faults: BTreeMap<&'static str, u64>,
+    begun: BTreeMap<&'static str, u64>,
     elections: u64,
+    elections_amid: u64,
     acknowledged: u64,
+    acknowledged_under_fault: u64,
+    /// Histories in which writes were acknowledged while something was wrong.
+    served: u64,
+    /// Histories in which somebody was elected amid the faults.
+    elected: u64,
     reads: u64,
     unknown: u64,
     leaders_killed: u64,
     moved: u64,
     settled: u64,
     installed: u64,
+    met: BTreeMap<&'static str, u64>,
+    /// Histories in which a majority was well for long enough to be judged while things went wrong.
+    judged: u64,
+    states_lost: u64,
     projected: u64,
     database_failures: u64,
     /// The longest way back to life, and whose it was.
@@ -42,14 +60,26 @@ impl Totals {
         for (kind, count) in &one.faults {
             *self.faults.entry(kind).or_default() += count;
         }
+        for (kind, count) in &one.begun {
+            *self.begun.entry(kind).or_default() += count;
+        }
         self.elections += one.elections;
+        self.elections_amid += one.elections_amid;
+        self.elected += u64::from(one.elections_amid > 0);
         self.acknowledged += one.acknowledged;
+        self.acknowledged_under_fault += one.acknowledged_under_fault;
+        self.served += u64::from(one.acknowledged_under_fault > 0);
         self.reads += one.reads;
         self.unknown += one.unknown;
         self.leaders_killed += one.leaders_killed;
         self.moved += one.moved;
         self.settled += one.settled;
         self.installed += one.installed;
+        for (bound, times) in &one.met {
+            *self.met.entry(bound).or_default() += times;
+        }
+        self.judged += u64::from(one.judged_amid > 0);
+        self.states_lost += one.states_lost;
         self.projected += one.projected;
         self.database_failures += one.database_failures;
         self.slowest = self.slowest.max(Some((one.recovery, one.seed)));
@@ -78,8 +108,10 @@ impl Totals {
             return Ok(output.json(&json!({
                 "histories": histories, "failed": violations.len(), "violations": violations,
                 "steps": self.steps, "virtual_seconds": self.virtual_time.as_secs(), "faults": faults,
-                "faults_by_kind": self.faults, "elections": self.elections,
-                "acknowledged_writes": self.acknowledged, "reads": self.reads, "unknown": self.unknown,
+                "faults_by_kind": self.faults, "begun_by_kind": self.begun, "elections": self.elections,
+                "elections_amid_faults": self.elections_amid, "acknowledged_writes": self.acknowledged,
+                "acknowledged_under_fault": self.acknowledged_under_fault, "states_lost": self.states_lost,
+                "bounds_met": self.met, "reads": self.reads, "unknown": self.unknown,
                 "leaders_killed": self.leaders_killed,
                 "claims_and_adjustments": self.moved, "settled_intervals": self.settled, "snapshots_installed": self.installed,
                 "projected_documents": self.projected, "database_failures": self.database_failures,
@@ -89,22 +121,34 @@ impl Totals {
             }))?);
         }
         output.line(&format!(
-            "{histories} histories, {} failed: {faults} faults, {} leaders killed, {} elections, {} writes acknowledged ({} \
-             unknown), {} reads, {} claims and adjustments, {} intervals settled, {} snapshots installed, {} documents \
-             projected",
+            "{histories} histories, {} failed: {faults} faults, {} leaders killed, {} elections ({} amid faults), {} writes \
+             acknowledged ({} under a fault, {} unknown), {} reads, {} claims and adjustments, {} intervals settled, {} \
+             snapshots installed, {} states lost, {} documents projected",
             u64::from(failed.is_some()),
             self.leaders_killed,
             self.elections,
+            self.elections_amid,
             self.acknowledged,
+            self.acknowledged_under_fault,
             self.unknown,
             self.reads,
             self.moved,
             self.settled,
             self.installed,
+            self.states_lost,
             self.projected
         ))?;
-        let kinds: Vec<String> = self.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-        output.line(&format!("faults: {}", kinds.join(", ")))?;
+        let felt = |kind: &str| self.faults.get(kind).copied().unwrap_or(0);
+        let kinds: Vec<String> =
+            self.begun.iter().map(|(kind, begun)| format!("{kind} {} of {begun}", felt(kind))).collect();
+        output.line(&format!("faults that took effect: {}", kinds.join(", ")))?;
+        let met: Vec<String> = self.met.iter().map(|(bound, times)| format!("{bound} {times}")).collect();
+        output.line(&format!("bounds that were met: {}", met.join(", ")))?;
+        output.line(&format!(
+            "of {} histories, {} served writes under a fault, {} elected a leader amid faults, in {} a majority was well for long \
+             enough to be judged amid them",
+            self.histories, self.served, self.elected, self.judged
+        ))?;
         if let Some((span, seed)) = self.slowest {
             output.line(&format!("slowest recovery: {:.1} s, seed {seed}", span.as_secs_f64()))?;
         }
@@ -116,15 +160,23 @@ impl Totals {
 
     /// A run that never did what its scenario says shows nothing about it.
     pub fn check_coverage(&self, scenario: &Scenario) -> Result<(), CliError> {
-        let missing: Vec<&str> =
-            scenario.weights.keys().copied().filter(|kind| !self.faults.contains_key(kind)).collect();
-        if self.histories < COVERAGE_FROM || missing.is_empty() {
+        if self.histories < COVERAGE_FROM {
             return Ok(());
         }
-        Err(CliError::failed(format!(
-            "vacuity: in {} histories there was never {}",
-            self.histories,
-            missing.join(", ")
-        )))
+        let vacuous =
+            |what: String| Err(CliError::failed(format!("vacuity: in {} histories {what}", self.histories)));
+        let missing: Vec<&str> =
+            scenario.weights.keys().copied().filter(|kind| !self.faults.contains_key(kind)).collect();
+        if !missing.is_empty() {
+            return vacuous(format!("there was never {}, or it hit nobody", missing.join(", ")));
+        }
+        if self.served * 100 < self.histories * SERVED_PERCENT_MIN {
+            return vacuous(format!("only {} served writes while something was wrong", self.served));
+        }
+        let unseats = scenario.weights.keys().any(|kind| UNSEAT.contains(kind));
+        if unseats && self.elected * 100 < self.histories * ELECTED_PERCENT_MIN {
+            return vacuous(format!("only {} elected a leader amid faults", self.elected));
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! A retry gets the first answer; nothing is executed twice.
 
 use super::*;
+use crate::ledger::apply::apply_within;
 use crate::ledger::idempotency::{REMEMBERED_MAX, REMEMBERED_MS};
 use crate::ledger::keys;
+use crate::ledger::limits::Limits;
 
 fn put(value: &str) -> Command {
     Command::KvPut { key: "k".to_string(), value: value.to_string(), if_revision: None }
@@ -61,6 +63,38 @@ fn answers_are_forgotten_after_an_hour_of_log_time() {
         (1, 1),
         "the rest is gone"
     );
+}
+
+/// | key | its answer | is it known? | executed? |
+/// |---|---|---|---|
+/// | plain | forgotten | no | again |
+/// | says since when, and that is before what is remembered begins | perhaps forgotten | no | refused |
+/// | says since when, and all since then is remembered | never given | no | yes |
+#[test]
+fn a_key_that_says_since_when_it_can_have_been_used_is_never_executed_twice() {
+    let limits = Limits { answers: 3, ..Limits::REAL };
+    let mut world = World::empty();
+    let mut keyed = |key: &str| {
+        let mut envelope = world.envelope(put(key));
+        envelope.request.once = Once::Key(key.to_string());
+        world.index += 1;
+        let (index, term) = (Index(world.index), Term(world.term));
+        let outcome = apply_within(&mut world.space, index, term, &envelope, limits);
+        outcome.expect("memory does not fail").applied
+    };
+    let done = |applied: &Applied| rejection(&applied.answer) == "done";
+    assert!(done(&keyed("@0:first")) && done(&keyed("plain")) && done(&keyed("@1:second")));
+    assert!(done(&keyed("@0:fourth")), "nothing was forgotten when it came");
+    // Now 2 to 4 are remembered.
+    assert_eq!(rejection(&keyed("@0:first").answer), "key expired");
+    assert_eq!(rejection(&keyed("@0:never heard of").answer), "key expired");
+    assert_eq!(keyed("@1:second").index, Index(3), "it is remembered");
+    assert!(done(&keyed("@1:new")), "the answer at 1 was not given after 1");
+    assert!(done(&keyed("@7:newer")) && done(&keyed("@8:newest")));
+    assert_eq!(keyed("plain").index, Index(11), "of no such form: taken for a new one");
+    for plain in ["@x:a", "@5", "@:a", "5:a", "@-1:a"] {
+        assert!(done(&keyed(plain)), "{plain}");
+    }
 }
 
 #[test]

@@ -233,6 +233,7 @@ pub(super) fn rejection(answer: &Answer) -> &'static str {
         Answer::Rejected(Rejection::Stale(_)) => "stale",
         Answer::Rejected(Rejection::SessionExpired(_)) => "session expired",
         Answer::Rejected(Rejection::OutsideWindow(_)) => "outside the window",
+        Answer::Rejected(Rejection::KeyExpired(_)) => "key expired",
         Answer::Rejected(Rejection::InsufficientFunds(_)) => "insufficient funds",
         Answer::Rejected(Rejection::Suspended(_)) => "suspended",
         _ => "done",

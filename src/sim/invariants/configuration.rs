@@ -52,7 +52,12 @@ fn newest_before(hosts: &[Host], host: &Host, log: &log::Watch, end: Index) -> (
 
 /// After every step of a host: it acts on the newest configuration of its log.
 pub fn is_in_force(hosts: &[Host], host: &Host, status: &Status, log: &log::Watch) -> Result<(), String> {
-    let (index, expected) = newest_before(hosts, host, log, Index(u64::MAX));
+    let (index, mut expected) = newest_before(hosts, host, log, Index(u64::MAX));
+    // What its log had forgotten stood in the state that it lost.
+    let lacks_state = host.alive.as_ref().is_some_and(|alive| alive.node.lacks_state());
+    if lacks_state && host.issued.entries.iter().find_map(carried).is_none() {
+        expected = Configuration::default();
+    }
     if status.configuration == expected {
         return Ok(());
     }

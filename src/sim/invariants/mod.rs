@@ -62,6 +62,7 @@ pub const NAMES: &[&str] = &[
     "recovery",
     "storage",
     "a stuck leader gives way",
+    "a healthy disk is not blamed",
     "liveness",
     "no rest",
     "works under the fault",
@@ -154,8 +155,11 @@ impl Watch {
         self.state.at(host, base.index)
     }
 
-    /// A node told something.
-    pub fn notice(&mut self, host: &Host, notice: &Notice) -> Result<(), String> {
+    /// A node told something. `now`: the world's time.
+    pub fn notice(&mut self, host: &Host, notice: &Notice, now: Micros) -> Result<(), String> {
+        if let Notice::Raft(Event::DiskDegraded { pending }) = notice {
+            stuck::is_to_blame(host, *pending, now)?;
+        }
         if let Notice::Raft(Event::BecameLeader { term, votes, .. }) = notice {
             self.election.won(host, *term, votes)?;
         }
