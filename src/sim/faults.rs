@@ -234,11 +234,8 @@ impl Faults {
         world.silent_agents.clear();
         world.note(|| "everything is mended".to_string());
         for host in 0..world.hosts.len() {
-            let now = world.now;
+            // A process that stands still goes on when its time has come: what waits for it is in the queue until then.
             let machine = &mut world.hosts[host];
-            if let Some((since, _)) = machine.paused {
-                machine.paused = Some((since, now));
-            }
             machine.restore();
             machine.trouble = super::host::DiskTrouble::default();
             machine.disk.set_capacity(None);
