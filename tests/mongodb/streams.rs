@@ -1,7 +1,6 @@
 //! `database/streams/`: what a program that follows the ledger in MongoDB can rely on.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bson::{Bson, Document, doc};
@@ -9,6 +8,7 @@ use futures_util::TryStreamExt as _;
 use mongodb::Client;
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::ChangeStreamEvent;
+use mongodb::options::ChangeStreamOptions;
 use super_node::database::feed::MemoryFeed;
 
 use crate::history::append_interval;
@@ -29,7 +29,8 @@ async fn open(client: &Client, name: &str) -> ChangeStream<ChangeStreamEvent<Doc
         Bson::Document(stage) => stage,
         other => panic!("{other:?} is not a stage"),
     });
-    let options = serde_json::from_value(script.options.clone().into()).expect("options of a stream");
+    let options: ChangeStreamOptions =
+        serde_json::from_value(script.options.clone().into()).expect("options of a stream");
     let collection = client.database(DATABASE).collection::<Document>(&script.collection);
     let watch = collection.watch().pipeline(stages.collect::<Vec<_>>()).with_options(Some(options));
     watch.await.expect("a stream")
@@ -89,22 +90,22 @@ async fn a_follower_sees_every_movement_once_and_in_order() {
     let mut fines = open(&client, "fines").await;
     let before = last(&feed);
 
-    let grow = |feed: Arc<MemoryFeed>, times: usize| {
+    let grow = |times: usize| {
         for _ in 0..times {
             append_interval(&feed, 700);
             projecting.node.news();
         }
     };
-    grow(feed.clone(), 1);
+    grow(1);
     consumer.follow(before + 1).await;
     // Away: what comes now it hears of later.
-    grow(feed.clone(), 2);
+    grow(2);
     projecting.drained(&feed).await;
     let end = last(&feed) + 2 * 700;
-    let (_, ()) = tokio::join!(consumer.follow(end), async {
+    tokio::join!(consumer.follow(end), async {
         for _ in 0..2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            grow(feed.clone(), 1);
+            grow(1);
         }
     });
     assert_eq!(consumer.seen, (1..=end).collect::<Vec<_>>());

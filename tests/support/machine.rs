@@ -95,12 +95,17 @@ impl Machine {
     /// Cuts, reports and settles the open interval; the last member missed `missed` of 12 pings.
     pub fn interval(&mut self, missed: u32) {
         let last = self.members.last().cloned();
-        self.interval_seen(&[], &|_, member| if last.as_ref() == Some(member) { missed } else { 0 });
+        self.interval_seen(&[], &[], &|_, member| if last.as_ref() == Some(member) { missed } else { 0 });
     }
 
-    /// Cuts, reports and settles the open interval. The `absent` report nothing; the others saw each member miss so
-    /// many of 12 pings.
-    pub fn interval_seen(&mut self, absent: &[&str], missed: &dyn Fn(&NodeId, &MemberId) -> u32) {
+    /// Cuts, reports and settles the open interval. The `absent` report nothing, the `unwell` say that they did not see
+    /// all of it; each observer saw a member miss so many of 12 pings.
+    pub fn interval_seen(
+        &mut self,
+        absent: &[&str],
+        unwell: &[&str],
+        missed: &dyn Fn(&NodeId, &MemberId) -> u32,
+    ) {
         let interval = self.interval;
         self.apply(Command::Cut { interval });
         let mut present = self.nodes.clone();
@@ -128,7 +133,8 @@ impl Machine {
                     }
                 })
                 .collect();
-            let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
+            let whole_interval = !unwell.contains(&observer.as_str());
+            let health = ObserverHealth { whole_interval, longest_stall_ms: 0, score: 0 };
             self.apply(Command::Report(Report { interval, observer, part: 0, parts: 1, health, rows }));
         }
         self.apply(Command::Settle { interval });
