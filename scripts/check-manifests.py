@@ -69,12 +69,16 @@ def selectors(files):
     """Everything that selects, selects the pods of the set."""
     labels = the_set(files)["spec"]["template"]["metadata"]["labels"]
     found = [("StatefulSet", the_set(files)["spec"]["selector"]["matchLabels"])]
-    found += [("Service " + one["metadata"]["name"], one["spec"]["selector"]) for one in of_kind(files, "Service")]
-    found += [("PodDisruptionBudget", one["spec"]["selector"]["matchLabels"]) for one in of_kind(files, "PodDisruptionBudget")]
-    found += [("NetworkPolicy", one["spec"]["podSelector"]["matchLabels"]) for one in of_kind(files, "NetworkPolicy")]
+    for one in of_kind(files, "Service"):
+        found.append(("Service " + one["metadata"]["name"], one["spec"]["selector"]))
+    for one in of_kind(files, "PodDisruptionBudget"):
+        found.append(("PodDisruptionBudget", one["spec"]["selector"]["matchLabels"]))
+    for one in of_kind(files, "NetworkPolicy"):
+        found.append(("NetworkPolicy", one["spec"]["podSelector"]["matchLabels"]))
     terms = pod(files)["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     found += [("anti-affinity", one["podAffinityTerm"]["labelSelector"]["matchLabels"]) for one in terms]
-    return [f"{who} selects {what}, not the pods" for who, what in found if not what or not what.items() <= labels.items()]
+    wrong = [(who, what) for who, what in found if not what or not what.items() <= labels.items()]
+    return [f"{who} selects {what}, not the pods" for who, what in wrong]
 
 
 def headless(files):
@@ -105,8 +109,12 @@ def ports(files):
         listen = variables(files)[f"SUPER_NODE_LISTEN__{name.upper()}"]["value"]
         if listen != f"0.0.0.0:{port}":
             problems.append(f"{name} listens on {listen}")
-    used = [(one["metadata"]["name"], port["targetPort"], port) for one in of_kind(files, "Service") for port in one["spec"]["ports"]]
-    used += [("NetworkPolicy", port["port"], port) for one in of_kind(files, "NetworkPolicy") for rule in one["spec"]["ingress"] for port in rule["ports"]]
+    used = []
+    for one in of_kind(files, "Service"):
+        used += [(one["metadata"]["name"], port["targetPort"], port) for port in one["spec"]["ports"]]
+    for one in of_kind(files, "NetworkPolicy"):
+        for rule in one["spec"]["ingress"]:
+            used += [("NetworkPolicy", port["port"], port) for port in rule["ports"]]
     for who, target, port in used:
         if target not in own or port.get("protocol", "TCP") != own[target][1]:
             problems.append(f"{who}: no port {target} of that protocol")
@@ -188,7 +196,8 @@ def images(files):
         problems.append(f"the image is {ours}, the package {version}")
     used = [service["image"] for service in files["compose"]["services"].values()]
     used += re.findall(r"^FROM (\S+)", files["dockerfile"], re.M)
-    problems += [f"{image} is not pinned" for image in used if not re.search(r":[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z-]+)?$", image)]
+    full = re.compile(r":[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z-]+)?$")
+    problems += [f"{image} is not pinned" for image in used if not full.search(image)]
     resources = container(files)["resources"]
     if not resources.get("requests", {}).keys() >= {"cpu", "memory"} or "memory" not in resources.get("limits", {}):
         problems.append("resources are not requested")
@@ -214,7 +223,8 @@ def compose(files):
     for name, service in nodes.items():
         environment = service["environment"]
         found = peers_of(service["command"][service["command"].index("--peers") + 1])
-        if sorted(found.values()) != [f"{one}:7401" for one in sorted(nodes)] or found.get(environment["SUPER_NODE_NODE__ID"]) != f"{name}:7401":
+        all_of_them = sorted(found.values()) == [f"{one}:7401" for one in sorted(nodes)]
+        if not all_of_them or found.get(environment["SUPER_NODE_NODE__ID"]) != f"{name}:7401":
             problems.append(f"compose: {name}: peers are {found}")
     servers = sorted(name for name in services if re.fullmatch(r"mongodb(-\d)?", name))
     for name, service in nodes.items():
