@@ -16,10 +16,12 @@ RUN touch src/main.rs src/lib.rs \
 
 # Run: the binary, an account without rights, and a directory for its data.
 FROM debian:12.11-slim
-RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin super-node \
+RUN groupadd --gid 10001 super-node \
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin super-node \
     && install -d -o super-node -g super-node -m 0750 /data
 COPY --from=build /build/target/release/super-node /usr/local/bin/super-node
-USER super-node
+# By number: Kubernetes cannot tell from a name that it is not root.
+USER 10001:10001
 WORKDIR /data
 ENV SUPER_NODE_NODE__DATA_DIR=/data
 VOLUME /data

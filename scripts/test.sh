@@ -4,7 +4,7 @@
 #   scripts/test.sh                 all steps
 #   scripts/test.sh format lint     only these steps
 #
-# Steps: format lint docs test demo demo-mongodb simulate compose
+# Steps: format lint docs test demo demo-mongodb simulate deploy
 #
 # Needs a Rust toolchain. Uses cargo-nextest when it is installed, `cargo test` otherwise. The demo and the tests that
 # only need a MongoDB use MONGODB_URI if that is set; tests that kill a mongod start one of their own: the one on PATH,
@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-readonly ALL=(format lint docs test demo demo-mongodb simulate compose)
+readonly ALL=(format lint docs test demo demo-mongodb simulate deploy)
 readonly SIMULATED_HISTORIES="${SIMULATED_HISTORIES:-2000}"
 readonly COURSE_SEEDS="${COURSE_SEEDS:-40}"
 summary=()
@@ -76,15 +76,10 @@ step_simulate() {
   "$simulator" scenario run all --seeds "$COURSE_SEEDS"
 }
 
-step_compose() {
-  if docker compose version >/dev/null 2>&1; then
-    docker compose -f docker-compose.yml config --quiet
-  elif command -v docker-compose >/dev/null 2>&1; then
-    docker-compose -f docker-compose.yml config --quiet
-  else
-    echo "neither 'docker compose' nor 'docker-compose' is installed"
-    return 77
-  fi
+# Compose file, manifests, unit and image, as far as that goes without an engine.
+step_deploy() {
+  cargo build --quiet --bin super-node
+  scripts/check-deploy.sh "${CARGO_TARGET_DIR:-target}/debug/super-node"
 }
 
 # Runs one step and notes what became of it. A step that lacks an optional tool says so with code 77.

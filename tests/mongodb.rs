@@ -8,6 +8,10 @@ mod machine;
 mod mongod;
 #[path = "support/node.rs"]
 mod node;
+#[path = "mongodb/queries.rs"]
+mod queries;
+#[path = "mongodb/streams.rs"]
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -117,7 +117,8 @@ fn is_step(path: &str, text: &str, name: &str) -> bool {
 
 /// Paths in back quotes that point into the repository and are not there.
 fn dead_paths(text: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
-    const FOLDERS: &[&str] = &["src/", "tests/", "docs/", "config/", "database/", "scripts/", ".ci/"];
+    const FOLDERS: &[&str] =
+        &["src/", "tests/", "docs/", "config/", "database/", "scripts/", "deploy/", ".ci/"];
     let mut dead = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let code = quoted(line).into_iter();

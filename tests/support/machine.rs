@@ -14,6 +14,8 @@ use super_node::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 pub struct Machine {
     state: Arc<dyn StateStore>,
     index: Index,
+    /// Log time that passed without a command, milliseconds.
+    idle_ms: i64,
     term: Term,
     interval: IntervalId,
     members: Vec<MemberId>,
@@ -26,6 +28,7 @@ impl Machine {
         Machine {
             state,
             index: Index(0),
+            idle_ms: 0,
             term: Term(1),
             interval: IntervalId(1),
             members: Vec::new(),
@@ -36,7 +39,8 @@ impl Machine {
     /// Applies a command as the next log entry.
     pub fn apply(&mut self, command: Command) {
         self.index = self.index.next();
-        let at = UnixMillis(1_700_000_000_000 + i64::try_from(self.index.0).expect("small") * 1_000);
+        let busy_ms = i64::try_from(self.index.0).expect("small") * 1_000;
+        let at = UnixMillis(1_700_000_000_000 + busy_ms + self.idle_ms);
         let request = Request::new(command);
         let leader = self.nodes.first().cloned().unwrap_or_else(|| "n1".parse().expect("a name"));
         let envelope = Envelope { at, term: self.term, leader, request };
@@ -70,31 +74,48 @@ impl Machine {
         self.members.sort();
     }
 
+    /// Nothing happens for a while.
+    pub fn idle(&mut self, ms: i64) {
+        self.idle_ms += ms;
+    }
+
     /// A new term begins.
     pub fn elect(&mut self) {
+        self.elect_after("timeout", 7);
+    }
+
+    /// A new term begins, for this reason and after so long without a leader.
+    pub fn elect_after(&mut self, reason: &str, leaderless_ms: u64) {
         self.term = self.term.next();
         let votes = self.nodes.iter().cloned().collect();
         let (term, previous) = (self.term, self.nodes.last().cloned());
-        self.apply(Command::Election {
-            term,
-            previous,
-            reason: "timeout".to_string(),
-            votes,
-            leaderless_ms: 7,
-        });
+        self.apply(Command::Election { term, previous, reason: reason.to_string(), votes, leaderless_ms });
     }
 
     /// Cuts, reports and settles the open interval; the last member missed `missed` of 12 pings.
     pub fn interval(&mut self, missed: u32) {
+        let last = self.members.last().cloned();
+        self.interval_seen(&[], &[], &|_, member| if last.as_ref() == Some(member) { missed } else { 0 });
+    }
+
+    /// Cuts, reports and settles the open interval. The `absent` report nothing, the `unwell` say that they did not see
+    /// all of it; each observer saw a member miss so many of 12 pings.
+    pub fn interval_seen(
+        &mut self,
+        absent: &[&str],
+        unwell: &[&str],
+        missed: &dyn Fn(&NodeId, &MemberId) -> u32,
+    ) {
         let interval = self.interval;
         self.apply(Command::Cut { interval });
-        for observer in self.nodes.clone() {
+        let mut present = self.nodes.clone();
+        present.retain(|node| !absent.contains(&node.as_str()));
+        for observer in present {
             let own = MemberId::from(&observer);
-            let last = self.members.last().cloned();
             let seen = self.members.iter().filter(|member| **member != own);
             let rows = seen
                 .map(|member| {
-                    let missed = if last.as_ref() == Some(member) { missed } else { 0 };
+                    let missed = missed(&observer, member);
                     let us = if missed == 12 { 0 } else { 900 };
                     Row {
                         member: member.clone(),
@@ -112,7 +133,8 @@ impl Machine {
                     }
                 })
                 .collect();
-            let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
+            let whole_interval = !unwell.contains(&observer.as_str());
+            let health = ObserverHealth { whole_interval, longest_stall_ms: 0, score: 0 };
             self.apply(Command::Report(Report { interval, observer, part: 0, parts: 1, health, rows }));
         }
         self.apply(Command::Settle { interval });
