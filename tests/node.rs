@@ -236,7 +236,14 @@ fn a_snapshot_is_kept_part_by_part_and_replaces_the_state_with_the_last() {
     let applied = source.append("n2", 2, (0, 0), 9);
     source.applier.apply(&applied).expect("applied");
     let configuration = source.node.raft_status().configuration;
-    let want = WantPart { to: id("n1"), transfer: 5, part: 0, after: None, configuration };
+    let want = WantPart {
+        to: id("n1"),
+        transfer: 5,
+        part: 0,
+        after: None,
+        configuration,
+        bytes: SNAPSHOT_PART_BYTES,
+    };
     let whole = source.applier.export(&want).expect("exported").expect("a part");
     let rows = vec![(b"zz".to_vec(), b"1".to_vec())];
     let second = SnapshotChunk { part: 1, checksum: rows_checksum(&rows), rows, ..whole.clone() };

@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use crate::calls::{Endpoints, Guard, Heard, Kind, Next, Plan, Verdict, Word};
 use crate::ledger::idempotency::stamped;
 use crate::network::native::{
-    self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN, Reader,
-    Refusal, Request, Response, Welcome, greet, seal,
+    self, Credentials, Done, Hello, NativeError, Operation, PREFACE, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN,
+    Reader, Refusal, Request, Response, Welcome, greet, seal,
 };
 use crate::network::tls::{self, ReadHalf, TlsConnector, WriteHalf};
 use crate::types::{Index, Micros};

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use crate::node::frame::{Hello, PROTOCOL_MIN};
 
 use super::peers::{Peer, PeerEvent, Shared};
-use super::tls::{self, ReadHalf, WriteHalf};
+use super::tls::{self, ReadHalf, Tls, WriteHalf};
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
 
 /// How long a connection may take to stand.
@@ -148,10 +148,7 @@ struct Conversation {
 async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversation, DialError> {
     let stream = open(address).await?;
     wire::tune(&stream).map_err(|error| DialError::Failed(error.to_string()))?;
-    let (reader, mut writer) = match &shared.tls {
-        None => tls::plain(stream),
-        Some(own) => tls::connect(&own.dial, address, stream).await.map_err(not_secured)?,
-    };
+    let (reader, mut writer) = secured(shared.tls.as_ref(), address, stream).await?;
     let offers = shared.knows_ranges() && !peer.wants_plain_hello();
     // Perhaps the peer was away while this node joined anew.
     if peer.refused.swap(false, Ordering::AcqRel)
@@ -208,6 +205,18 @@ async fn connect(shared: &Shared, peer: &Peer, address: &str) -> Result<Conversa
             }
             Err(error.into())
         }
+    }
+}
+
+/// Secures a connection, if that is wanted.
+pub(super) async fn secured(
+    tls: Option<&Tls>,
+    address: &str,
+    stream: TcpStream,
+) -> Result<(ReadHalf, WriteHalf), DialError> {
+    match tls {
+        None => Ok(tls::plain(stream)),
+        Some(own) => tls::connect(&own.dial, address, stream).await.map_err(not_secured),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::types::{NodeId, Version};
 
 use super::dial::{self, REASON_CHARS_MAX};
 use super::peers::RANGES_SINCE;
+use super::tls::Tls;
 use super::wire::{self, GREETING_BYTES_MAX, Greeting, WireError};
 
 /// Who asks.
@@ -24,6 +25,8 @@ pub struct Introduction {
     pub identity: Option<String>,
     /// The newest version of the peer protocol that it speaks.
     pub protocol_max: u16,
+    /// How it secures its connections, if it does.
+    pub tls: Option<Tls>,
 }
 
 impl Introduction {
@@ -50,14 +53,14 @@ impl Introduction {
 pub async fn client_url(address: &str, node: &NodeId, who: &Introduction) -> Result<String, String> {
     if who.protocol_max >= RANGES_SINCE {
         let hello = who.hello(node, who.protocol_max);
-        match ask(address, &Greeting::Offer { oldest: PROTOCOL_MIN, hello }).await {
+        match ask(address, who, &Greeting::Offer { oldest: PROTOCOL_MIN, hello }).await {
             // Perhaps it knows no offers, and could not say so.
             Err(Trouble::Wire(_)) => {}
             answered => return answered.map_err(|trouble| trouble.to_string()),
         }
     }
     let hello = Greeting::Hello(who.hello(node, PROTOCOL_MIN));
-    ask(address, &hello).await.map_err(|trouble| trouble.to_string())
+    ask(address, who, &hello).await.map_err(|trouble| trouble.to_string())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +73,16 @@ enum Trouble {
     Refused(String),
 }
 
-async fn ask(address: &str, greeting: &Greeting) -> Result<String, Trouble> {
-    let (reader, mut writer) = dial::open(address).await?.into_split();
+async fn ask(address: &str, who: &Introduction, greeting: &Greeting) -> Result<String, Trouble> {
+    let stream = dial::open(address).await?;
+    let (reader, mut writer) = dial::secured(who.tls.as_ref(), address, stream).await?;
     wire::write_greeting(&mut writer, greeting).await?;
     match wire::read_greeting(&mut wire::reader(reader, GREETING_BYTES_MAX)).await? {
         Greeting::Hello(hello) => Ok(hello.url),
         Greeting::Refused { reason } => {
             Err(Trouble::Refused(reason.chars().take(REASON_CHARS_MAX).collect()))
         }
-        Greeting::Former(_) | Greeting::Offer { .. } => {
+        Greeting::Former(_) | Greeting::Offer { .. } | Greeting::Bound { .. } => {
             Err(Trouble::Refused("it speaks another version of the peer protocol".to_string()))
         }
     }

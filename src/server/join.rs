@@ -61,7 +61,11 @@ fn refused(code: u8, message: impl Into<String>, hint: impl Into<String>) -> Ser
     ServerError::Join { code, message: message.into(), hint: hint.into() }
 }
 
-fn client(endpoints: &[String], timeout: Duration, settings: &Settings) -> Result<Client, ServerError> {
+pub(super) fn client(
+    endpoints: &[String],
+    timeout: Duration,
+    settings: &Settings,
+) -> Result<Client, ServerError> {
     let token = settings.auth.token_file.as_deref().map(token_in).transpose();
     let token = token.map_err(|message| {
         refused(2, message, "--token-file names a file that holds one token of the cluster")
@@ -233,7 +237,7 @@ pub(super) async fn ask(
     let node = NewSuperNode {
         id: id.to_string(),
         address: address.to_string(),
-        replaces: replaces.map(ToString::to_string),
+        replaces: settings.cluster.replaces.as_ref().map(ToString::to_string),
         learner_only: invitation.learner_only,
     };
     let mut pause = PAUSE.0;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Call, Client, Options};
+use crate::client::{Call, Client};
 use crate::network::introduce::{self, Introduction};
 use crate::node::handle::Handle;
 use crate::node::ports::StorageError;
@@ -21,7 +21,7 @@ use super::ServerError;
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long one may take for its answer.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// So often in a row all must have lost their states before a node stops: by then the others have asked it, too.
 const ROUNDS: u32 = 3;
 
@@ -29,6 +29,8 @@ const ROUNDS: u32 = 3;
 pub(super) struct Inquiry {
     /// How this node introduces itself.
     pub who: Introduction,
+    /// Asks the others.
+    pub client: Client,
     /// Peer addresses of the others, for a node that has no configuration either.
     pub addresses: BTreeMap<NodeId, String>,
     /// The state's file, for the message.
@@ -44,11 +46,6 @@ pub(super) async fn inquire(
     handle: Handle,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
-    let options = Options { endpoints: Vec::new(), timeout: ASK_TIMEOUT, token: None };
-    let client = Client::new(options).map_err(|error| ServerError::System {
-        what: "set up HTTP",
-        source: std::io::Error::other(error.message),
-    })?;
     // What each said last. One that stopped since has not found its state meanwhile.
     let mut lacks: BTreeMap<NodeId, bool> = BTreeMap::new();
     let mut rounds = 0;
@@ -64,7 +61,7 @@ pub(super) async fn inquire(
         let others = inquiry.others(&status);
         for (node, url) in &others {
             let Some(url) = inquiry.url_of(node, url.as_deref()).await else { continue };
-            if let Ok(answer) = client.ask(&url, &Call::get("/v1/status")).await
+            if let Ok(answer) = inquiry.client.ask(&url, &Call::get("/v1/status")).await
                 && let Ok(theirs) = answer.read::<NodeStatus>()
                 && theirs.id == *node
                 && theirs.cluster == status.cluster

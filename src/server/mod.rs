@@ -31,6 +31,7 @@ use crate::network::introduce::Introduction;
 use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
 use crate::network::tls::Tls;
 use crate::network::udp::{AgentEvent, UdpPinger};
+use crate::node::applier;
 use crate::node::core;
 use crate::node::driver::{self, Inlet, NodeError, Parts};
 use crate::node::duties::Retention;
@@ -144,7 +145,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let Opened { directory, incarnation, log, state, invitation, rejoin: _ } = opened;
     let metrics = Arc::new(Metrics::new());
     let node_settings = node_settings(&settings, address.clone(), incarnation.clone());
-    let inquiry = inquiry(&settings, &node_settings, &incarnation);
+    let inquiry = inquiry(&settings, &node_settings, &incarnation, tls.as_ref())?;
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
         id: settings.node.id.clone(),
@@ -288,23 +289,31 @@ fn first_book(node: &core::Settings, state: &dyn StateStore) -> Result<AddressBo
         identity: query::genesis(view.as_ref())?.map(|genesis| genesis.identity),
         nodes: node.peers.clone(),
         incarnations: query::incarnations(view.as_ref())?,
+        as_of: applier::standing(view.as_ref())?.applied.index,
     })
 }
 
 /// What a node needs to ask whether anybody has the state that it lacks.
-fn inquiry(settings: &Settings, node: &core::Settings, incarnation: &str) -> lost::Inquiry {
+fn inquiry(
+    settings: &Settings,
+    node: &core::Settings,
+    incarnation: &str,
+    tls: Option<&Tls>,
+) -> Result<lost::Inquiry, ServerError> {
     let others = node.peers.iter().filter(|(peer, _)| **peer != node.id);
-    lost::Inquiry {
+    Ok(lost::Inquiry {
+        client: join::client(&[], lost::ASK_TIMEOUT, settings)?,
         who: Introduction {
             id: node.id.clone(),
             cluster: node.cluster.clone(),
             incarnation: incarnation.to_string(),
             identity: None,
             protocol_max: node.protocol_max,
+            tls: tls.cloned(),
         },
         addresses: others.map(|(peer, address)| (peer.clone(), address.clone())).collect(),
         path: settings.node.data_dir.join("state.redb").display().to_string(),
-    }
+    })
 }
 
 fn refused(what: &'static str, address: SocketAddr, error: io::Error) -> ServerError {

@@ -17,17 +17,18 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Call, Client, Options};
+use crate::client::{Call, Client};
 use crate::config::Settings;
 use crate::ledger::query;
 use crate::network::introduce::{self, Introduction};
+use crate::network::tls::Tls;
 use crate::node::applier;
 use crate::node::ports::{StateStore as _, StorageError};
 use crate::node::status::{NodeStatus, RoleName};
 use crate::storage::directory::{DataDirectory, Rejoin};
 use crate::types::NodeId;
 
-use super::ServerError;
+use super::{ServerError, join};
 
 /// How long one question to a node may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +48,7 @@ pub(super) async fn reenter(
     let Some(patience) = settings.storage.rejoin_within else {
         return Err(stops(damage, "storage.rejoin_within is false"));
     };
-    let helpers = Helpers::of(directory, settings);
+    let helpers = Helpers::of(directory, settings)?;
     if helpers.addresses.is_empty() && helpers.urls.is_empty() {
         return Err(stops(damage, "no other super-node is known that could take it back"));
     }
@@ -104,24 +105,27 @@ struct Helpers {
 }
 
 impl Helpers {
-    fn of(directory: &mut DataDirectory, settings: &Settings) -> Helpers {
+    fn of(directory: &mut DataDirectory, settings: &Settings) -> Result<Helpers, ServerError> {
         let (mut addresses, founded) = remembered(directory);
         addresses.extend(settings.cluster.peers.clone());
         addresses.retain(|node, address| *node != settings.node.id && !address.is_empty());
         let planned = directory.identity().rejoin.clone();
         let urls = planned.iter().flat_map(|rejoin| rejoin.urls.iter().cloned());
-        Helpers {
+        let tls = settings.tls.files().map(|files| Tls::load(&files)).transpose();
+        let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
+        Ok(Helpers {
             who: Introduction {
                 id: settings.node.id.clone(),
                 cluster: settings.node.cluster.clone(),
                 incarnation: directory.identity().incarnation.clone(),
                 identity: founded,
                 protocol_max: settings.node.peer_protocol_max,
+                tls,
             },
             urls: urls.chain(settings.cluster.join.clone()).collect(),
             addresses,
             planned,
-        }
+        })
     }
 
     fn names(&self) -> String {
@@ -143,12 +147,13 @@ impl Helpers {
             }
         }
         for url in &urls {
-            match self.look(url).await {
+            let one = join::client(std::slice::from_ref(url), ASK_TIMEOUT, settings)?;
+            match self.look(&one, url).await {
                 Ok(status) => {
                     let rejoin = self.way_back(&status, url);
-                    let endpoints = rejoin.urls.clone();
+                    let client = join::client(&rejoin.urls, ASK_TIMEOUT, settings)?;
                     directory.plan_rejoin(rejoin)?;
-                    match remove(endpoints, &settings.node.id).await {
+                    match remove(&client, &settings.node.id).await {
                         Ok(()) => return Ok(Ok(())),
                         Err(why) => troubles.push(format!("{} does not remove it: {why}", status.id)),
                     }
@@ -160,8 +165,7 @@ impl Helpers {
     }
 
     /// The status of a node of this cluster that knows a leader.
-    async fn look(&self, url: &str) -> Result<NodeStatus, String> {
-        let client = client(vec![url.to_string()])?;
+    async fn look(&self, client: &Client, url: &str) -> Result<NodeStatus, String> {
         let asked = client.ask(url, &Call::get("/v1/status")).await;
         let status: NodeStatus = asked
             .and_then(crate::client::Answer::read)
@@ -201,14 +205,9 @@ fn remembered(directory: &mut DataDirectory) -> (BTreeMap<NodeId, String>, Optio
     (configuration.unwrap_or_default().addresses, genesis.map(|genesis| genesis.identity))
 }
 
-fn client(endpoints: Vec<String>) -> Result<Client, String> {
-    let options = Options { endpoints, timeout: ASK_TIMEOUT, token: None };
-    Client::new(options).map_err(|error| error.message)
-}
-
 /// Asks for this node's removal. Whoever is no member any more has it behind it.
-async fn remove(endpoints: Vec<String>, id: &NodeId) -> Result<(), String> {
-    match client(endpoints)?.remove_member(id.as_str()).await {
+async fn remove(client: &Client, id: &NodeId) -> Result<(), String> {
+    match client.remove_member(id.as_str()).await {
         Ok(_removed) => Ok(()),
         Err(error) if error.code == "not_found" => Ok(()),
         Err(error) => Err(error.message),

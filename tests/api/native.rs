@@ -6,8 +6,8 @@ use super_node::client::Outcome as ClientOutcome;
 use super_node::client::native::{CallError, Cluster, Connection};
 use super_node::ledger::command::KvOperation;
 use super_node::network::native::{
-    Done, Hello, Level, Offer, Operation, Outcome, PREFACE, PROTOCOL, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN, Reader,
-    Refusal, Request, Response, Welcome, greet, seal,
+    Done, Hello, Level, Offer, Operation, Outcome, PREFACE, PROTOCOL, PROTOCOL_MIN, PROTOCOL_WITH_TOKEN,
+    Reader, Refusal, Request, Response, Welcome, greet, seal,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
