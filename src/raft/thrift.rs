@@ -27,6 +27,8 @@ use super::progress::{Flow, Progress};
 
 /// A candidate repeats its question after so many shortest waits; it is not in the hurry that a client's write is.
 const QUESTION_WAITS: u32 = 8;
+/// Each wait for answers to a question is doubled so often. Whoever is cut off asks in vain, again and again.
+const QUESTION_DOUBLINGS: u32 = 2;
 /// A candidacy lasts so many shortest waits, and up to as many more.
 const CANDIDACY_WAITS: u32 = 64;
 /// So many rounds are remembered; what answers an older one is not measured.
@@ -59,7 +61,8 @@ pub(super) struct Thrift {
 impl Config {
     /// How long a candidate waits before it asks again, having done so `repeats` times.
     pub(super) fn question_repeats_after(&self, repeats: u32) -> Duration {
-        self.thrift.map_or(self.heartbeat, |wait| doubled(wait * QUESTION_WAITS, repeats).min(self.heartbeat))
+        let grown = |wait| doubled(wait * QUESTION_WAITS, QUESTION_DOUBLINGS * repeats).min(self.heartbeat);
+        self.thrift.map_or(self.heartbeat, grown)
     }
 
     /// How long a candidacy lasts, by a random word.

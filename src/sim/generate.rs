@@ -61,7 +61,7 @@ fn tight(seed: u64) -> Tight {
     };
     Tight {
         // A state has some ten to hundred KiB.
-        snapshot_part_bytes: draw(&[300, 1_000, 4_000]),
+        snapshot_part_bytes: draw(&[1_000, 4_000, 16_000]),
         requests: draw(&[6, 12, 30]),
         parked: draw(&[0, 1, 3]),
         append_bytes: draw(&[1, 300, 3_000]),

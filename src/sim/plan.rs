@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::limits::Limits;
+use crate::node::core::Bounds;
+use crate::raft;
 
 /// Bounds that are tighter than a real node's, so that a short history meets them; a missing one is as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -341,6 +343,29 @@ impl Tight {
             answers: self.answers.unwrap_or(Limits::REAL.answers),
             sessions: self.sessions.unwrap_or(Limits::REAL.sessions),
             session_bytes: self.session_bytes.unwrap_or(Limits::REAL.session_bytes),
+        }
+    }
+
+    /// How consensus is configured.
+    pub fn raft(&self) -> raft::Config {
+        let usual = raft::Config::default();
+        raft::Config {
+            append_bytes_max: self.append_bytes.unwrap_or(usual.append_bytes_max),
+            append_messages_max: self.append_messages.unwrap_or(usual.append_messages_max),
+            uncommitted_bytes_max: self.uncommitted_bytes.unwrap_or(usual.uncommitted_bytes_max),
+            held_messages_max: self.held_messages.unwrap_or(usual.held_messages_max),
+            reads_pending_max: self.reads.unwrap_or(usual.reads_pending_max),
+            ..usual
+        }
+    }
+
+    /// What a node takes at most.
+    pub fn bounds(&self) -> Bounds {
+        let usual = Bounds::default();
+        Bounds {
+            requests_max: self.requests.unwrap_or(usual.requests_max),
+            parked_max: self.parked.unwrap_or(usual.parked_max),
+            snapshot_part_bytes: self.snapshot_part_bytes.unwrap_or(usual.snapshot_part_bytes),
         }
     }
 

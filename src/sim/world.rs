@@ -11,7 +11,7 @@ use crate::ledger::idempotency::stamped;
 use crate::ledger::policy::Policy;
 use crate::network::gate::Judgement;
 use crate::node::applier::Intake;
-use crate::node::core::{Bounds, Settings};
+use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::frame::PROTOCOL;
 use crate::node::io::{Effect, Input, Notice};
@@ -300,7 +300,6 @@ impl World {
     /// What the node of a host is made of.
     pub fn settings(&self, host: usize, founder: bool) -> Settings {
         let Common { policy, identity, founders } = &self.common;
-        let (tight, usual, bounds) = (&self.plan.tight, raft::Config::default(), Bounds::default());
         let id = name(host);
         let number = u32::try_from(host).expect("few hosts") + 1;
         Settings {
@@ -311,18 +310,9 @@ impl World {
                 id: id.clone(),
                 lease: self.plan.lease_ms.map(Duration::from_millis),
                 reluctant: self.plan.reluctant.contains(&number),
-                append_bytes_max: tight.append_bytes.unwrap_or(usual.append_bytes_max),
-                append_messages_max: tight.append_messages.unwrap_or(usual.append_messages_max),
-                uncommitted_bytes_max: tight.uncommitted_bytes.unwrap_or(usual.uncommitted_bytes_max),
-                held_messages_max: tight.held_messages.unwrap_or(usual.held_messages_max),
-                reads_pending_max: tight.reads.unwrap_or(usual.reads_pending_max),
-                ..usual
+                ..self.plan.tight.raft()
             },
-            bounds: Bounds {
-                requests_max: tight.requests.unwrap_or(bounds.requests_max),
-                parked_max: tight.parked.unwrap_or(bounds.parked_max),
-                snapshot_part_bytes: tight.snapshot_part_bytes.unwrap_or(bounds.snapshot_part_bytes),
-            },
+            bounds: self.plan.tight.bounds(),
             health: health::Config::new((&id).into()),
             retention: None,
             genesis: Command::Genesis {

@@ -75,7 +75,7 @@ fn a_key_that_says_since_when_it_can_have_been_used_is_never_executed_twice() {
     let limits = Limits { answers: 3, ..Limits::REAL };
     let mut world = World::empty();
     let mut keyed = |key: &str| {
-        let mut envelope = world.envelope(put(key));
+        let mut envelope = world.envelope(put(&format!("{key:?}")));
         envelope.request.once = Once::Key(key.to_string());
         world.index += 1;
         let (index, term) = (Index(world.index), Term(world.term));
