@@ -28,7 +28,7 @@ use super::progress::{Flow, Progress};
 /// A candidate repeats its question after so many shortest waits; it is not in the hurry that a client's write is.
 const QUESTION_WAITS: u32 = 8;
 /// Each wait for answers to a question is doubled so often. Whoever is cut off asks in vain, again and again.
-const QUESTION_DOUBLINGS: u32 = 2;
+const QUESTION_DOUBLINGS: u32 = 3;
 /// A candidacy lasts so many shortest waits, and up to as many more.
 const CANDIDACY_WAITS: u32 = 64;
 /// So many rounds are remembered; what answers an older one is not measured.

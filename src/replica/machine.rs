@@ -39,12 +39,12 @@ use super::wire::{BROADCAST, Body, Packet, pack, unpack};
 
 /// The shortest time from the start of a replica to the first election: by then all others have said hello. A message to
 /// one that has not would count as its death.
-pub const FIRST_ELECTION: Duration = Duration::from_millis(2_100);
+pub const FIRST_ELECTION: Duration = Duration::from_millis(2_200);
 /// Election timeouts. Long, because heartbeats are sparse; a dead leader is found by asking it (see `detector`).
 /// Every candidacy costs a replica that is cut off a dozen messages.
-const ELECTION: (Duration, Duration) = (Duration::from_millis(2_100), Duration::from_millis(3_000));
+const ELECTION: (Duration, Duration) = (Duration::from_millis(2_200), Duration::from_millis(3_000));
 /// A follower that nothing was sent to for so long gets a heartbeat, or the entries that it lacks.
-const HEARTBEAT: Duration = Duration::from_millis(900);
+const HEARTBEAT: Duration = Duration::from_millis(1_000);
 /// How long a follower stays loyal to a leader that it has heard, whatever its detector says. The lease is nine tenths of it.
 const PROMISE: Duration = Duration::from_millis(200);
 /// The shortest wait before an unanswered append is sent again; several round trips through the simulator.
