@@ -49,7 +49,8 @@ impl Node {
     /// A member whose state is gone wants this one's.
     pub(super) fn wanted_state(&mut self, moment: Moment, from: &NodeId, base: Index) {
         let can_help = self.leading().is_some() && self.applied.index >= base;
-        if can_help && !self.outgoing.is_sending_to(from) {
+        // It may have lost a later state than the one that is still being sent to it.
+        if can_help && !self.outgoing.is_of_use_to(from, base) {
             self.send_snapshot(moment, from);
         }
     }

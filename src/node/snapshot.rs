@@ -131,9 +131,14 @@ impl Outgoings {
         (want, replaced.map(|replaced| replaced.transfer))
     }
 
-    /// Whether a transfer to a node is under way.
-    pub fn is_sending_to(&self, to: &NodeId) -> bool {
-        self.by_peer.contains_key(to)
+    /// Whether a transfer is under way to a node whose log begins at `base`, and may bring it a state that reaches there. What
+    /// one covers is known once its first part was exported.
+    pub fn is_of_use_to(&self, to: &NodeId, base: Index) -> bool {
+        let covers = |outgoing: &Outgoing| match (outgoing.part, &outgoing.upto) {
+            (0, None) => true,
+            _ => outgoing.base.index >= base,
+        };
+        self.by_peer.get(to).is_some_and(covers)
     }
 
     /// A part was exported and sent.
@@ -439,6 +444,20 @@ mod tests {
             matches!(&outgoings.tick(at(20_005))[..], [Next::Over { base: None, .. }]),
             "then it is given up"
         );
+    }
+
+    /// What came last was acknowledged by nobody; meanwhile the receiver went on, compacted its log and lost its state.
+    #[test]
+    fn a_snapshot_from_before_the_receivers_log_is_of_no_use() {
+        let to = node("n2");
+        let mut outgoings = Outgoings::new(0, 1 << 20);
+        assert!(!outgoings.is_of_use_to(&to, Index(0)), "none is under way");
+        let (want, _) = outgoings.begin(&to, Configuration::default(), 0, Micros(1_000_000));
+        assert!(outgoings.is_of_use_to(&to, Index(131)), "it is not known yet what it will cover");
+        let part = chunk(want.transfer, 0, true, 10);
+        let covered = part.base.index;
+        outgoings.sent(&to, &part, Micros(1_000_000));
+        assert!(outgoings.is_of_use_to(&to, covered) && !outgoings.is_of_use_to(&to, covered.next()));
     }
 
     /// The receiver was killed after the first part of three, and started again; later its last word was lost.

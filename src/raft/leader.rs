@@ -138,7 +138,7 @@ impl Node<Leader> {
     }
 
     pub fn heartbeat_due(&self, peer: &Progress) -> Micros {
-        peer.sent_at.map_or(Micros(0), |sent_at| sent_at.after(self.core.config.heartbeat))
+        peer.heartbeat_due(&self.core.config)
     }
 
     pub fn deadline(&self) -> Micros {

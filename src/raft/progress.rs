@@ -49,6 +49,8 @@ pub(super) struct Progress {
     pub heard: bool,
     /// When something was last sent to it; `None` before anything was.
     pub sent_at: Option<Micros>,
+    /// When a heartbeat was last sent to it, or when this leadership of it began.
+    asked_at: Micros,
     /// The newest round it has echoed.
     pub round: u64,
     /// Whether it is a good choice for a leader, by its own last word.
@@ -82,6 +84,7 @@ impl Progress {
             contact: now,
             heard: false,
             sent_at: None,
+            asked_at: now,
             round: 0,
             fit: false,
             leases: false,
@@ -146,9 +149,18 @@ impl Progress {
         }
     }
 
+    /// When it gets a heartbeat: if nothing else is said to it for so long. Whoever has not said that it is a good choice for a
+    /// leader is asked anyway: only an answer to a heartbeat tells, and under steady load there would never be one, so a
+    /// learner would never be promoted. A thrifty leader does without.
+    pub fn heartbeat_due(&self, config: &Config) -> Micros {
+        let quiet = self.sent_at.map_or(Micros(0), |last| last.after(config.heartbeat));
+        let unasked = self.asked_at.after(config.heartbeat);
+        if self.fit || config.thrift.is_some() { quiet } else { quiet.min(unasked) }
+    }
+
     /// A heartbeat of `round` left.
     pub fn sent_heartbeat(&mut self, round: u64, now: Micros) {
-        self.sent_at = Some(now);
+        (self.sent_at, self.asked_at) = (Some(now), now);
         if self.check.is_none() {
             self.check = Some(Check { round, next: self.next });
         }
