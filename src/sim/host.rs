@@ -12,11 +12,11 @@ use crate::node::io::Effect;
 use crate::node::mending::state_is_lost;
 use crate::node::moment::Moment;
 use crate::node::ports::{LogStore, StateStore, StorageError};
-use crate::raft::{Configuration, HardState, Persist, Recovered, Seq};
+use crate::raft::{Base, Configuration, HardState, Persist, Recovered, Seq};
 use crate::storage::MemoryState;
 use crate::storage::disk_memory::MemoryDisk;
 use crate::storage::log::{Log, LogOptions};
-use crate::types::{Index, Micros, NodeId};
+use crate::types::{Index, Micros, NodeId, Term};
 
 use super::clock::Clock;
 use super::dice::Dice;
@@ -145,6 +145,8 @@ pub struct Host {
     pub state_lost: bool,
     /// How far the state is durable for sure.
     pub flushed: Index,
+    /// The term that its durable state tells of. After the installation of a snapshot the log may not know it yet.
+    pub flushed_term: Term,
     /// `None` while it is dead.
     pub alive: Option<Alive>,
     /// Counts starts; events for an earlier life are dropped.
@@ -190,6 +192,7 @@ impl Host {
             state: MemoryState::new(),
             state_lost: false,
             flushed: Index(0),
+            flushed_term: Term(0),
             alive: None,
             life: 0,
             made: false,
@@ -239,7 +242,7 @@ impl Host {
             applier.found(&self.settings.bootstrap()).map_err(state_error)?;
         }
         let facts = applier.facts().map_err(state_error)?;
-        let applied = applier.standing().applied.index;
+        let Base { index: applied, term } = applier.standing().applied;
         if applied < self.flushed {
             let (id, flushed) = (&self.id, self.flushed);
             return Err(broken(format!(
@@ -247,6 +250,7 @@ impl Host {
             )));
         }
         self.flushed = applied;
+        self.flushed_term = term;
         self.issued = self.acknowledged.clone();
         let node = Node::new(self.settings.clone(), opened.recovered, applier.standing(), facts, moment)
             .map_err(|error| broken(format!("recovery: {error}")))?;
@@ -334,6 +338,7 @@ impl Host {
         self.state = MemoryState::new();
         self.state_lost = false;
         self.flushed = Index(0);
+        self.flushed_term = Term(0);
         self.made = false;
         self.incarnation += 1;
         self.trouble.flips.clear();
@@ -346,6 +351,7 @@ impl Host {
     pub fn lose_state(&mut self) {
         self.state = MemoryState::new();
         self.flushed = Index(0);
+        self.flushed_term = Term(0);
         self.state_lost = true;
     }
 

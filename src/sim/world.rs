@@ -785,6 +785,7 @@ impl World {
         let most = match job {
             Job::Apply(_) | Job::CloseExport(_) => Duration::from_micros(500),
             Job::Flush | Job::Export(_) => Duration::from_millis(5),
+            Job::Install(ref received) if !received.last => Duration::from_millis(5),
             // A whole state is written and synced; much else may happen meanwhile.
             Job::Install(_) => Duration::from_millis(400),
         };
@@ -828,6 +829,7 @@ impl World {
             self.installed += 1;
             *self.met.entry("parts of a snapshot").or_default() += parts.saturating_sub(1);
             self.hosts[host].flushed = base.index;
+            self.hosts[host].flushed_term = base.term;
             self.hosts[host].state_lost = false;
             self.watch.installed(&self.hosts[host], base)?;
         }

@@ -14,7 +14,8 @@ pub fn kept(host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
     let Frame::Raft(message) = frame else { return Ok(()) };
     let disk = &host.acknowledged;
     let breach = |what: String| Err(format!("said before it is durable: {} tells {to} {what}", host.id));
-    if message.term > disk.hard_state.term {
+    // As for entries below: a snapshot that was installed just before a crash tells of a term that the log may not know.
+    if message.term > disk.hard_state.term.max(host.flushed_term) {
         return breach(format!("of term {}, its disk knows {}", message.term, disk.hard_state.term));
     }
     let of_this_term = message.term == disk.hard_state.term;
