@@ -86,3 +86,5 @@ pub mod sim;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod storage;
 pub mod types;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod webhooks;

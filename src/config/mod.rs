@@ -3,6 +3,7 @@
 //! * [`keys`] is the table of everything that can be set: its name, its default, how it is read and shown.
 //! * [`load`] lays the four sources over each other and remembers where each value came from.
 //! * [`value`] turns text into durations, sizes, amounts and addresses.
+//! * `webhooks` reads `[[webhooks]]`, a list, which no single key can hold.
 //! * [`check`] looks at what single values cannot know: whether they fit together.
 //!
 //! A mistake is an [`Errors`] that names the key, the value, where it was written, what is allowed and what to do;
@@ -12,6 +13,7 @@ pub mod check;
 pub mod keys;
 pub mod load;
 pub mod value;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use crate::ledger::policy::Policy;
 use crate::network::tls::Files;
 use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
+use crate::webhooks::Hook;
 
 pub use load::{Inputs, Loaded, resolve};
 
@@ -56,6 +59,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[[webhooks]]`
+    pub webhooks: Vec<Hook>,
     /// Whether listeners beyond loopback are allowed without TLS (`--insecure`, `SUPER_NODE_INSECURE`).
     pub insecure: bool,
 }
@@ -311,6 +316,7 @@ impl Default for Settings {
                 keep_alive: Duration::from_secs(15),
             },
             log: LogSettings { level: "info".to_string(), format: LogFormat::Text },
+            webhooks: Vec::new(),
             insecure: false,
         }
     }

@@ -6,6 +6,7 @@ mod opened;
 mod reenter;
 mod scrub;
 mod state;
+mod webhooks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -122,6 +123,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
     let guard = settings.auth.tokens.as_deref().map_or_else(|| Ok(Guard::default()), Guard::read);
     let guard = guard.map_err(|error| ServerError::Security(error.to_string()))?;
+    let hooks = webhooks::clients(&settings)?;
     let client_listener = listen("--listen", settings.listen.client).await?;
     let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
     let bound = |listener: &TcpListener| {
@@ -178,6 +180,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
+    let mut couriers = webhooks::start(hooks, &handle, &metrics, &stop);
     let scrub = match &directory {
         Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
         None => None,
@@ -218,6 +221,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     if let Some(projection) = projection {
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
+    let ended = async { while couriers.join_next().await.is_some() {} };
+    let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, ended).await;
     let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
     if scrub.is_some_and(|scrub| scrub.join().is_err()) {
         tracing::error!("the scrub thread panicked");
@@ -410,6 +415,8 @@ fn start_scrub(
         metrics: Arc::clone(metrics),
         directory: directory.path().to_path_buf(),
         stop,
+        read: std::cell::Cell::new(0),
+        damaged: std::cell::Cell::new(false),
     };
     let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());
     thread.map(Some).map_err(|source| ServerError::System { what: "start the scrub thread", source })

@@ -12,6 +12,7 @@ mod queries;
 mod retention;
 mod sessions;
 mod settlement;
+mod webhooks;
 
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 
