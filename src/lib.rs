@@ -31,6 +31,7 @@
 //! | L3 | `storage` | the ports to the disk: log and state |
 //! | L3 | `network` | the ports to peers and agents |
 //! | L3 | `database` | the projection into MongoDB |
+//! | L3 | `webhooks` | what happens, told to receivers over HTTP |
 //! | L3 | `sim` | whole nodes on simulated ports, above the storage and the projector whose code it runs |
 //! | L4 | `config` | settings: flags, environment, file, defaults |
 //! | L4 | `api` | HTTP |

@@ -67,18 +67,20 @@ async fn adjust(cluster: &Cluster, at: usize, number: u32) {
     assert!((200..300).contains(&status), "{status} {answer}");
 }
 
-/// The cursor of the hook is on record from when the first adjustment after it arrives.
-async fn begun(cluster: &Cluster, at: usize, receiver: &Receiver) -> BTreeSet<String> {
+/// Waits until the hook has begun, which the first adjustment after that shows, and until nothing is on its way.
+async fn begun(cluster: &Cluster, at: usize, receiver: &Receiver) {
     let begun = Instant::now();
     for number in 1_000.. {
         adjust(cluster, at, number).await;
-        if !receiver.all().is_empty() {
-            break;
+        if !receiver.taken_of("adjustment").is_empty() {
+            let last = format!("number {number} (operator test)");
+            until("nothing is on its way", || reasons(&receiver.taken_of("adjustment")).contains(&last))
+                .await;
+            return;
         }
         assert!(begun.elapsed() < PATIENCE, "the hook never begins");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    receiver.taken().into_keys().collect()
 }
 
 fn reasons(deliveries: &[Delivery]) -> BTreeSet<String> {
@@ -172,7 +174,9 @@ async fn a_receiver_that_was_away_is_told_everything_when_it_is_back() {
     for number in 0..20 {
         adjust(&cluster, leader, number).await;
     }
-    let failing = cluster.cli_json(&["events", "--type", "webhook_failing"]);
+    // Who delivers says so.
+    let url = cluster.nodes[leader].url();
+    let failing = cluster.cli_json(&["--endpoints", &url, "events", "--type", "webhook_failing"]);
     assert_eq!(failing["data"]["hook"], "pager");
     assert!(!failing.to_string().contains("T0K3N"), "{failing}");
     receiver.listen().await;
@@ -195,7 +199,8 @@ async fn a_receiver_that_was_away_is_told_everything_when_it_is_back() {
     assert!(text.contains("super_node_webhook_queue{hook=\"pager\"}"), "{text}");
     cluster
         .wait_for("its return is an event", || async {
-            let output = cluster.cli(&["-o", "json", "events", "--type", "webhook_recovered"]);
+            let output =
+                cluster.cli(&["-o", "json", "--endpoints", &url, "events", "--type", "webhook_recovered"]);
             (!output.stdout.is_empty()).then_some(())
         })
         .await;

@@ -56,4 +56,4 @@ pub mod verify;
 pub mod webhooks;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

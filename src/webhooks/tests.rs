@@ -7,10 +7,11 @@ use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::codec;
-use crate::ledger::apply::apply;
+use crate::ledger::apply::{Happening, apply};
 use crate::ledger::command::Envelope;
 use crate::ledger::keyspace::MemoryKeyspace;
 use crate::ledger::records::Genesis;
+use crate::ledger::tests::{World, row};
 use crate::ledger::webhooks::{HookCursor, newest};
 use crate::node::events::NodeEvent;
 use crate::types::{Index, IntervalId, Term, UnixMillis};
@@ -152,7 +153,6 @@ fn decisions_have_the_same_ids_from_wherever_one_begins_and_none_is_left_out() {
         Kind::Void,
         Kind::Correlated,
         Kind::ObserverRejected,
-        Kind::Suspended,
         Kind::Penalty,
         Kind::ClaimPaid,
         Kind::Adjustment,
@@ -175,6 +175,31 @@ fn decisions_have_the_same_ids_from_wherever_one_begins_and_none_is_left_out() {
         whole.into_iter().map(|(news, _)| news).filter(|news| usual.contains(&news.kind)).collect();
     assert_eq!(fewer, expected);
     assert!(all_after(&space, newest(&space).expect("readable"), &every).is_empty());
+}
+
+#[test]
+fn a_suspension_its_end_and_what_follows_are_told_with_the_interval_that_made_them() {
+    let mut world = World::with(&["n1", "n2", "n3"], &["a", "b"], Default::default());
+    let mut happened = Vec::new();
+    for id in 1..=30_u32 {
+        let well = |name| row(name, 12, 12, 900);
+        let a = if id <= 10 { row("a", 12, 0, 0) } else { well("a") };
+        let rows = [a, well("b"), well("n1"), well("n2"), well("n3")];
+        for happening in world.interval(&rows) {
+            let kind = match happening {
+                Happening::MemberSuspended { .. } => "suspended",
+                Happening::MemberProbation { .. } => "probation",
+                Happening::MemberReinstated { .. } => "reinstated",
+                _ => continue,
+            };
+            happened.push(format!("01234567-{kind}-{id}-a"));
+        }
+    }
+    let kinds = [Kind::Suspended, Kind::Probation, Kind::Reinstated].into();
+    let told = all_after(&world.space, HookCursor::default(), &kinds);
+    assert_eq!(told.iter().map(|(news, _)| news.id.clone()).collect::<Vec<_>>(), happened);
+    assert_eq!(happened.len(), 3, "{happened:?}");
+    assert_eq!(told[0].0.data["before"], "active");
 }
 
 fn seen(id: u64, kind: &str, member: &str) -> NodeEvent {
