@@ -157,6 +157,8 @@ pub struct Metrics {
     pub scrub_damage: Family<KindLabel, Counter>,
     /// Tries to deliver news to webhooks by result: `delivered`, `failed` (tried again), `refused`, `given_up`, `dropped`.
     pub webhook_deliveries: Family<HookResultLabels, Counter>,
+    /// Spans of followed writes by result: `exported`, `failed` (the collector did not take them), `dropped` (the queue was full).
+    pub trace_spans: Family<ResultLabel, Counter>,
     /// News that waits in this node's memory for a webhook.
     pub webhook_queue: Family<HookLabel, Gauge>,
     /// 1 while the disk has less room than the reserve, and writes are refused.
@@ -217,6 +219,7 @@ impl Metrics {
             scrub_damage: Family::default(),
             webhook_deliveries: Family::default(),
             webhook_queue: Family::default(),
+            trace_spans: Family::default(),
             storage_full: Gauge::default(),
             raft_commit_seconds: seconds(),
             wal_sync_seconds: seconds(),
@@ -286,6 +289,7 @@ impl Metrics {
             "Tries to deliver to webhooks by result",
             self.webhook_deliveries.clone(),
         );
+        r.register("trace_spans", "Spans of followed writes by result", self.trace_spans.clone());
         r.register("webhook_queue", "News that waits for a webhook", self.webhook_queue.clone());
         r.register(
             "storage_full",

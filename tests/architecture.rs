@@ -21,6 +21,7 @@ const RANKS: &[(&str, u8)] = &[
     ("network", 3),
     ("database", 3),
     ("webhooks", 3),
+    ("traces", 3),
     ("sim", 4),
     ("config", 5),
     ("api", 6),

@@ -59,6 +59,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[tracing]`
+    pub tracing: TracingSettings,
     /// `[[webhooks]]`
     pub webhooks: Vec<Hook>,
     /// Whether listeners beyond loopback are allowed without TLS (`--insecure`, `SUPER_NODE_INSECURE`).
@@ -255,6 +257,21 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
+/// `[tracing]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracingSettings {
+    /// The base URL of a collector of OpenTelemetry, OTLP over HTTP; `None`: no write is followed.
+    pub otlp: Option<String>,
+    /// How many of a million writes are followed.
+    pub ratio_ppm: u32,
+}
+
+impl Default for TracingSettings {
+    fn default() -> Self {
+        TracingSettings { otlp: None, ratio_ppm: 10_000 }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -316,6 +333,7 @@ impl Default for Settings {
                 keep_alive: Duration::from_secs(15),
             },
             log: LogSettings { level: "info".to_string(), format: LogFormat::Text },
+            tracing: TracingSettings::default(),
             webhooks: Vec::new(),
             insecure: false,
         }
