@@ -326,7 +326,9 @@ impl Driver {
         let Some((trail, stories)) = &mut self.trail else { return };
         let spans = trail.finished(moment.now, moment.entropy);
         if !spans.is_empty() {
-            let _dropped = stories.try_send(Story { spans, origin_ns: origin_ns(moment.now) });
+            // The clock of this very instant: the moment is as old as the turn.
+            let story = Story { spans, origin_ns: origin_ns(self.clock.now()) };
+            let _dropped = stories.try_send(story);
         }
     }
 

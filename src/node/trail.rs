@@ -269,7 +269,7 @@ impl Trail {
                     if let Some((_, from)) = batch.filter(|(seq, _)| done >= seq) {
                         span("log", consensus, from, *when, None);
                         // Told once: no later batch has this entry's first write.
-                        batch = Some((Seq(u64::MAX), from));
+                        batch = Some((Seq::MAX, from));
                     }
                 }
                 Mark::Sent { peer, from, to } if within(*index, *from, *to) => {
@@ -343,7 +343,7 @@ mod tests {
     }
 
     fn persist(seq: u64, indices: std::ops::RangeInclusive<u64>) -> Persist {
-        Persist { seq: Seq(seq), hard_state: None, base: None, entries: indices.map(entry).collect() }
+        Persist { seq, hard_state: None, base: None, entries: indices.map(entry).collect() }
     }
 
     fn origin() -> Origin {
@@ -360,10 +360,10 @@ mod tests {
         trail.persist(&persist(5, 6..=8), Micros(25));
         trail.sent(&n2, &append(6..=8), Micros(26));
         trail.sent(&n3, &append(6..=8), Micros(27));
-        trail.persisted(Seq(4), Micros(30));
+        trail.persisted(4, Micros(30));
         trail.received(&n2, &accepted(6), Micros(35));
         trail.received(&n2, &accepted(8), Micros(40));
-        trail.persisted(Seq(5), Micros(45));
+        trail.persisted(5, Micros(45));
         trail.committed(&[entry(6), entry(7), entry(8)], Micros(50));
         trail.applied(Index(8), Micros(60));
         trail.answered(1, Some(Index(7)), Micros(65));
@@ -426,7 +426,7 @@ mod tests {
         }
         assert_eq!(trail.open.len(), WRITES_MAX);
         for seq in 0..MARKS_MAX as u64 + 9 {
-            trail.persisted(Seq(seq), Micros(1));
+            trail.persisted(seq, Micros(1));
         }
         assert_eq!(trail.marks.len(), MARKS_MAX);
     }
