@@ -31,6 +31,8 @@
 //! | L3 | `storage` | the ports to the disk: log and state |
 //! | L3 | `network` | the ports to peers and agents |
 //! | L3 | `database` | the projection into MongoDB |
+//! | L3 | `webhooks` | what happens, told to receivers over HTTP |
+//! | L3 | `traces` | the way of sampled writes, told to a collector |
 //! | L3 | `sim` | whole nodes on simulated ports, above the storage and the projector whose code it runs |
 //! | L4 | `config` | settings: flags, environment, file, defaults |
 //! | L4 | `api` | HTTP |
@@ -85,4 +87,8 @@ pub mod server;
 pub mod sim;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod storage;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod traces;
 pub mod types;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod webhooks;

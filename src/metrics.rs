@@ -40,7 +40,7 @@ labels!(
     ElectionLabels {
         /// Which detector fired.
         reason,
-        /// `started`, `won`.
+        /// `started`, `won`, `lost`.
         result
     }
 );
@@ -72,6 +72,22 @@ labels!(
         route,
         /// The status code.
         code
+    }
+);
+labels!(
+    /// A webhook.
+    HookLabel {
+        /// Its name.
+        hook
+    }
+);
+labels!(
+    /// A delivery to a webhook.
+    HookResultLabels {
+        /// The hook's name.
+        hook,
+        /// `delivered`, `failed`, `refused`, `given_up`, `dropped`.
+        result
     }
 );
 labels!(
@@ -139,6 +155,12 @@ pub struct Metrics {
     pub scrub_bytes: Family<KindLabel, Counter>,
     /// Damage found by reading again: `log`, `state`.
     pub scrub_damage: Family<KindLabel, Counter>,
+    /// Tries to deliver news to webhooks by result: `delivered`, `failed` (tried again), `refused`, `given_up`, `dropped`.
+    pub webhook_deliveries: Family<HookResultLabels, Counter>,
+    /// Spans of followed writes by result: `exported`, `failed` (the collector did not take them), `dropped` (the queue was full).
+    pub trace_spans: Family<ResultLabel, Counter>,
+    /// News that waits in this node's memory for a webhook.
+    pub webhook_queue: Family<HookLabel, Gauge>,
     /// 1 while the disk has less room than the reserve, and writes are refused.
     pub storage_full: Gauge,
     /// From proposal to application, on the leader.
@@ -195,6 +217,9 @@ impl Metrics {
             projection_documents: Family::default(),
             scrub_bytes: Family::default(),
             scrub_damage: Family::default(),
+            webhook_deliveries: Family::default(),
+            webhook_queue: Family::default(),
+            trace_spans: Family::default(),
             storage_full: Gauge::default(),
             raft_commit_seconds: seconds(),
             wal_sync_seconds: seconds(),
@@ -259,6 +284,13 @@ impl Metrics {
         r.register("projection_documents", "Documents written to MongoDB", self.projection_documents.clone());
         r.register("scrub_bytes", "Bytes read again to find damage", self.scrub_bytes.clone());
         r.register("scrub_damage", "Damage found by reading again", self.scrub_damage.clone());
+        r.register(
+            "webhook_deliveries",
+            "Tries to deliver to webhooks by result",
+            self.webhook_deliveries.clone(),
+        );
+        r.register("trace_spans", "Spans of followed writes by result", self.trace_spans.clone());
+        r.register("webhook_queue", "News that waits for a webhook", self.webhook_queue.clone());
         r.register(
             "storage_full",
             "1 while the disk has less room than the reserve",

@@ -20,6 +20,8 @@ const RANKS: &[(&str, u8)] = &[
     ("storage", 3),
     ("network", 3),
     ("database", 3),
+    ("webhooks", 3),
+    ("traces", 3),
     ("sim", 4),
     ("config", 5),
     ("api", 6),

@@ -426,6 +426,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         agents: inlet(),
         metrics: Arc::default(),
         reserve: 0,
+        stories: None,
         stop: CancellationToken::new(),
     }
 }

@@ -192,9 +192,14 @@ fn a_failure_that_stays_is_told_once() {
     let insert = Request::Insert { collection: REWARDS, documents: vec![documents::movement(&forged)] };
     bench.tables.execute(&insert, 0..1, &mut Reply::default()).expect("inserted");
     bench.run(Duration::from_secs(60), never);
-    let [News::Failing { class: Class::Operator, error, first: true }] = &bench.news[..] else {
+    let [
+        News::Started { checkpoint, lag: 5.. },
+        News::Failing { gap: None, class: Class::Operator, error, first: true },
+    ] = &bench.news[..]
+    else {
         panic!("{:?}", bench.news);
     };
+    assert_eq!(*checkpoint, Checkpoint::default());
     assert!(error.contains("document 3 in collection 'rewards' differs"), "{error}");
     let tries = bench.requests.iter().filter(|(request, _)| *request == Request::Prepare).count();
     assert!((10..15).contains(&tries), "every five seconds: {tries}");
@@ -202,7 +207,14 @@ fn a_failure_that_stays_is_told_once() {
     let repair = Request::Delete { collection: REWARDS, filter: bson::doc! { "_id": 3_i64 } };
     bench.tables.execute(&repair, 0..1, &mut Reply::default()).expect("deleted");
     bench.run(Duration::from_secs(10), never);
-    assert_eq!(bench.news[1..], [News::Recovered]);
+    let [News::Recovered, News::CaughtUp { checkpoint }] = &bench.news[2..] else {
+        panic!("{:?}", bench.news);
+    };
+    assert_eq!(checkpoint.intervals.0, 1);
+    // Who leads no more says so, once.
+    bench.sight.leading = None;
+    bench.run(Duration::from_secs(5), never);
+    assert_eq!(bench.news[4..], [News::Stopped]);
 }
 
 /// Claim: an operation that is never answered is given up after ten seconds, and all of it is tried again.

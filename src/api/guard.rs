@@ -155,7 +155,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(super) fn needed(method: &Method, path: &str) -> Option<Role> {
     let reads = method == Method::GET || method == Method::HEAD;
     match path {
-        "/livez" | "/readyz" | "/openapi.json" if reads => return None,
+        "/livez" | "/readyz" | "/openapi.json" | "/docs" if reads => return None,
         "/v1/members:enrol" => return None,
         "/v1/snapshot" => return Some(Role::Admin),
         "/v1/policy:simulate" => return Some(Role::Reader),
@@ -191,6 +191,7 @@ mod tests {
         for (method, path, least) in [
             ("GET", "/livez", ""),
             ("GET", "/openapi.json", ""),
+            ("GET", "/docs", ""),
             ("POST", "/v1/members:enrol", ""),
             ("GET", "/", "r"),
             ("GET", "/metrics", "r"),

@@ -57,6 +57,7 @@ use crate::network::peers::Link;
 use crate::network::tls::Tls;
 use crate::node::handle::{Failure, Handle, ReadLevel};
 use crate::node::status::{NodeStatus, RoleName};
+use crate::traces::{self, Tracer};
 use crate::types::{Index, NodeId};
 
 pub use guard::Guard;
@@ -132,6 +133,8 @@ pub struct ApiParts {
     pub stopping: CancellationToken,
     /// What a node tells of its surroundings.
     pub about: Surroundings,
+    /// Follows writes, if there is a collector of traces.
+    pub tracer: Option<Tracer>,
     /// Who may do what.
     pub guard: Guard,
     /// Certificates, if connections are encrypted.
@@ -280,7 +283,15 @@ impl ApiState {
         let forward = Params::parse(uri, &["forward"])?.truth("forward", true)?;
         let request = Request { once: once(headers)?, command };
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
-        let applied = self.handle.submit(request, forward, patience).await;
+        let followed = self.tracer.as_ref().and_then(|tracer| {
+            let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+            tracer.begin(parent, uri.path())
+        });
+        let traced = followed.as_ref().map(traces::Request::traced);
+        let applied = self.handle.submit_traced(request, forward, patience, traced).await;
+        if let Some(followed) = followed {
+            followed.end(applied.as_ref().err().map(ToString::to_string).as_deref());
+        }
         let applied = applied.map_err(|failure| self.failed(failure, uri))?;
         self.saw(applied.index);
         match applied.answer {

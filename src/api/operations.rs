@@ -103,6 +103,7 @@ pub async fn index(State(state): State<ApiState>) -> Html<String> {
         ("/v1/ledger/verify", "verify the ledger"),
         ("/readyz?verbose", "readiness"),
         ("/metrics", "metrics (Prometheus)"),
+        ("/docs", "all routes, for people"),
         ("/openapi.json", "all routes, for programs (OpenAPI)"),
     ];
     let rows: String = links

@@ -53,6 +53,10 @@ fn local() -> Vec<Route> {
                 ("components", json!({})),
             ])),
         ),
+        Route::at("/docs").get(
+            openapi::page::serve,
+            About::new("docs", "This document, for people.").gives_as(200, "text/html", None),
+        ),
         Route::at("/v1/status").get(
             operations::status,
             About::new("status", "What this node knows of itself and of the cluster.").gives(named("Status")),

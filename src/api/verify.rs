@@ -1,7 +1,7 @@
 //! Whether the ledger of this node is sound.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::Body;
@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::ledger::backwards::verify_from_newest;
 use crate::ledger::keyspace::Reader;
 use crate::ledger::verify::{VerifyReport, verify};
+use crate::types::UnixMillis;
 
 use super::ApiState;
 use super::extract::Params;
@@ -99,12 +100,35 @@ async fn tell(state: ApiState, wish: Wish, lines: mpsc::Sender<Value>) {
     let _told = lines.send(last).await;
 }
 
+/// How many problems an event lists; the answer has them all.
+const EVENT_PROBLEMS_MAX: usize = 10;
+
+/// A ledger that is not sound is news, whoever looked.
+fn tell_mismatch(state: &ApiState, place: &str, problems: &[String]) {
+    let first: Vec<&String> = problems.iter().take(EVENT_PROBLEMS_MAX).collect();
+    let message = format!(
+        "the records of the {place} do not fit together: {}",
+        problems.first().map_or("no reason given", String::as_str)
+    );
+    tracing::error!(event = "chain_mismatch", "{message}");
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = UnixMillis(i64::try_from(wall.as_millis()).unwrap_or(i64::MAX));
+    let data = json!({ "where": place, "count": problems.len(), "problems": first });
+    state.handle.events.publish(at, "chain_mismatch", message, data);
+}
+
 /// The report, with that of MongoDB if it was asked for.
 async fn concluded(state: &ApiState, wish: Wish, report: &VerifyReport) -> Result<Value, Problem> {
     let mut answer = plain(serde_json::to_value(report))?;
+    if !report.ok {
+        tell_mismatch(state, "ledger", &report.problems);
+    }
     if let (true, Some(compare)) = (wish.mongodb, &state.compare) {
         let compared = compare().await.map_err(|error| Problem::new(Code::Timeout, error.to_string()))?;
         answer["ok"] = Value::Bool(report.ok && compared.ok);
+        if !compared.ok {
+            tell_mismatch(state, "mongodb", &compared.problems);
+        }
         answer["mongodb"] = plain(serde_json::to_value(compared))?;
     }
     Ok(answer)

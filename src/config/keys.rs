@@ -232,6 +232,14 @@ pub const KEYS: &[Key] = &[
         LogFormat::Text => "text".to_string(),
         LogFormat::Json => "json".to_string(),
     }),
+    key!("tracing.otlp", |s, raw| value::optional_url(raw).map(|v| s.tracing.otlp = v), |s| s
+        .tracing
+        .otlp
+        .clone()
+        .unwrap_or_default()),
+    key!("tracing.ratio", |s, raw| value::ratio_ppm(raw).map(|v| s.tracing.ratio_ppm = v), |s| {
+        (f64::from(s.tracing.ratio_ppm) / 1e6).to_string()
+    }),
 ];
 
 /// The row of a key.

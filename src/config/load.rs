@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, KEYS, Key};
 use super::value::{self, Raw};
-use super::{ConfigError, Errors, Settings, Source, check};
+use super::{ConfigError, Errors, Settings, Source, check, webhooks};
 
 /// Variables that are not keys of the configuration but belong to this program.
 const VARIABLES_ELSEWHERE: [&str; 6] = [
@@ -98,13 +98,18 @@ pub struct Shown {
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// One row per key.
+    /// One row per key, and one per webhook.
     pub rows: Vec<Shown>,
 }
 
 /// Lays flag over environment over file over default, and checks the result.
 pub fn resolve(inputs: &Inputs) -> Result<Loaded, Errors> {
-    let mut layers = Layers { settings: Settings::default(), sources: BTreeMap::new(), errors: Vec::new() };
+    let mut layers = Layers {
+        settings: Settings::default(),
+        sources: BTreeMap::new(),
+        hooks: webhooks::Hooks::new(),
+        errors: Vec::new(),
+    };
     layers.apply_file(inputs);
     layers.apply_environment(inputs);
     for (name, flag, text) in &inputs.flags {
@@ -114,7 +119,8 @@ pub fn resolve(inputs: &Inputs) -> Result<Loaded, Errors> {
     }
     layers.apply_insecure(inputs);
     layers.derive();
-    let Layers { settings, sources, mut errors } = layers;
+    let Layers { mut settings, sources, hooks, mut errors } = layers;
+    settings.webhooks = hooks.iter().map(|(hook, _)| hook.clone()).collect();
     let source = |name: &str| sources.get(name).cloned().unwrap_or(Source::Default);
     if errors.is_empty() {
         errors = check::check(&settings, &source);
@@ -125,6 +131,11 @@ pub fn resolve(inputs: &Inputs) -> Result<Loaded, Errors> {
     let rows = KEYS
         .iter()
         .map(|key| Shown { key: key.name, value: (key.show)(&settings), source: source(key.name) })
+        .chain(hooks.iter().map(|(hook, source)| Shown {
+            key: "webhooks",
+            value: webhooks::show(hook),
+            source: source.clone(),
+        }))
         .collect();
     Ok(Loaded { settings, rows })
 }
@@ -132,6 +143,7 @@ pub fn resolve(inputs: &Inputs) -> Result<Loaded, Errors> {
 struct Layers {
     settings: Settings,
     sources: BTreeMap<&'static str, Source>,
+    hooks: webhooks::Hooks,
     errors: Vec<ConfigError>,
 }
 
@@ -170,6 +182,13 @@ impl Layers {
         let mut rows: Vec<_> = table.get_ref().iter().collect();
         rows.sort_by_key(|(name, _)| name.span().start);
         for (section, value) in rows {
+            if section.get_ref() == "webhooks" {
+                match webhooks::read(&path, text, section.span().start, value) {
+                    Ok(hooks) => self.hooks = hooks,
+                    Err(errors) => self.errors.extend(errors),
+                }
+                continue;
+            }
             let line = line_of(text, section.span().start);
             self.apply_section(&path, text, line, section.get_ref(), value);
         }
@@ -285,11 +304,13 @@ pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> &'a str 
     known.max_by_key(|candidate| likeness(candidate)).unwrap_or_default()
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
+/// The line of an offset, from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
 }
 
-fn raw(value: &DeValue<'_>) -> Raw {
+/// A value as the keys read it.
+pub(super) fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::String(text) => Raw::String(text.to_string()),
         DeValue::Integer(number) => Raw::Integer(number.to_string()),

@@ -3,6 +3,7 @@
 //! * [`keys`] is the table of everything that can be set: its name, its default, how it is read and shown.
 //! * [`load`] lays the four sources over each other and remembers where each value came from.
 //! * [`value`] turns text into durations, sizes, amounts and addresses.
+//! * `webhooks` reads `[[webhooks]]`, a list, which no single key can hold.
 //! * [`check`] looks at what single values cannot know: whether they fit together.
 //!
 //! A mistake is an [`Errors`] that names the key, the value, where it was written, what is allowed and what to do;
@@ -12,6 +13,7 @@ pub mod check;
 pub mod keys;
 pub mod load;
 pub mod value;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use crate::ledger::policy::Policy;
 use crate::network::tls::Files;
 use crate::node::frame::PROTOCOL;
 use crate::types::NodeId;
+use crate::webhooks::Hook;
 
 pub use load::{Inputs, Loaded, resolve};
 
@@ -56,6 +59,10 @@ pub struct Settings {
     pub http: HttpSettings,
     /// `[log]`
     pub log: LogSettings,
+    /// `[tracing]`
+    pub tracing: TracingSettings,
+    /// `[[webhooks]]`
+    pub webhooks: Vec<Hook>,
     /// Whether listeners beyond loopback are allowed without TLS (`--insecure`, `SUPER_NODE_INSECURE`).
     pub insecure: bool,
 }
@@ -250,6 +257,21 @@ pub struct LogSettings {
     pub format: LogFormat,
 }
 
+/// `[tracing]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracingSettings {
+    /// The base URL of a collector of OpenTelemetry, OTLP over HTTP; `None`: no write is followed.
+    pub otlp: Option<String>,
+    /// How many of a million writes are followed.
+    pub ratio_ppm: u32,
+}
+
+impl Default for TracingSettings {
+    fn default() -> Self {
+        TracingSettings { otlp: None, ratio_ppm: 10_000 }
+    }
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -311,6 +333,8 @@ impl Default for Settings {
                 keep_alive: Duration::from_secs(15),
             },
             log: LogSettings { level: "info".to_string(), format: LogFormat::Text },
+            tracing: TracingSettings::default(),
+            webhooks: Vec::new(),
             insecure: false,
         }
     }

@@ -402,6 +402,20 @@ pub fn redact_uri(uri: &str) -> String {
     }
 }
 
+/// A share from 0 to 1, such as 0.01, in parts per million.
+pub fn ratio_ppm(raw: &Raw) -> Result<u32, Problem> {
+    let hint = "write a share from 0 to 1, such as 0.01 for one in a hundred";
+    let text = match raw {
+        Raw::Text(text) | Raw::String(text) | Raw::Integer(text) | Raw::Float(text) => text.trim(),
+        _ => "",
+    };
+    match text.parse::<f64>() {
+        // In range, so that the cast loses nothing but what is below a millionth.
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok((share * 1e6).round() as u32),
+        _ => Err(Problem::new("is not a share", hint)),
+    }
+}
+
 /// The base URL of a node's HTTP interface: `http://HOST:PORT`, or nothing when empty.
 pub fn optional_url(raw: &Raw) -> Result<Option<String>, Problem> {
     let text = raw.text("a URL such as http://10.0.0.1:7400")?;

@@ -172,6 +172,8 @@ impl Default for Limits {
 pub enum News {
     /// It cannot go on for now. Told when the reason changes.
     Failing {
+        /// What is missing, if that is the reason: from where on, and where the ledger here begins.
+        gap: Option<Gap>,
         /// What must be done about it.
         class: Class,
         /// The reason, without secrets.
@@ -181,6 +183,31 @@ pub enum News {
     },
     /// It goes on.
     Recovered,
+    /// This node has taken the database up, and writes what follows the checkpoint.
+    Started {
+        /// Where MongoDB stands.
+        checkpoint: Checkpoint,
+        /// Movements, intervals and elections that it lacks.
+        lag: u64,
+    },
+    /// For the first time since then MongoDB has everything.
+    CaughtUp {
+        /// Where MongoDB stands.
+        checkpoint: Checkpoint,
+    },
+    /// This node writes no more, since it leads no more.
+    Stopped,
+}
+
+/// What MongoDB lacks, and the ledger here has forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// `ledger records` or `intervals`.
+    pub what: &'static str,
+    /// The first that is missing.
+    pub from: u64,
+    /// The first that is left.
+    pub first: u64,
 }
 
 /// The node around the projector, and the way to its MongoDB.

@@ -16,7 +16,7 @@ use crate::types::{Index, Micros, Term};
 
 use super::errors::{Class, ProjectionError};
 use super::feed::Batch;
-use super::ports::{News, Surroundings};
+use super::ports::{Gap, News, Surroundings};
 use super::target::Target;
 
 /// How long the projector waits after the first sign of news, so that one batch carries several entries.
@@ -48,6 +48,7 @@ pub async fn follow(surroundings: &impl Surroundings, database: &str) -> Infalli
         progressed: false,
         agreed: Checkpoint::default(),
         proposed_at: None,
+        telling: Telling::Nothing,
     };
     loop {
         let term = surroundings.leading();
@@ -68,6 +69,15 @@ struct Projector<'a, S> {
     /// What the cluster knew of it when the ledger was last asked.
     agreed: Checkpoint,
     proposed_at: Option<Micros>,
+    telling: Telling,
+}
+
+/// What people were told of this term's work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    Nothing,
+    Started,
+    CaughtUp,
 }
 
 impl<S: Surroundings> Projector<'_, S> {
@@ -75,6 +85,9 @@ impl<S: Surroundings> Projector<'_, S> {
     async fn serve(&mut self, term: Option<Term>) -> Infallible {
         self.confirmed = None;
         self.error = None;
+        if std::mem::replace(&mut self.telling, Telling::Nothing) != Telling::Nothing {
+            self.surroundings.tell(News::Stopped);
+        }
         match term {
             Some(term) => self.lead(term).await,
             None => loop {
@@ -93,7 +106,11 @@ impl<S: Surroundings> Projector<'_, S> {
                 pause = RETRY_MIN;
             }
             let class = error.class();
-            self.failed(class, self.surroundings.redact(&error.to_string()));
+            let gap = match &error {
+                ProjectionError::Gap { what, from, first } => Some(Gap { what, from: *from, first: *first }),
+                _ => None,
+            };
+            self.failed(gap, class, self.surroundings.redact(&error.to_string()));
             let wait = match class {
                 Class::Retry => pause,
                 Class::Operator | Class::Bug => OPERATOR_RETRY,
@@ -127,6 +144,7 @@ impl<S: Surroundings> Projector<'_, S> {
         // own move to the same place is acknowledged, it is there for good, and the cluster may be told.
         target.advance(start, term).await?;
         self.confirmed = Some(start);
+        self.started(start).await?;
         let records = limits.batch_records;
         let mut batch = self.next(start, records).await?;
         let mut after = start;
@@ -143,6 +161,7 @@ impl<S: Surroundings> Projector<'_, S> {
                 let seen = self.surroundings.applied();
                 batch = self.next(after, records).await?;
                 if batch.is_empty() {
+                    self.caught_up(after);
                     self.wait_for_news(seen).await;
                     self.propose();
                     batch = self.next(after, records).await?;
@@ -185,13 +204,31 @@ impl<S: Surroundings> Projector<'_, S> {
         select(pin!(moved), pin!(self.surroundings.sleep(IDLE_TICK))).await;
     }
 
-    fn failed(&mut self, class: Class, error: String) {
+    fn failed(&mut self, gap: Option<Gap>, class: Class, error: String) {
         if self.error.as_ref() == Some(&error) {
             return;
         }
         let first = self.error.is_none();
-        self.surroundings.tell(News::Failing { class, error: error.clone(), first });
+        self.surroundings.tell(News::Failing { gap, class, error: error.clone(), first });
         self.error = Some(error);
+    }
+
+    /// Tells, once a term, that this node writes now, and from where.
+    async fn started(&mut self, checkpoint: Checkpoint) -> Result<(), ProjectionError> {
+        if self.telling != Telling::Nothing {
+            return Ok(());
+        }
+        let lag = self.surroundings.read(move |feed| feed.remaining(&checkpoint)).await?;
+        self.telling = Telling::Started;
+        self.surroundings.tell(News::Started { checkpoint, lag });
+        Ok(())
+    }
+
+    /// Tells, once a term, that MongoDB has everything.
+    fn caught_up(&mut self, checkpoint: Checkpoint) {
+        if std::mem::replace(&mut self.telling, Telling::CaughtUp) != Telling::CaughtUp {
+            self.surroundings.tell(News::CaughtUp { checkpoint });
+        }
     }
 
     /// The checkpoint stands here for good.

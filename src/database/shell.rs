@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use crate::types::{Index, Micros, NodeId, Term, UnixMillis};
 use super::errors::{Class, ProjectionError, Redactor};
 use super::feed::{Feed, LedgerFeed};
 use super::mongo::{Mongo, MongoSettings, SystemClock};
-use super::ports::{Clock, Limits, News, Pending, Surroundings, Written};
+use super::ports::{Clock, Gap, Limits, News, Pending, Surroundings, Written};
 use super::projector;
 
 /// How long the proposal of a checkpoint waits for its answer.
@@ -172,24 +173,52 @@ impl Surroundings for Shell {
     }
 
     fn tell(&self, news: News) {
-        let (kind, message, error) = match news {
-            News::Failing { class, error, first } => {
+        let database = &self.settings.database;
+        let (kind, message, data) = match news {
+            News::Started { checkpoint, lag } => {
+                let message =
+                    format!("MongoDB is written from movement {} on: {lag} records", checkpoint.rewards + 1);
+                tracing::info!(event = "projection_started", "{message}");
+                let data = json!({ "database": database, "checkpoint": checkpoint, "lag_records": lag });
+                ("projection_started", message, data)
+            }
+            News::CaughtUp { checkpoint } => {
+                let message = format!("MongoDB has everything up to movement {}", checkpoint.rewards);
+                tracing::info!(event = "projection_caught_up", "{message}");
+                ("projection_caught_up", message, json!({ "database": database, "checkpoint": checkpoint }))
+            }
+            News::Stopped => {
+                let message = "MongoDB is left to the next leader".to_string();
+                ("projection_stopped", message, json!({ "database": database }))
+            }
+            News::Failing { gap, class, error, first } => {
                 match class {
                     Class::Retry => tracing::warn!(%error, "projection is waiting"),
                     Class::Operator => tracing::error!(%error, "projection needs an operator"),
                     Class::Bug => tracing::error!(%error, "projection failed unexpectedly"),
                 }
+                if let Some(Gap { what, from, first }) = gap {
+                    let data = json!({ "database": database, "what": what, "from": from, "first": first });
+                    self.publish("projection_gap", error.clone(), data);
+                }
                 if !first {
                     return;
                 }
-                ("projection_failing", format!("MongoDB is not being written: {error}"), Some(error))
+                let message = format!("MongoDB is not being written: {error}");
+                ("projection_failing", message, json!({ "database": database, "error": error }))
             }
             News::Recovered => {
                 tracing::info!("projection goes on");
-                ("projection_recovered", "MongoDB is being written again".to_string(), None)
+                let data = json!({ "database": database, "error": null });
+                ("projection_recovered", "MongoDB is being written again".to_string(), data)
             }
         };
-        let data = serde_json::json!({ "database": self.settings.database, "error": error });
+        self.publish(kind, message, data);
+    }
+}
+
+impl Shell {
+    fn publish(&self, kind: &str, message: String, data: Value) {
         self.handle.events.publish(self.wall(), kind, message, data);
     }
 }

@@ -14,7 +14,7 @@ use super::records::{Checkpoint, Election, MemberKind, Movement, MovementKind, V
 use super::recoveries::{self, Recovery};
 use super::{
     agents, claims, elections, genesis, intervals, kv, maintenance, members, projection, retention, rules,
-    sessions, settle, table,
+    sessions, settle, table, webhooks,
 };
 
 /// What came of a log entry.
@@ -402,5 +402,6 @@ fn dispatch(
         }
         Command::AgentRefuse { member } => agents::refuse(space, member),
         Command::Trim { through, projected } => retention::trim(space, *through, *projected, happenings),
+        Command::Notified { hook, cursor } => webhooks::notified(space, entry, hook, cursor),
     }
 }

@@ -12,6 +12,7 @@ use super::claims::Receipt;
 use super::policy::Policy;
 use super::records::{Checkpoint, MemberKind};
 use super::recoveries::RecoveryAct;
+use super::webhooks::HookCursor;
 
 /// Longest key of the shared dictionary, in bytes.
 pub const KV_KEY_BYTES_MAX: usize = 512;
@@ -272,6 +273,14 @@ pub enum Command {
         through: IntervalId,
         /// Whether the leader projects into MongoDB: then nothing is forgotten that is not there.
         projected: bool,
+    },
+    /// A webhook has been told of everything up to here, or, the first time, is to be told of what comes after. See
+    /// [`super::webhooks`]: proposed only once every voter has stated a version that knows this command.
+    Notified {
+        /// The hook's configured name.
+        hook: String,
+        /// How far it is.
+        cursor: HookCursor,
     },
 }
 

@@ -24,6 +24,7 @@
 //! | `atotals` | sums and chain heads ([`super::records::Totals`]) |
 //! | `atrimmed` | what is left of the history that was forgotten ([`super::retention::Trimmed`]) |
 //! | `aversions` | the versions that super-nodes have stated |
+//! | `awebhooks` | how far each webhook is ([`super::webhooks::Hooks`]) |
 //! | `c` interval | the cut of an interval ([`super::evidence::CutRecord`]) |
 //! | `d` idempotency key | the first answer |
 //! | `D` log index | an idempotency key, oldest first, for eviction |
@@ -53,6 +54,8 @@
 
 use crate::types::{Index, IntervalId, MemberId, NodeId, SessionId, Term};
 
+/// How far each webhook is.
+pub const WEBHOOKS: &[u8] = b"awebhooks";
 /// The newest change of any member.
 pub const CHANGED: &[u8] = b"achanged";
 /// Log time.

@@ -10,7 +10,7 @@
 //! `intervals` (cut, report), [`settle`] (one apply computes everything), [`hearing`] and [`observers`] (whose reports
 //! count, and the verdict), [`judge`] (one member), [`score`] (the arithmetic), [`standing`] (strikes and suspension),
 //! [`budget`], [`accounts`] (the movement and its hash). [`agents`] are let in with their keys. Money also moves by [`claims`]; the policy by `rules`. [`query`] reads,
-//! [`retention`] forgets what is old. [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
+//! [`retention`] forgets what is old, [`webhooks`] remembers how far receivers were told. [`explain`] shows the arithmetic of one payment, [`verify`] recomputes all of them. The rules in words, with a
 //! worked example and the canonical bytes: `docs/ledger.md`.
 
 pub mod accounts;
@@ -53,6 +53,7 @@ pub mod settle;
 pub mod standing;
 mod table;
 pub mod verify;
+pub mod webhooks;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,14 +15,15 @@ use super::keys;
 use super::keyspace::{Direction, KeyspaceError, Reader};
 use super::policy::{Policy, Revision};
 use super::records::{
-    Checkpoint, Election, Genesis, Interval, IntervalState, KvEntry, Member, Movement, MovementKind,
-    Observation, Totals, Verdict,
+    Checkpoint, Election, Genesis, Interval, IntervalState, KvEntry, Member, MemberStatus, Movement,
+    MovementKind, Observation, Totals, Verdict,
 };
 use super::recoveries::{self, Recovery};
 use super::retention;
 use super::roster;
 use super::settle;
 use super::table;
+use super::webhooks::{self, Hooks};
 
 /// Members that are looked at in one go when all are.
 const MEMBERS_AT_ONCE: usize = 1_024;
@@ -388,6 +389,26 @@ pub fn judgement(
     };
     let judgements: Vec<Judgement> = table::parse(&key, &value)?;
     Ok(judgements.into_iter().find(|judgement| judgement.observation.member == *member))
+}
+
+/// Those judgements of an interval that changed a member's standing (suspended, on probation, paid again), by member.
+/// Members that had left are not among them.
+pub fn standing_changes(reader: &dyn Reader, id: IntervalId) -> Result<Vec<Judgement>, KeyspaceError> {
+    let mut found = Vec::new();
+    let prefix = keys::numbered(keys::JUDGEMENT_TABLE, id.0);
+    blocks::visit(reader, &prefix, &prefix, &mut |judgement: Judgement| {
+        let after = judgement.observation.status;
+        if after != MemberStatus::Left && after != judgement.before.status {
+            found.push(judgement);
+        }
+        Ok(true)
+    })?;
+    Ok(found)
+}
+
+/// How far each webhook is.
+pub fn webhooks(reader: &dyn Reader) -> Result<Hooks, KeyspaceError> {
+    webhooks::hooks(reader)
 }
 
 /// A member's claims.

@@ -33,6 +33,7 @@ use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageErro
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
 use super::status::{NodeStatus, RoleName};
+use super::trail::{Story, Trail};
 
 /// Asks that wait for the driver; more are refused as overloaded.
 const ASKS_MAX: usize = 8_192;
@@ -99,6 +100,8 @@ pub struct Parts<L, P, A> {
     pub metrics: Arc<Metrics>,
     /// While the disk has less room than this, in bytes, it counts as full.
     pub reserve: u64,
+    /// Where the stories of followed writes go; `None`: none is followed.
+    pub stories: Option<mpsc::Sender<Story>>,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -148,6 +151,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         network: parts.network,
         pinger: parts.pinger,
         metrics: parts.metrics,
+        trail: parts.stories.map(|stories| (Trail::default(), stories)),
         events,
         state: parts.state,
         disk,
@@ -231,6 +235,8 @@ struct Driver {
     network: Arc<dyn Network>,
     pinger: Arc<dyn Pinger>,
     metrics: Arc<Metrics>,
+    /// Of followed writes, and where their stories go.
+    trail: Option<(Trail, mpsc::Sender<Story>)>,
     events: Arc<EventLog>,
     state: Arc<dyn StateStore>,
     disk: DiskThread,
@@ -304,7 +310,26 @@ impl Driver {
 
     fn step(&mut self, input: Input) {
         let moment = self.moment();
+        if let Some((trail, _)) = &mut self.trail {
+            match &input {
+                Input::Persisted { seq } => trail.persisted(*seq, moment.now),
+                Input::Frame { from, frame } => trail.received(from, frame, moment.now),
+                Input::Applied(batch) => trail.applied(batch.upto.index, moment.now),
+                _ => {}
+            }
+        }
         self.node.step(moment, input);
+    }
+
+    /// Hands the stories of followed writes on. Nobody waits for a trace: what does not fit into the queue is dropped.
+    fn tell_stories(&mut self, moment: Moment) {
+        let Some((trail, stories)) = &mut self.trail else { return };
+        let spans = trail.finished(moment.now, moment.entropy);
+        if !spans.is_empty() {
+            // The clock of this very instant: the moment is as old as the turn.
+            let story = Story { spans, origin_ns: origin_ns(self.clock.now()) };
+            let _dropped = stories.try_send(story);
+        }
     }
 
     /// The present moment. If it comes much later than it should, this process stood still: the node hears of that
@@ -321,7 +346,12 @@ impl Driver {
 
     fn ask(&mut self, ask: Ask) {
         let (waiter, want, forward, patience) = match ask {
-            Ask::Submit { request, forward, patience, reply } => {
+            Ask::Submit { request, forward, patience, reply, traced } => {
+                if let (Some((trail, _)), Some(traced)) = (&mut self.trail, traced) {
+                    let now = self.clock.now();
+                    let queued = Micros(traced.queued_ns.saturating_sub(origin_ns(now)).div_ceil(1_000));
+                    trail.taken(self.last_ask + 1, traced.origin, queued, now);
+                }
                 (Waiter::Write(reply), Want::Write(request), forward, patience)
             }
             Ask::ReadBarrier { lease, forward, patience, reply } => {
@@ -360,10 +390,22 @@ impl Driver {
             self.flushing = true;
             self.apply.send(ApplyJob::Flush);
         }
+        self.tell_stories(moment);
         self.publish(moment);
     }
 
     fn carry_out(&mut self, effect: Effect, moment: Moment) {
+        if let Some((trail, _)) = &mut self.trail {
+            match &effect {
+                Effect::Persist(persist) => trail.persist(persist, moment.now),
+                Effect::Send { to, frame } => trail.sent(to, frame, moment.now),
+                Effect::Apply(entries) => trail.committed(entries, moment.now),
+                Effect::Reply { ask, outcome: Outcome::Write(result) } => {
+                    trail.answered(*ask, result.as_ref().ok().map(|applied| applied.index), moment.now);
+                }
+                _ => {}
+            }
+        }
         match effect {
             Effect::Persist(persist) => self.disk.send(persist),
             Effect::Send { to, frame } => {
@@ -529,6 +571,13 @@ fn time_since_boot() -> Duration {
     let time = rustix::time::clock_gettime(CLOCK);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// The Unix time, in nanoseconds, at which the node's clock would have read zero, if it is `now` now.
+fn origin_ns(now: Micros) -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall_ns = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
+    wall_ns.saturating_sub(now.0.saturating_mul(1_000))
 }
 
 impl Clock {

@@ -14,6 +14,7 @@ use crate::types::{Index, NodeId, Term};
 use super::events::EventLog;
 use super::ports::StateStore;
 use super::status::{NodeStatus, ProjectionStatus};
+use super::trail::Traced;
 
 /// A write or read did not come to an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -175,6 +176,8 @@ pub enum Ask {
         patience: Duration,
         /// Where the answer goes.
         reply: Reply<Applied>,
+        /// Whether its way is followed, and from where it comes.
+        traced: Option<Traced>,
     },
     /// Find an index that a linearizable read must wait for, and wait until it is applied here.
     ReadBarrier {
@@ -239,8 +242,20 @@ impl Handle {
         forward: bool,
         timeout: Duration,
     ) -> Result<Applied, Failure> {
+        self.submit_traced(request, forward, timeout, None).await
+    }
+
+    /// The same, of a write whose way through the node may be followed.
+    pub async fn submit_traced(
+        &self,
+        request: Request,
+        forward: bool,
+        timeout: Duration,
+        traced: Option<Traced>,
+    ) -> Result<Applied, Failure> {
         let (reply, answer) = oneshot::channel();
-        self.begin_submit(request, forward, timeout, reply.into())?;
+        let (patience, reply) = (answer_early(timeout), reply.into());
+        self.ask(Ask::Submit { request, forward, patience, reply, traced })?;
         unknown_in_time(answer, timeout).await
     }
 
@@ -294,9 +309,7 @@ impl Handle {
         timeout: Duration,
         reply: Reply<Applied>,
     ) -> Result<(), Failure> {
-        // Leaves time for the answer that nobody leads, which is a better one than silence.
-        let patience = timeout.mul_f64(0.75);
-        self.ask(Ask::Submit { request, forward, patience, reply })
+        self.ask(Ask::Submit { request, forward, patience: answer_early(timeout), reply, traced: None })
     }
 
     /// The first half of [`Handle::read_barrier`], likewise.
@@ -329,6 +342,11 @@ impl Handle {
             mpsc::error::TrySendError::Closed(_) => Failure::Draining,
         })
     }
+}
+
+/// Leaves time for the answer that nobody leads, which is a better one than silence.
+fn answer_early(timeout: Duration) -> Duration {
+    timeout.mul_f64(0.75)
 }
 
 /// The answer to something that may happen even if nobody hears of it.

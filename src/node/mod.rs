@@ -13,6 +13,7 @@
 //! | `applier` | applies entries in one transaction a batch |
 //! | `view`, `status`, `events`, `notices` | what it says about itself |
 //! | `ports`, `frame` | what it needs from below, and what nodes say to each other |
+//! | `trail` | the way of sampled writes, as values |
 //! | `handle` | how the layers above use it |
 //! | `driver` | the task and the two threads that run it for real |
 
@@ -40,4 +41,5 @@ pub mod requests;
 pub mod snapshot;
 pub mod spool;
 pub mod status;
+pub mod trail;
 mod view;

@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use crate::health::{Level, Outcome};
 use crate::ledger::apply::Happening;
+use crate::ledger::records::MovementKind;
 use crate::metrics::{ElectionLabels, KindLabel, MemberLabel, Metrics, ResultLabel};
 use crate::raft::{self, ElectionReason};
-use crate::types::{NodeId, UnixMillis};
+use crate::types::{Amount, NodeId, UnixMillis};
 
 use super::autopilot::Replacement;
 use super::events::EventLog;
@@ -35,6 +36,7 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
         Notice::Raft(
             raft::Event::BecameLeader { .. }
             | raft::Event::ElectionStarted { pre_vote: false, .. }
+            | raft::Event::ElectionLost { .. }
             | raft::Event::FollowsLeader { .. }
             | raft::Event::SteppedDown { .. }
             | raft::Event::TransferStarted { .. }
@@ -61,6 +63,10 @@ fn measure(notice: &Notice, metrics: &Metrics) {
             metrics.raft_elections.get_or_create(&labels).inc();
             metrics.raft_leader_changes.inc();
             metrics.election_leaderless_seconds.observe(leaderless.as_secs_f64());
+        }
+        Notice::Raft(raft::Event::ElectionLost { reason, .. }) => {
+            let labels = ElectionLabels { reason: reason.as_str().to_string(), result: "lost".to_string() };
+            metrics.raft_elections.get_or_create(&labels).inc();
         }
         Notice::Raft(raft::Event::FollowsLeader { .. }) => {
             metrics.raft_leader_changes.inc();
@@ -229,6 +235,11 @@ fn describe_raft(event: &raft::Event) -> Description {
                 "leaderless_ms": leaderless_ms});
             ("leader_elected", words, data)
         }
+        raft::Event::ElectionLost { term, reason } => (
+            "election_lost",
+            format!("did not win the election for term {term} ({})", reason.as_str()),
+            json!({"term": term, "reason": reason.as_str()}),
+        ),
         raft::Event::FollowsLeader { term, leader } => (
             "follows_leader",
             format!("follows {leader} in term {term}"),
@@ -368,8 +379,20 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
             "history_trimmed",
             format!("history up to interval {through} and movement {records} is forgotten"),
         ),
-        // One per key, per payment and per second: they are data, not news.
-        Happening::KvChanged { .. } | Happening::Movement { .. } | Happening::Projected(_) => return None,
+        Happening::Movement { kind: MovementKind::Claim, member, amount, seq } => (
+            "claim_paid",
+            format!("{member} is paid out {}, movement {seq}", Amount(amount.0.saturating_neg())),
+        ),
+        Happening::Movement { kind: MovementKind::Adjustment, member, amount, seq } => {
+            ("adjusted", format!("an operator moves the balance of {member} by {amount}, movement {seq}"))
+        }
+        // One per key, per payment and per second: they are data, not news. (A claim beyond the balance has news of its own.)
+        Happening::KvChanged { .. }
+        | Happening::Movement {
+            kind: MovementKind::Reward | MovementKind::Penalty | MovementKind::ClaimPenalty,
+            ..
+        }
+        | Happening::Projected(_) => return None,
     };
     Some((kind, words, serde_json::to_value(happening).unwrap_or(Value::Null)))
 }

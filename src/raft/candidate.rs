@@ -199,7 +199,9 @@ impl Node<Candidate> {
     }
 
     /// Gives up within the term; its vote stays given (hazard 4).
-    pub fn into_follower(self) -> Node<Follower> {
+    pub fn into_follower(mut self) -> Node<Follower> {
+        let (term, reason) = (self.core.term(), self.role.reason);
+        self.core.outbox.event(Event::ElectionLost { term, reason });
         let role = Follower::new(&self.core);
         Node { core: self.core, role }
     }

@@ -432,6 +432,14 @@ pub enum Event {
         /// From the last word of the previous leader (or from start) to the victory.
         leaderless: Duration,
     },
+    /// This node stood for election, and did not win: another was heard to lead, a newer term was seen, or too few voted for
+    /// it in time.
+    ElectionLost {
+        /// The term it stood in.
+        term: Term,
+        /// What had made it stand.
+        reason: ElectionReason,
+    },
     /// This node follows a leader it did not follow before.
     FollowsLeader {
         /// The term.

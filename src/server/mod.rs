@@ -6,6 +6,7 @@ mod opened;
 mod reenter;
 mod scrub;
 mod state;
+mod webhooks;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use crate::ledger::query;
 use crate::metrics::Metrics;
 use crate::network::introduce::Introduction;
 use crate::network::peers::{self, PeerEvent, PeerNetwork, PeerSettings};
-use crate::network::tls::Tls;
+use crate::network::tls::{self, Tls};
 use crate::network::udp::{AgentEvent, UdpPinger};
 use crate::node::applier;
 use crate::node::core;
@@ -41,6 +42,7 @@ use crate::node::ports::{AddressBook, StateStore, StorageError};
 use crate::node::status::ProjectionStatus;
 use crate::raft;
 use crate::storage::directory::{DataDirectory, condemn_state};
+use crate::traces;
 
 use opened::Opened;
 
@@ -122,6 +124,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
     let guard = settings.auth.tokens.as_deref().map_or_else(|| Ok(Guard::default()), Guard::read);
     let guard = guard.map_err(|error| ServerError::Security(error.to_string()))?;
+    let hooks = webhooks::clients(&settings)?;
     let client_listener = listen("--listen", settings.listen.client).await?;
     let peer_listener = listen("--peer-listen", settings.listen.peer).await?;
     let bound = |listener: &TcpListener| {
@@ -145,6 +148,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     let Opened { directory, incarnation, log, state, invitation, rejoin: _ } = opened;
     let metrics = Arc::new(Metrics::new());
     let node_settings = node_settings(&settings, address.clone(), incarnation.clone());
+    let ends = tracing_ends(&settings, &metrics)?;
     let inquiry = inquiry(&settings, &node_settings, &incarnation, tls.as_ref())?;
     let (peer_inbox, peers) = mpsc::channel(PEER_INBOX_MAX);
     let peer_settings = PeerSettings {
@@ -175,9 +179,11 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         agents: Inlet { receiver: agents, translate: from_agent },
         metrics: Arc::clone(&metrics),
         reserve: settings.storage.reserve,
+        stories: ends.as_ref().map(|ends| ends.stories.clone()),
         stop: stop.child_token(),
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
+    let mut couriers = webhooks::start(hooks, &handle, &metrics, &stop);
     let scrub = match &directory {
         Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
         None => None,
@@ -200,7 +206,12 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         settings.listen.agents
     );
     let about = about(&settings, &network);
+    let tracer = ends.map(|ends| {
+        couriers.spawn(traces::export(ends.exporter, stop.child_token()));
+        ends.tracer
+    });
     let api = ApiState::from(ApiParts {
+        tracer,
         guard,
         tls,
         ..api_parts(&settings, handle, feed, mongo, Arc::clone(&metrics), stop.child_token(), about)
@@ -218,6 +229,8 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     if let Some(projection) = projection {
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
+    let ended = async { while couriers.join_next().await.is_some() {} };
+    let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, ended).await;
     let _closed_or_slow = tokio::time::timeout(STOP_PATIENCE, network.stopped()).await;
     if scrub.is_some_and(|scrub| scrub.join().is_err()) {
         tracing::error!("the scrub thread panicked");
@@ -410,9 +423,23 @@ fn start_scrub(
         metrics: Arc::clone(metrics),
         directory: directory.path().to_path_buf(),
         stop,
+        read: std::cell::Cell::new(0),
+        damaged: std::cell::Cell::new(false),
     };
     let thread = std::thread::Builder::new().name("scrub".to_string()).spawn(move || scrub.run());
     thread.map(Some).map_err(|source| ServerError::System { what: "start the scrub thread", source })
+}
+
+/// Where followed writes are told, if there is a collector.
+fn tracing_ends(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Option<traces::Ends>, ServerError> {
+    let Some(otlp) = settings.tracing.otlp.clone() else { return Ok(None) };
+    let tracing = traces::TraceSettings { otlp, ratio_ppm: settings.tracing.ratio_ppm };
+    let refused = |why: String| ServerError::Security(format!("tracing.otlp: {why}"));
+    let builder = tls::http(None).map_err(|error| refused(error.to_string()))?;
+    let builder = builder.redirect(reqwest::redirect::Policy::none()).no_proxy();
+    let client = builder.build().map_err(|error| refused(error.to_string()))?;
+    let node = settings.node.id.to_string();
+    Ok(Some(traces::ends(&tracing, client, node, Arc::clone(metrics))))
 }
 
 fn mongo_settings(settings: &Settings) -> Option<MongoSettings> {
@@ -455,6 +482,7 @@ fn api_parts(
         newest: std::sync::atomic::AtomicU64::new(0),
         stopping,
         about,
+        tracer: None,
         guard: Guard::default(),
         tls: None,
     }

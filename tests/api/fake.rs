@@ -214,6 +214,7 @@ impl Fake {
             agents: AgentsSettings { open: false, token: Some("let me in".to_string()) },
             stopping: stopping.clone(),
             about: Surroundings { links: Arc::new(Vec::new), data_dir: None, election_min_ms: 300 },
+            tracer: None,
             guard: Guard::default(),
             tls: None,
         });

@@ -283,3 +283,17 @@ async fn probes_status_and_metrics_need_no_quorum() {
     let page = fake.get("/").await;
     assert!(page.header("content-type").starts_with("text/html") && page.text.contains("/metrics"));
 }
+
+#[tokio::test]
+async fn the_page_of_all_routes_needs_nothing_from_elsewhere() {
+    let fake = Fake::start().await;
+    let page = fake.get("/docs").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+    let document = fake.get("/openapi.json").await.json;
+    for path in document["paths"].as_object().expect("paths").keys() {
+        assert!(page.text.contains(&format!("</span>{path}</h3>")), "{path} is not on the page");
+    }
+    assert!(fake.get("/").await.text.contains("href=\"/docs\""));
+}

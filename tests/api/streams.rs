@@ -2,6 +2,10 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use super_node::codec;
+use super_node::ledger::keys;
+use super_node::ledger::keyspace::Keyspace;
+use super_node::ledger::records::Movement;
 use super_node::types::UnixMillis;
 
 use crate::fake::{Fake, Reply};
@@ -161,4 +165,28 @@ async fn a_long_poll_with_much_to_tell_tells_it_in_parts_that_miss_nothing() {
     }
     assert_eq!(seen, ["a/0", "a/1", "a/2", "a/3", "a/4", "a/5", "a/6"]);
     assert!(parts > 1, "all in one part");
+}
+
+#[tokio::test]
+async fn a_chain_that_does_not_fit_is_an_event() {
+    let fake = Fake::start().await;
+    let adjustment = json!({ "member": "n1", "delta": 5_000_000, "reason": "a test", "operator": "test" });
+    let answer = Reply::of(fake.request(Method::POST, "/v1/adjustments").json(&adjustment)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert_eq!(fake.get("/v1/ledger/verify").await.json["ok"], true);
+    assert_eq!(fake.get("/v1/events?follow=false&type=chain_mismatch").await.text, "");
+    // Somebody pays himself.
+    let key = keys::movement(1);
+    let change = &mut |space: &mut dyn Keyspace| {
+        let value = space.get(&key)?.expect("a movement");
+        let mut movements: Vec<Movement> = codec::decode(&value).expect("a block");
+        movements[0].amount.0 += 1;
+        space.put(&key, &codec::encode(&movements))
+    };
+    fake.handle.state.update(change).expect("memory does not fail");
+    assert_eq!(fake.get("/v1/ledger/verify").await.json["ok"], false);
+    let events = read(fake.request(Method::GET, "/v1/events?type=chain_mismatch"), 1).await;
+    let data = &events[0].2["data"];
+    assert_eq!(data["where"], "ledger");
+    assert!(data["problems"][0].as_str().is_some_and(|problem| !problem.is_empty()), "{data}");
 }

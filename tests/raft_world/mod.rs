@@ -431,6 +431,7 @@ impl World {
             Event::ElectionStarted { .. }
             | Event::VoteCast { .. }
             | Event::FollowsLeader { .. }
+            | Event::ElectionLost { .. }
             | Event::TransferStarted { .. }
             | Event::DiskRecovered
             | Event::ConfigurationChanged { .. } => {}

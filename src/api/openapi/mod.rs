@@ -8,6 +8,7 @@
 //! given, and the records belong to layers that know nothing of HTTP. What the descriptions say is held against what a
 //! running node answers (`tests/contract/`), unknown fields included.
 
+pub mod page;
 pub mod schemas;
 
 use std::convert::Infallible;
@@ -242,7 +243,7 @@ impl About {
     }
 
     /// `guarded`: where there are tokens, one is asked for.
-    fn as_json(&self, guarded: bool) -> Value {
+    fn as_json(&self, tag: &str, guarded: bool) -> Value {
         let mut answers = Map::new();
         for (status, media, schema) in &self.answers {
             let what = if *status == 304 { "Nothing new." } else { "As asked." };
@@ -270,7 +271,7 @@ impl About {
                 "content": { "application/problem+json": { "schema": schemas::named("Problem") } } });
             answers.insert(status.to_string(), problem);
         }
-        let mut operation = json!({ "operationId": self.id, "summary": self.summary });
+        let mut operation = json!({ "tags": [tag], "operationId": self.id, "summary": self.summary });
         if !self.parameters.is_empty() {
             operation["parameters"] = self.parameters.clone().into();
         }
@@ -283,13 +284,38 @@ impl About {
     }
 }
 
+/// What an operation is about, by its path: how the page is divided.
+fn tag(path: &str) -> &'static str {
+    let below = |roots: &[&str]| roots.iter().any(|root| path.starts_with(root));
+    if below(&["/v1/kv", "/v1/add"]) {
+        "dictionary"
+    } else if below(&["/v1/sessions"]) {
+        "sessions"
+    } else if below(&["/v1/members", "/v1/leader", "/v1/elections", "/v1/recoveries"]) {
+        "fleet"
+    } else if below(&[
+        "/v1/balances",
+        "/v1/rewards",
+        "/v1/intervals",
+        "/v1/claims",
+        "/v1/adjustments",
+        "/v1/policy",
+        "/v1/ledger",
+    ]) {
+        "ledger"
+    } else {
+        "node"
+    }
+}
+
 /// The whole document.
 pub fn document(routes: &[Route]) -> Value {
     let mut paths = Map::new();
     for operation in routes.iter().flat_map(|route| &route.operations) {
         let path = paths.entry(operation.path.clone()).or_insert_with(|| json!({}));
         let guarded = guard::needed(&operation.method, &operation.path).is_some();
-        path[operation.method.as_str().to_lowercase()] = operation.about.as_json(guarded);
+        path[operation.method.as_str().to_lowercase()] =
+            operation.about.as_json(tag(&operation.path), guarded);
     }
     json!({
         "openapi": "3.1.0",
@@ -306,8 +332,13 @@ pub fn document(routes: &[Route]) -> Value {
 
 /// `GET /openapi.json`: from the program alone, whatever state the node is in.
 pub(super) async fn serve() -> Json<&'static Value> {
+    Json(whole())
+}
+
+/// The document of this program.
+fn whole() -> &'static Value {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(|| document(&super::routes::table()));
-    Json(&DOCUMENT)
+    &DOCUMENT
 }
 
 #[cfg(test)]

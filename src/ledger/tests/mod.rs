@@ -12,6 +12,7 @@ mod queries;
 mod retention;
 mod sessions;
 mod settlement;
+mod webhooks;
 
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis};
 
@@ -29,7 +30,7 @@ use super::verify::{VerifyReport, verify};
 
 /// A cluster as its log sees it: no network, no consensus, only what is applied.
 #[derive(Debug, Clone, Default)]
-pub(super) struct World {
+pub(crate) struct World {
     pub space: MemoryKeyspace,
     pub index: u64,
     pub term: u64,
@@ -49,7 +50,7 @@ pub(super) fn member(name: &str) -> MemberId {
 }
 
 /// A row with the counts given and nothing else of note.
-pub(super) fn row(name: &str, sent: u32, answered: u32, p90_us: u32) -> Row {
+pub(crate) fn row(name: &str, sent: u32, answered: u32, p90_us: u32) -> Row {
     Row {
         member: member(name),
         sent,
