@@ -116,9 +116,12 @@ impl Faults {
                 }
             }
             Fault::Pause { .. } => world.pause(hosts[0], world.now.after(span)),
-            Fault::Partition { side } => {
+            Fault::Partition { side } | Fault::Reject { side } => {
                 // By number, also of those that join later.
                 let side: BTreeSet<usize> = side.iter().map(|node| index(*node)).collect();
+                if matches!(act.fault, Fault::Reject { .. }) {
+                    world.reset_between(&side);
+                }
                 world.network.cut(act.number, Cut::Sides(side));
             }
             Fault::OneWay { .. } => world.network.cut(act.number, Cut::OneWay(hosts[0], hosts[1])),
@@ -181,7 +184,9 @@ impl Faults {
                     world.start(host)?;
                 }
             }
-            Fault::Partition { .. } | Fault::OneWay { .. } => world.network.mend(act.number),
+            Fault::Partition { .. } | Fault::Reject { .. } | Fault::OneWay { .. } => {
+                world.network.mend(act.number);
+            }
             Fault::Loss { .. } | Fault::Duplication { .. } | Fault::Delay { .. } => {
                 world.network.set_weather(act.number, None);
             }
@@ -364,6 +369,10 @@ pub fn describe(act: &Act) -> String {
         Fault::Partition { side } => {
             let side: Vec<String> = side.iter().map(|node| format!("n{node}")).collect();
             format!("the network parts {span}: [{}] and the others", side.join(", "))
+        }
+        Fault::Reject { side } => {
+            let side: Vec<String> = side.iter().map(|node| format!("n{node}")).collect();
+            format!("a firewall rejects {span} what passes between [{}] and the others", side.join(", "))
         }
         Fault::OneWay { from, to } => {
             format!("nothing passes from n{from} to n{to} {span}; the way back is whole")

@@ -147,6 +147,7 @@ fn draw(dice: &mut Dice, kind: &str, founders: u32) -> Option<Fault> {
         "blackout" => Fault::Blackout { entropy: entropy(dice) },
         "pause" => Fault::Pause { node: node(dice) },
         "partition" => Fault::Partition { side: side(dice, founders, all) },
+        "reject" => Fault::Reject { side: side(dice, founders, all) },
         "one_way" => {
             let (from, to) = (node(dice), node(dice));
             if from == to {

@@ -150,6 +150,12 @@ pub enum Fault {
         /// One side; all others are the other.
         side: Vec<u32>,
     },
+    /// As a partition, by a firewall that rejects: connections between the sides are reset and new ones refused, and each
+    /// host takes those beyond for dead at once, though they live.
+    Reject {
+        /// One side; all others are the other.
+        side: Vec<u32>,
+    },
     /// No frame passes one way; the way back is whole.
     OneWay {
         /// From there.
@@ -312,6 +318,7 @@ pub const KINDS: &[Kind] = &[
     fault("blackout", 2, (100, 1_000)),
     fault("pause", 6, (100, 1_500)),
     fault("partition", 8, (300, 4_000)),
+    fault("reject", 4, (100, 1_500)),
     fault("one_way", 8, (300, 4_000)),
     fault("loss", 4, (500, 5_000)),
     fault("duplication", 4, (500, 5_000)),
@@ -384,6 +391,7 @@ impl Fault {
             Fault::Blackout { .. } => "blackout",
             Fault::Pause { .. } => "pause",
             Fault::Partition { .. } => "partition",
+            Fault::Reject { .. } => "reject",
             Fault::OneWay { .. } => "one_way",
             Fault::Loss { .. } => "loss",
             Fault::Duplication { .. } => "duplication",

@@ -15,8 +15,17 @@ const SERVED_PERCENT_MIN: u64 = 80;
 /// In so many of a hundred somebody must have been elected amid the faults, if there are faults that end a leader.
 const ELECTED_PERCENT_MIN: u64 = 40;
 /// The faults and deeds that may end a leader.
-const UNSEAT: &[&str] =
-    &["kill", "power_cut", "blackout", "pause", "partition", "disk_stuck", "disk_error", "transfer"];
+const UNSEAT: &[&str] = &[
+    "kill",
+    "power_cut",
+    "blackout",
+    "pause",
+    "partition",
+    "reject",
+    "disk_stuck",
+    "disk_error",
+    "transfer",
+];
 
 /// Sums over histories.
 #[derive(Debug, Default)]
