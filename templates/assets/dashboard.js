@@ -9,6 +9,11 @@ let paused = false;
 let fetching = false;
 let again = false;
 
+// Without the name and password that an address may carry: those cannot be fetched.
+function here(path) {
+  return new URL(path, location.origin).href;
+}
+
 function say(state, words) {
   document.documentElement.dataset.connection = state;
   if (connection.textContent !== words) connection.textContent = words;
@@ -46,7 +51,7 @@ async function look() {
   if (fetching) { again = true; return; }
   fetching = true;
   try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" }, cache: "no-store" });
+    const answer = await fetch(here(location.pathname + location.search), { headers: { accept: "text/html" }, cache: "no-store" });
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (!paused) {
       for (const part of document.querySelectorAll("[data-live]")) {
@@ -69,7 +74,7 @@ function lost() {
 
 function open() {
   if (stream || document.hidden) return;
-  stream = new EventSource("/live");
+  stream = new EventSource(here("/live"));
   stream.addEventListener("look", look);
   stream.onerror = () => {
     lost();
