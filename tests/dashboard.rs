@@ -111,7 +111,9 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
     let (at, leader, term) = survivor(&cluster).await;
     let dead = cluster.nodes[leader].id.clone();
     browser.open(&format!("{}/elections?span=1m", cluster.nodes[at].url())).await;
-    browser.until("the leader is named", &format!("who.innerText.includes('leader ' + {})", quoted(&dead))).await;
+    browser
+        .until("the leader is named", &format!("who.innerText.includes('leader ' + {})", quoted(&dead)))
+        .await;
     browser.run("window.marker = 'as it was'").await;
     cluster.kill(leader);
     let (next, term) = cluster.leader_after(term).await;
@@ -123,17 +125,29 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
             &format!("{row}.includes({}) && {row}.includes('{term}')", quoted(&winner)),
         )
         .await;
-    let gap = "document.querySelector('#lanes .gap:last-of-type .length')";
+    let gap = "Array.from(document.querySelectorAll('#lanes .gap .length')).pop()";
     browser.until("the gap is drawn", &format!("{gap} && /^[\\d.]+ m?s$/.test({gap}.textContent)")).await;
     let drawn = browser.run("return document.querySelector('#lanes svg').textContent").await;
     let drawn = drawn.as_str().expect("text");
-    assert!(drawn.contains(&format!("{dead} \u{2192} {winner}: ")), "who led before, and the reason: {drawn}");
+    assert!(
+        drawn.contains(&format!("{dead} \u{2192} {winner}: ")),
+        "who led before, and the reason: {drawn}"
+    );
     assert!(drawn.contains(&format!("voted for {winner} in term {term}")), "arrows of votes: {drawn}");
     let listed = cluster.get(at, &format!("/v1/elections/{term}")).await;
     let reason = listed["reason"].as_str().expect("a reason").replace('_', " ");
     assert!(browser.text("#list tbody tr").await.contains(&reason), "{reason}");
-    browser.until("it was seen from close up", &format!("/{term}/.test(document.querySelector('#close h2').innerText)")).await;
-    assert_eq!(browser.run("return window.marker").await, json!("as it was"), "the page was not loaded again");
+    browser
+        .until(
+            "it was seen from close up",
+            &format!("/{term}/.test(document.querySelector('#close h2').innerText)"),
+        )
+        .await;
+    assert_eq!(
+        browser.run("return window.marker").await,
+        json!("as it was"),
+        "the page was not loaded again"
+    );
 
     // Paused, it stands still; scrubbing goes back in time.
     browser.run("document.getElementById('pause').click()").await;
@@ -166,7 +180,10 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
     let winner = quoted(&cluster.nodes[next].id);
     let value = "document.querySelector('#figures .value').innerText.trim()";
     browser.until("the new leader is shown", &format!("{value} == {winner}")).await;
-    let row = format!("Array.from(document.querySelectorAll('.hearts tr')).find(row => row.innerText.includes({}))", quoted(&dead));
+    let row = format!(
+        "Array.from(document.querySelectorAll('.hearts tr')).find(row => row.innerText.includes({}))",
+        quoted(&dead)
+    );
     browser.until("the dead node is down", &format!("{row}.innerText.includes('down')")).await;
 
     // Then there is nobody left to agree with.
@@ -175,13 +192,21 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
     cluster.kill_all(&rest);
     browser.until("the alarm", "alarms.innerText.includes('No quorum: 1 of 3 voters answer')").await;
     browser.until("nobody leads", &format!("{value} == 'nobody'")).await;
-    assert_eq!(browser.run("return window.marker").await, json!("as it was"), "the page was not loaded again");
+    assert_eq!(
+        browser.run("return window.marker").await,
+        json!("as it was"),
+        "the page was not loaded again"
+    );
     drop(load);
     for path in PAGES {
         browser.open(&format!("{}{path}", cluster.nodes[at].url())).await;
         let alarm = browser.text("#alarms").await;
         assert!(alarm.contains("No quorum"), "{path} answers without a quorum: {alarm}");
-        assert_eq!(browser.run("return document.querySelectorAll('main .card').length > 0").await, json!(true), "{path}");
+        assert_eq!(
+            browser.run("return document.querySelectorAll('main .card').length > 0").await,
+            json!(true),
+            "{path}"
+        );
     }
     let complaints = browser.complaints().await;
     assert!(complaints.is_empty(), "{complaints:?}");
@@ -191,7 +216,8 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
 async fn every_page_fits_a_phone_has_a_dark_side_and_is_reached_by_keyboard() {
     let cluster = judged(0).await;
     let reason = "<script>window.harm = 1</script><img src=x onerror='window.harm = 1'>";
-    let moved = cluster.cli(&["ledger", "adjust", "worker-1", "1.5", "--reason", reason, "--operator", "kim"]);
+    let moved =
+        cluster.cli(&["ledger", "adjust", "worker-1", "1.5", "--reason", reason, "--operator", "kim"]);
     assert!(moved.status.success(), "{}", String::from_utf8_lossy(&moved.stderr));
     let browser = Browser::start().await;
     let url = cluster.nodes[0].url();
@@ -211,7 +237,8 @@ async fn every_page_fits_a_phone_has_a_dark_side_and_is_reached_by_keyboard() {
         }
         assert!(grounds[0][0] != grounds[1][0] && grounds[0][1] != grounds[1][1], "{path}: {grounds:?}");
         assert_eq!(browser.run("return document.querySelectorAll('h1').length").await, json!(1), "{path}");
-        let unnamed = browser.run("return document.querySelectorAll('th:not([scope]), table:not(:has(caption))').length");
+        let unnamed = browser
+            .run("return document.querySelectorAll('th:not([scope]), table:not(:has(caption))').length");
         assert_eq!(unnamed.await, json!(0), "{path}: cells without a scope, tables without a caption");
     }
 
@@ -235,14 +262,16 @@ async fn every_page_fits_a_phone_has_a_dark_side_and_is_reached_by_keyboard() {
 
     // The focus stays where it is while the page is renewed.
     browser.open(&format!("{url}/members")).await;
-    browser.run("document.querySelector('#members tbody a').focus(); window.before = document.activeElement.href").await;
+    let before = "window.asOf = document.querySelector('#as-of time').innerText; \
+                  window.link = document.querySelector('#members tbody a'); link.focus(); window.href = link.href";
+    browser.run(before).await;
     browser
         .until(
-            "the table was renewed around the focus",
-            "!document.querySelector('#as-of').innerText.includes(window.at || (window.at = document.querySelector('#as-of time').innerText)) \
-             && document.activeElement.href == window.before",
+            "the page was renewed",
+            "document.querySelector('#as-of time').innerText != asOf && !link.isConnected",
         )
         .await;
+    assert_eq!(browser.run("return document.activeElement.href == href").await, json!(true));
 
     // What people wrote is shown as they wrote it, and does nothing.
     browser.open(&format!("{url}/members/worker-1")).await;
@@ -252,7 +281,8 @@ async fn every_page_fits_a_phone_has_a_dark_side_and_is_reached_by_keyboard() {
     assert!(complaints.is_empty(), "{complaints:?}");
     let requests = browser.requests().await;
     assert!(requests.iter().any(|asked| asked.ends_with("/live")), "{requests:?}");
-    let foreign: Vec<&String> = requests.iter().filter(|asked| !asked.starts_with(&format!("{url}/"))).collect();
+    let foreign: Vec<&String> =
+        requests.iter().filter(|asked| !asked.starts_with(&format!("{url}/"))).collect();
     assert!(foreign.is_empty(), "nothing leaves the node's own origin: {foreign:?}");
 }
 
@@ -272,9 +302,7 @@ async fn with_tokens_a_browser_shows_one_as_its_password_and_can_only_read() {
     let setup = Setup::nodes(1).with("SUPER_NODE_AUTH__TOKENS", &tokens.to_string_lossy());
     let cluster = Cluster::start(&setup);
     let (url, http) = (cluster.nodes[0].url(), &cluster.http);
-    cluster
-        .wait_for("the node answers", async || http.get(format!("{url}/livez")).send().await.ok())
-        .await;
+    cluster.wait_for("the node answers", async || http.get(format!("{url}/livez")).send().await.ok()).await;
 
     let (status, headers, text) = asked(http.get(&url)).await;
     let challenges: Vec<&str> =

@@ -102,6 +102,8 @@ pub struct Mark {
 #[derive(Template)]
 #[template(path = "lanes.html")]
 pub struct Lanes {
+    /// Keeps the ids of two drawings on one page apart.
+    key: &'static str,
     height: f64,
     bottom: f64,
     lanes: Vec<Lane>,
@@ -133,18 +135,17 @@ impl Scene<'_> {
         tenth(LEFT + (RIGHT - LEFT) * part.clamp(0.0, 1.0))
     }
 
-    /// When the reign of the last recorded leader ended, as this node saw it; after that, who led and was not recorded yet.
+    /// What this node saw since the last election that is on record: the end of that reign, and who led after it. The clocks
+    /// of nodes differ, so what it saw is put in order by what it says, not by its time.
     fn unrecorded(&self) -> Vec<Span<'_>> {
         let last = self.elections.last();
-        let (term, leader) = last.map_or((Term(0), None), |last| (last.term, Some(&last.leader)));
-        let later = |seen: &&Leadership| {
-            seen.term > term
-                || (seen.term == term
-                    && last.is_some_and(|last| seen.at >= last.at)
-                    && seen.leader.as_ref() != leader)
+        let on_record = |seen: &Leadership| {
+            last.is_some_and(|last| seen.term == last.term && seen.leader.as_ref() == Some(&last.leader))
         };
+        let since = self.seen.iter().rposition(on_record).map_or(0, |at| at + 1);
+        let term = last.map_or(Term(0), |last| last.term);
         let mut spans: Vec<Span<'_>> = Vec::new();
-        for seen in self.seen.iter().filter(later) {
+        for seen in self.seen[since..].iter().filter(|seen| seen.term >= term) {
             if let Some(before) = spans.last_mut() {
                 before.to = seen.at;
             }
@@ -214,6 +215,7 @@ impl Scene<'_> {
         let marks = self.events.iter().rev().filter_map(|event| self.mark(event, middle(self.own)));
         let (times, step) = time_ticks(self.from, self.to, 8);
         Lanes {
+            key: if self.close { "close" } else { "all" },
             height: bottom + 30.0,
             bottom,
             lanes: names.iter().map(|name| Lane { y: tenth(middle(name)), name: name.to_string() }).collect(),
@@ -431,6 +433,9 @@ mod tests {
         assert_eq!(lanes.gaps[0].label, "30.0 s", "one gap, however the term goes up");
         assert!(lanes.gaps[0].title.starts_with("n3 knows no leader from 00:01:10.000 UTC"));
         assert!(lanes.reigns[0].title.ends_with("for 1 min 00 s"), "{}", lanes.reigns[0].title);
+        // The clock of the leader that recorded its election may be behind this node's.
+        let found = [seen(70_000, 1, None), seen(71_000, 1, Some("n1"))];
+        assert!(draw(&elections, &found, &[]).gaps.is_empty());
         // A leader that is not on record yet is drawn all the same.
         let won = [seen(70_000, 1, None), seen(71_000, 2, Some("n2"))];
         let lanes = draw(&elections, &won, &[]);

@@ -6,6 +6,7 @@ use axum::http::Uri;
 use axum::response::Response;
 
 use crate::ledger::claims::ClaimState;
+use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::maintenance::{self, Window as Announced};
 use crate::ledger::query::{self, RewardFilter};
 use crate::ledger::records::{Interval, Member, MemberStatus, Movement, Observation};
@@ -195,6 +196,23 @@ fn latency_chart(window: &Window, member: &MemberId, now: UnixMillis) -> Chart {
     chart::time_chart(about, from, to, series)
 }
 
+/// The newest movements that a filter keeps, at most as many as its limit, in order.
+fn newest(reader: &dyn Reader, mut filter: RewardFilter) -> Result<Vec<Movement>, KeyspaceError> {
+    let mut before = Vec::new();
+    loop {
+        let mut found = query::rewards(reader, &filter)?;
+        match found.last() {
+            Some(last) if found.len() == filter.limit => filter.after = last.seq,
+            _ => {
+                before.append(&mut found);
+                let surplus = before.len().saturating_sub(filter.limit);
+                return Ok(before.split_off(surplus));
+            }
+        }
+        before = found;
+    }
+}
+
 /// `GET /members/{id}?before=`
 pub async fn member(
     State(state): State<ApiState>,
@@ -218,7 +236,7 @@ pub async fn member(
                 ..RewardFilter::default()
             };
             Ok(Some(Found {
-                movements: query::rewards(reader, &filter)?,
+                movements: newest(reader, filter)?,
                 claims: query::claims(reader, &wanted)?,
                 announced: maintenance::windows(reader, &wanted)?,
                 member,

@@ -97,7 +97,9 @@ fn figures(status: &NodeStatus, samples: &[Sample], last: Option<&Election>) -> 
             value: leader.map_or("nobody".to_string(), ToString::to_string),
             unit: "",
             note: match (since, leader) {
-                (Some(election), _) => format!("since {} UTC, {}", text::stamp(election.at), election.reason),
+                (Some(election), _) => {
+                    format!("since {} UTC: {}", text::stamp(election.at), election.reason.replace('_', " "))
+                }
                 (None, Some(_)) => "elected a moment ago".to_string(),
                 (None, None) => "an election is due".to_string(),
             },
