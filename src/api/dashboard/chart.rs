@@ -143,6 +143,8 @@ pub fn time_chart(about: About, from: UnixMillis, to: UnixMillis, series: Vec<Se
     });
     let (times, time_step) = time_ticks(from, to, 5);
     let x_ticks = times.into_iter().map(|at| Tick { at: x(at), label: time_label(at, time_step) });
+    // Half a label has no place beyond the edge.
+    let x_ticks = x_ticks.filter(|tick| tick.at <= RIGHT - 12.0);
     let lines: Vec<Line> = series
         .into_iter()
         .map(|series| {

@@ -14,6 +14,7 @@ use super::super::problem::Problem;
 use super::super::{ApiState, role_name};
 use super::chart::{self, Chart, Series, tenth};
 use super::member::Fact;
+use super::overview::followable;
 use super::recorder::Sample;
 use super::{Place, Shell, page, text};
 
@@ -113,8 +114,7 @@ fn row(status: &NodeStatus, peer: &PeerStatus, links: &[Link]) -> Row {
             },
         },
         address: peer.address.clone(),
-        // Only what can be followed: a name is no place to send somebody to.
-        url: peer.url.clone().filter(|url| url.starts_with("http://") || url.starts_with("https://")),
+        url: followable(peer.url.as_ref()),
         note: notes.join("; "),
     }
 }

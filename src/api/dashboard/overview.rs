@@ -33,6 +33,8 @@ const POINT_S: usize = 10;
 /// A figure with its name.
 pub struct Figure {
     name: &'static str,
+    /// Where more of it stands, on another node.
+    href: Option<String>,
     value: String,
     unit: &'static str,
     note: String,
@@ -84,15 +86,23 @@ fn commit_quantiles(samples: &[Sample], seconds: usize) -> Option<(f64, f64)> {
     Some((added.quantile(0.5)? * 1e3, added.quantile(0.99)? * 1e3))
 }
 
+/// A node's address, if a browser can be sent there: what is known of other nodes is what they said of themselves.
+pub fn followable(url: Option<&String>) -> Option<String> {
+    url.filter(|url| url.starts_with("http://") || url.starts_with("https://")).cloned()
+}
+
 /// The figures at the top.
 fn figures(status: &NodeStatus, samples: &[Sample], last: Option<&Election>) -> Vec<Figure> {
     let quorum = Quorum::of(status);
     let tone = |good: bool| if good { "good" } else { "bad" };
-    let plain = |name, value, unit, note| Figure { name, value, unit, note, tone: "" };
+    let plain = |name, value, unit, note| Figure { name, href: None, value, unit, note, tone: "" };
     let leader = status.leader.as_ref();
+    let there = status.nodes.iter().find(|node| Some(&node.id) == leader && node.id != status.id);
+    let there = || there.and_then(|node| followable(node.url.as_ref()));
     let since = last.filter(|election| Some(&election.leader) == leader && election.term == status.term);
     let mut figures = vec![
         Figure {
+            href: there(),
             name: "Leader",
             value: leader.map_or("nobody".to_string(), ToString::to_string),
             unit: "",
@@ -112,14 +122,15 @@ fn figures(status: &NodeStatus, samples: &[Sample], last: Option<&Election>) -> 
             format!("this node {} is {}", status.id, super::role_name(status.role)),
         ),
         Figure {
+            href: None,
             name: "Quorum",
             value: format!("{} of {}", quorum.up, quorum.voters),
-            unit: "voters answer",
+            unit: "voters",
             note: if quorum.holds() {
                 let spare = quorum.up - (quorum.voters / 2 + 1);
-                format!("{spare} more may fail")
+                format!("answer; {spare} more may fail")
             } else {
-                "too few: nothing is written".to_string()
+                "answer; too few, nothing is written".to_string()
             },
             tone: tone(quorum.holds()),
         },
@@ -138,9 +149,11 @@ fn figures(status: &NodeStatus, samples: &[Sample], last: Option<&Election>) -> 
     };
     let ms = |value: f64| text::millis(value * 1_000.0);
     let value = quantiles.map_or("\u{2013}".to_string(), |(p50, p99)| format!("{} / {}", ms(p50), ms(p99)));
-    figures.push(plain("Write p50 / p99", value, "ms", note));
+    let href = if quantiles.is_none() { there() } else { None };
+    figures.push(Figure { name: "Write p50 / p99", href, value, unit: "ms", note, tone: "" });
     let projection = &status.projection;
     figures.push(Figure {
+        href: None,
         name: "MongoDB lags",
         value: if projection.enabled { text::count(projection.lag_records) } else { "off".to_string() },
         unit: if projection.enabled { "records" } else { "" },
@@ -203,11 +216,20 @@ fn begin(samples: &[Sample], now: UnixMillis) -> UnixMillis {
     samples.first().map_or(latest, |first| first.at.min(latest))
 }
 
+/// Whether an event only says that all is as ever: those come by the dozen.
+fn is_usual(event: &NodeEvent) -> bool {
+    match event.kind.as_str() {
+        "report_accepted" | "interval_cut" | "version_stated" | "node_seen" => true,
+        "interval_settled" => {
+            event.data.get("verdict").and_then(|verdict| verdict.as_str()) == Some("settled")
+        }
+        _ => false,
+    }
+}
+
 /// The newest events that are news to people, newest first.
 pub fn newest(events: &[NodeEvent], count: usize) -> Vec<News> {
-    // Those come by the dozen and say that all is as usual.
-    let usual = ["report_accepted", "interval_cut", "version_stated", "node_seen"];
-    let news = events.iter().rev().filter(|event| !usual.contains(&event.kind.as_str())).take(count);
+    let news = events.iter().rev().filter(|event| !is_usual(event)).take(count);
     news.map(|event| News { at: text::clock_ms(event.at), message: event.message.clone() }).collect()
 }
 
@@ -298,9 +320,14 @@ mod tests {
             message: format!("no. {id}"),
             data: Value::Null,
         };
-        let events = [event(1, "leader_elected"), event(2, "report_accepted"), event(3, "member_down")];
+        let mut settled = event(4, "interval_settled");
+        settled.data = serde_json::json!({"verdict": "settled"});
+        let mut void = event(5, "interval_settled");
+        void.data = serde_json::json!({"verdict": "void"});
+        let events =
+            [event(1, "leader_elected"), event(2, "report_accepted"), event(3, "member_down"), settled, void];
         let news = newest(&events, 5);
         let told: Vec<&str> = news.iter().map(|news| news.message.as_str()).collect();
-        assert_eq!(told, ["no. 3", "no. 1"]);
+        assert_eq!(told, ["no. 5", "no. 3", "no. 1"]);
     }
 }
