@@ -104,6 +104,9 @@ pause.addEventListener("click", () => {
   if (paused) say("paused", "paused"); else look();
 });
 
+// Where there is less room than the drawing takes, what is newest is seen first.
+for (const box of document.querySelectorAll(".scroll[data-end]")) box.scrollLeft = box.scrollWidth;
+
 // Scrubbing: the drawing follows the slider.
 const scrub = document.querySelector("form[data-scrub]");
 if (scrub) {

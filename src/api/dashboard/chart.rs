@@ -94,9 +94,9 @@ pub fn nice_step(max: f64, parts: u32) -> f64 {
 }
 
 /// Steps of a time axis, in milliseconds: what clocks are divided by.
-const TIME_STEPS_MS: [i64; 18] = [
-    10, 50, 100, 500, 1_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000, 3_600_000,
-    7_200_000, 21_600_000, 43_200_000, 86_400_000,
+const TIME_STEPS_MS: [i64; 21] = [
+    10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000,
+    1_800_000, 3_600_000, 7_200_000, 21_600_000, 43_200_000, 86_400_000,
 ];
 
 /// The round times within a span, at most `parts` of them, with their step in milliseconds.

@@ -119,7 +119,7 @@ fn figures(status: &NodeStatus, samples: &[Sample], last: Option<&Election>) -> 
             "Term",
             status.term.to_string(),
             "",
-            format!("this node {} is {}", status.id, super::role_name(status.role)),
+            format!("{}, this node, is {}", status.id, super::role_name(status.role)),
         ),
         Figure {
             href: None,
@@ -285,7 +285,7 @@ fn row(state: &ApiState, status: &NodeStatus, window: &Window, member: Member) -
     Row {
         leads: status.leader.as_ref().is_some_and(|leader| leader.as_str() == member.id.as_str()),
         kind: member.kind.as_str(),
-        availability: availability.map_or("\u{2013}".to_string(), text::percent),
+        availability: availability.map_or("\u{2013}".to_string(), text::about_percent),
         bar: window.bar(&member.id, Some(level)),
         id: member.id.to_string(),
         level,

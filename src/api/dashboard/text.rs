@@ -88,6 +88,11 @@ pub fn percent(ppm: u32) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
+/// The same to two decimals, rounded down: only what is whole is 100.
+pub fn about_percent(ppm: u32) -> String {
+    percent(ppm / 100 * 100)
+}
+
 /// A rate for people.
 pub fn rate(per_second: f64) -> String {
     if per_second < 9.95 { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
@@ -125,6 +130,10 @@ mod tests {
         for (ppm, text) in [(1_000_000, "100"), (985_000, "98.5"), (999_900, "99.99"), (0, "0")] {
             assert_eq!(percent(ppm), text);
         }
+        assert_eq!(
+            (about_percent(835_249), about_percent(999_999)),
+            ("83.52".to_string(), "99.99".to_string())
+        );
         for (us, text) in [(420.0, "0.42"), (12_340.0, "12.3"), (140_000.0, "140")] {
             assert_eq!(millis(us), text);
         }
