@@ -46,6 +46,16 @@ function swap(part, fresh) {
   if (target) target.focus({ preventScroll: true });
 }
 
+// The slider ends at the present, and stands there as long as the drawing does.
+function advance(fresh) {
+  const slider = document.querySelector("form[data-scrub] input[type=range]");
+  const next = fresh.querySelector("form[data-scrub] input[type=range]");
+  if (!slider || !next || document.activeElement === slider) return;
+  slider.min = next.min;
+  slider.max = next.max;
+  slider.value = next.value;
+}
+
 async function look() {
   if (paused || document.hidden) return;
   if (fetching) { again = true; return; }
@@ -58,6 +68,7 @@ async function look() {
         const next = fresh.getElementById(part.id);
         if (next) swap(part, next);
       }
+      advance(fresh);
       say("live", "live");
     }
   } catch {
@@ -113,6 +124,8 @@ if (scrub) {
   let timer = 0;
   const move = () => {
     const chosen = new URLSearchParams(new FormData(scrub));
+    const slider = scrub.elements.to;
+    if (slider.value === slider.max) chosen.delete("to");
     history.replaceState(null, "", scrub.getAttribute("action") + "?" + chosen);
     if (paused) pause.click(); else look();
   };

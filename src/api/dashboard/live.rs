@@ -20,7 +20,7 @@ use super::super::extract::Params;
 use super::super::problem::{Code, Problem};
 
 /// Pages that may follow one node at the same time.
-pub const LIVE_MAX: usize = 64;
+pub const LIVE_MAX: usize = 32;
 /// Time between two words when nothing special happens.
 const WORD_EVERY: Duration = Duration::from_secs(1);
 /// A change of the leadership is told sooner, but not more often than this.

@@ -264,7 +264,12 @@ pub async fn overview(State(state): State<ApiState>, uri: Uri) -> Result<Respons
     // Super-nodes first, each kind by name.
     rows.sort_by(|a, b| (a.kind != "node", &a.id).cmp(&(b.kind != "node", &b.id)));
     let length = match (window.intervals.first(), window.intervals.last()) {
-        (Some(first), Some(last)) => text::span(text::between(first.opened_at, last.cut_at)),
+        (Some(first), Some(last)) => format!(
+            "{} to {} UTC, {}",
+            text::clock(first.opened_at),
+            text::clock(last.cut_at),
+            text::span(text::between(first.opened_at, last.cut_at))
+        ),
         _ => String::new(),
     };
     let (events, _) = state.handle.events.subscribe(0);
