@@ -135,8 +135,8 @@ impl Browser {
     /// The text of the first element that a selector finds; empty if there is none.
     pub async fn text(&self, selector: &str) -> String {
         let selector = Value::from(selector);
-        let text = self.run(&format!("return (document.querySelector({selector}) || {{}}).innerText || ''"));
-        text.await.as_str().unwrap_or_default().to_string()
+        let script = format!("return (document.querySelector({selector}) || {{}}).innerText || ''");
+        self.run(&script).await.as_str().unwrap_or_default().to_string()
     }
 
     async fn devtools(&self, command: &str, parameters: Value) {
