@@ -91,6 +91,7 @@ fn quoted(text: &str) -> String {
 
 async fn picture(browser: &Browser, name: &str) {
     let Some(folder) = std::env::var_os("SUPER_NODE_SCREENSHOTS") else { return };
+    browser.hide_scrollbars().await;
     std::fs::write(std::path::Path::new(&folder).join(name), browser.screenshot().await).expect("a picture");
 }
 
@@ -164,7 +165,7 @@ async fn an_open_page_shows_elections_as_they_happen_and_the_loss_of_the_quorum(
     let (at, leader, term) = survivor(&cluster).await;
     if pictures {
         tokio::time::sleep(Duration::from_secs(15)).await;
-        browser.resize(1280, 1000).await;
+        browser.resize(1280, 900).await;
         browser.open(&format!("{}/", cluster.nodes[leader].url())).await;
         browser.until("it follows", "document.querySelector('#connection').innerText == 'live'").await;
         picture(&browser, "dashboard-overview.png").await;

@@ -327,12 +327,7 @@ impl Scene<'_> {
         };
         let shown = self.shows(event.at);
         let title = || format!("{} UTC, {}: {}", text::clock_ms(event.at), self.own, event.message);
-        shown.then(|| Mark {
-            x: self.x(event.at),
-            y: tenth(middle + LANE / 2.0 - 7.0),
-            class,
-            title: title(),
-        })
+        shown.then(|| Mark { x: self.x(event.at), y: tenth(middle + BAR / 2.0 - 3.0), class, title: title() })
     }
 
     fn summary(&self, gaps: usize) -> String {

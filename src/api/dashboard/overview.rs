@@ -24,7 +24,7 @@ use super::{Place, Quorum, Shell, page, text};
 /// Members that the overview shows, the super-nodes aside; the others stand on their own page.
 const MEMBERS_SHOWN: usize = 40;
 /// Events at the foot of the page.
-const EVENTS_SHOWN: usize = 8;
+const EVENTS_SHOWN: usize = 6;
 /// Seconds over which rates and quantiles are taken.
 const SPAN_S: usize = 60;
 /// Seconds of a point in the charts.
