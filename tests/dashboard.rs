@@ -331,6 +331,7 @@ async fn with_tokens_a_browser_shows_one_as_its_password_and_can_only_read() {
 async fn a_wrong_address_is_answered_with_a_page_that_helps() {
     let cluster = Cluster::start(&Setup::nodes(1));
     cluster.leader().await;
+    cluster.wait_for("n1 is a member", async || cluster.try_get(0, "/v1/members/n1").await).await;
     let (url, http) = (cluster.nodes[0].url(), &cluster.http);
     for (path, status, wanted) in [
         ("/nothing", 404, "There is nothing here"),
