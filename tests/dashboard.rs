@@ -69,11 +69,8 @@ async fn judged(intervals: u64) -> (Cluster, u64) {
             page["items"][0]["id"].as_u64()
         })
         .await;
-    while intervals > 0 {
-        let settled = cluster.get(0, "/v1/status").await["interval"]["next_settle"].as_u64();
-        if settled > Some(intervals) {
-            break;
-        }
+    let settled = async || cluster.get(0, "/v1/status").await["interval"]["next_settle"].as_u64();
+    while settled().await < Some(intervals) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     (cluster, judged)
