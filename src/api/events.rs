@@ -20,7 +20,7 @@ use super::extract::Params;
 use super::problem::Problem;
 
 /// A reader of the event log: what it remembers, then what comes, each event once and in order.
-struct Reading {
+pub(super) struct Reading {
     log: Arc<EventLog>,
     backlog: VecDeque<NodeEvent>,
     live: Receiver<NodeEvent>,
@@ -31,7 +31,12 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(log: Arc<EventLog>, after: u64, kind: Option<String>, stopping: CancellationToken) -> Reading {
+    pub(super) fn new(
+        log: Arc<EventLog>,
+        after: u64,
+        kind: Option<String>,
+        stopping: CancellationToken,
+    ) -> Reading {
         let (mut past, mut live) = log.subscribe(after);
         let mut last = after;
         // Numbers begin anew when the process restarts. A reader that knows a number which does not exist yet read
@@ -43,7 +48,8 @@ impl Reading {
         Reading { log, backlog: past.into(), live, last, kind, follow: true, stopping }
     }
 
-    async fn next(&mut self) -> Option<NodeEvent> {
+    /// The next event; `None` at the end of the node. Nothing is lost when it is cancelled.
+    pub(super) async fn next(&mut self) -> Option<NodeEvent> {
         loop {
             let event = match self.backlog.pop_front() {
                 Some(event) => event,

@@ -2,11 +2,13 @@
 //!
 //! Without a file of tokens everybody may do everything, which is why such a node listens on loopback only. With one, every
 //! request shows a token (RFC 6750), but for what a probe asks and for the enrolment of agents, which has a token or an
-//! operator of its own. Only digests are kept, so that how long a comparison takes tells nothing of a token.
+//! operator of its own. A browser shows one as the password of HTTP Basic, which is good for reading only. Only digests are kept, so that how long a comparison takes tells nothing of a token.
 
 use std::path::Path;
 
 use axum::http::{HeaderMap, HeaderValue, Method, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use super::problem::{Code, Problem};
@@ -126,8 +128,28 @@ impl Guard {
     /// `unauthorized` without a token that is known, `forbidden` with one whose role is too low.
     pub(super) fn check(&self, method: &Method, path: &str, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(needed) = needed(method, path) else { return Ok(()) };
+        if reads(method)
+            && let Some(token) = basic(headers)
+        {
+            return allow(self.role(Some(&token))?.min(Role::Reader), needed);
+        }
         allow(self.role(bearer(headers))?, needed)
     }
+}
+
+fn reads(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+/// The token that a browser shows: the password of HTTP Basic (RFC 7617). A browser shows it again by itself, whoever made it
+/// ask, so it never does more than read.
+fn basic(headers: &HeaderMap) -> Option<String> {
+    let (scheme, pair) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(pair.trim()).ok()?).ok()?;
+    pair.split_once(':').map(|(_any_name, token)| token.to_string())
 }
 
 /// Whether somebody with this role may do what needs that one.
@@ -153,10 +175,12 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// The role that a request needs; `None`: anybody's.
 pub(super) fn needed(method: &Method, path: &str) -> Option<Role> {
-    let reads = method == Method::GET || method == Method::HEAD;
+    let reads = reads(method);
     match path {
         "/livez" | "/readyz" | "/openapi.json" | "/docs" if reads => return None,
         "/v1/members:enrol" => return None,
+        // Style and script of the pages, also of the one that asks for a token: the same on every node.
+        _ if reads && path.starts_with("/assets/") => return None,
         "/v1/snapshot" => return Some(Role::Admin),
         "/v1/policy:simulate" => return Some(Role::Reader),
         _ if reads => return Some(Role::Reader),
@@ -192,6 +216,9 @@ mod tests {
             ("GET", "/livez", ""),
             ("GET", "/openapi.json", ""),
             ("GET", "/docs", ""),
+            ("GET", "/assets/dashboard.css", ""),
+            ("GET", "/elections", "r"),
+            ("GET", "/live", "r"),
             ("POST", "/v1/members:enrol", ""),
             ("GET", "/", "r"),
             ("GET", "/metrics", "r"),
@@ -220,6 +247,26 @@ mod tests {
         }
         assert_eq!(asks("GET", "/v1/kv/a", Some("0123456789abcdef")), Err("unauthorized"));
         assert!(Guard::default().check(&Method::PUT, "/v1/policy", &HeaderMap::new()).is_ok(), "no tokens");
+    }
+
+    #[test]
+    fn a_browser_may_read_and_nothing_else() {
+        let asks = |method: &Method, path: &str, shown: &str| {
+            let pair = format!("Basic {}", STANDARD.encode(shown));
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, pair.parse().expect("a header"))]);
+            let guard = Guard::parse(FILE).expect("a file of tokens");
+            guard.check(method, path, &headers).map_err(|problem| problem.code.as_str())
+        };
+        for role in ["r", "w", "a"] {
+            let shown = format!("any:0123456789abcdef-{role}");
+            assert_eq!(asks(&Method::GET, "/elections", &shown), Ok(()), "{role}");
+            assert_eq!(asks(&Method::GET, "/v1/snapshot", &shown), Err("forbidden"), "{role}");
+            assert_eq!(asks(&Method::POST, "/v1/members", &shown), Err("unauthorized"), "{role}");
+            assert_eq!(asks(&Method::PUT, "/v1/kv/a", &shown), Err("unauthorized"), "{role}");
+        }
+        for wrong in ["any:0123456789abcdef", "0123456789abcdef-r", ":", ""] {
+            assert_eq!(asks(&Method::GET, "/", wrong), Err("unauthorized"), "{wrong}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ fn wish(uri: &Uri) -> Result<ReadWish, Problem> {
 }
 
 /// A number in a path.
-fn number_of(text: &str, what: &str) -> Result<u64, Problem> {
+pub(super) fn number_of(text: &str, what: &str) -> Result<u64, Problem> {
     text.parse().map_err(|_| Problem::bad_request(format!("'{text}' is not the number of {what}")))
 }
 

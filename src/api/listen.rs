@@ -27,7 +27,7 @@ use crate::network::native::{PREFACE, tune};
 use crate::network::tls::{self, Tls};
 
 use super::problem::Problem;
-use super::{ApiState, GRACE, finished, kv, native, router};
+use super::{ApiState, GRACE, dashboard, finished, kv, native, router};
 
 /// A connection that says nothing for so long is taken for HTTP, whose clients may open one before they need it.
 const SILENT_MAX: Duration = Duration::from_secs(1);
@@ -41,6 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve_clients(listener: TcpListener, state: ApiState) -> std::io::Result<()> {
     let routes = TowerToHyperService::new(router(state.clone()));
     let connections = TaskTracker::new();
+    connections.spawn(dashboard::recorder::record(state.clone()));
     loop {
         let accepted = tokio::select! {
             () = state.stopping.cancelled() => break,
@@ -157,7 +158,11 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
 async fn answer(state: ApiState, routes: Routes, request: Request<Body>) -> Result<Response, Infallible> {
     let started = Instant::now();
     if let Err(problem) = state.guard.check(request.method(), request.uri().path(), request.headers()) {
-        return Ok(finished(&state, "denied", started, problem.into_response()));
+        let mut response = problem.into_response();
+        if dashboard::wants_page(request.uri().path(), request.method(), request.headers()) {
+            response = dashboard::explain(&state, response);
+        }
+        return Ok(finished(&state, "denied", started, response));
     }
     let Some(key) = plain_put(&request).map(str::to_string) else {
         return routes.call(request).await;

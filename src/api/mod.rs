@@ -5,6 +5,7 @@
 //! Nothing here decides anything: writes go through the log, reads look at what was applied.
 
 pub mod agents;
+pub mod dashboard;
 pub mod doctor;
 pub mod events;
 pub mod exposition;
@@ -30,8 +31,8 @@ pub mod verify;
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request as HttpRequest, State};
@@ -63,6 +64,8 @@ use crate::types::{Index, NodeId};
 pub use guard::Guard;
 pub use listen::serve_clients;
 
+use dashboard::ledger::Soundness;
+use dashboard::recorder::Recorder;
 use extract::{Params, once, patience};
 use problem::{Code, Problem};
 
@@ -90,6 +93,12 @@ struct Shared {
     key_answered: Counter,
     /// One for each snapshot that may be under way.
     snapshots: Arc<Semaphore>,
+    /// What the pages remember.
+    recorder: Arc<Recorder>,
+    /// One for each page that may follow this node.
+    live_places: Arc<Semaphore>,
+    /// What a look at the whole ledger found last.
+    soundness: Arc<Mutex<Option<Soundness>>>,
 }
 
 impl From<ApiParts> for ApiState {
@@ -97,7 +106,14 @@ impl From<ApiParts> for ApiState {
         let labels = labels(kv::ROUTE, StatusCode::OK);
         let key_answered = parts.metrics.http_requests.get_or_create(&labels).clone();
         let snapshots = Arc::new(Semaphore::new(snapshot::SNAPSHOTS_MAX));
-        ApiState(Arc::new(Shared { parts, key_answered, snapshots }))
+        ApiState(Arc::new(Shared {
+            parts,
+            key_answered,
+            snapshots,
+            recorder: Arc::default(),
+            live_places: Arc::new(Semaphore::new(dashboard::live::LIVE_MAX)),
+            soundness: Arc::default(),
+        }))
     }
 }
 
@@ -221,6 +237,21 @@ impl ReadWish {
 }
 
 impl ApiState {
+    /// What the pages remember.
+    pub(crate) fn recorder(&self) -> Arc<Recorder> {
+        self.0.recorder.clone()
+    }
+
+    /// One for each page that may follow this node.
+    pub(crate) fn live_places(&self) -> Arc<Semaphore> {
+        self.0.live_places.clone()
+    }
+
+    /// What a look at the whole ledger found last.
+    pub(crate) fn soundness(&self) -> Arc<Mutex<Option<Soundness>>> {
+        self.0.soundness.clone()
+    }
+
     /// Waits until this node's view is as fresh as the wish demands.
     pub(crate) async fn fresh(&self, wish: &ReadWish) -> Result<(), Problem> {
         if wish.level != ReadLevel::Stale {
@@ -409,7 +440,11 @@ async fn finish(State(state): State<ApiState>, request: HttpRequest, next: Next)
     let started = Instant::now();
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_string();
-    let response = next.run(request).await;
+    let page = dashboard::wants_page(request.uri().path(), request.method(), request.headers());
+    let mut response = next.run(request).await;
+    if page {
+        response = dashboard::explain(&state, response);
+    }
     finished(&state, &route, started, response)
 }
 

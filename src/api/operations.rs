@@ -1,11 +1,11 @@
-//! Status, probes, metrics and the front page: all from local state, none needs a quorum.
+//! Status, probes and metrics: all from local state, none needs a quorum.
 
 use std::fmt::Write as _;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 
 use crate::node::status::NodeStatus;
 
@@ -86,45 +86,4 @@ pub async fn readyz(State(state): State<ApiState>, uri: Uri) -> Result<Response,
 pub async fn metrics(State(state): State<ApiState>) -> Response {
     let text = exposition::to_text(&state.metrics.render());
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
-}
-
-/// `GET /`: who this is and where to look.
-pub async fn index(State(state): State<ApiState>) -> Html<String> {
-    let status = state.handle.status.borrow().clone();
-    let links = [
-        ("/v1/status", "status"),
-        ("/v1/members", "members"),
-        ("/v1/balances", "balances"),
-        ("/v1/rewards", "rewards and penalties"),
-        ("/v1/intervals", "settled intervals"),
-        ("/v1/elections", "elections"),
-        ("/v1/kv", "shared dictionary"),
-        ("/v1/events", "events (stream)"),
-        ("/v1/ledger/verify", "verify the ledger"),
-        ("/readyz?verbose", "readiness"),
-        ("/metrics", "metrics (Prometheus)"),
-        ("/docs", "all routes, for people"),
-        ("/openapi.json", "all routes, for programs (OpenAPI)"),
-    ];
-    let rows: String = links
-        .iter()
-        .map(|(path, about)| format!("<li><a href=\"{path}\">{path}</a> {about}</li>\n"))
-        .collect();
-    let leader = status.leader.map_or("nobody".to_string(), String::from);
-    Html(format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>super-node {id}</title></head>\n\
-         <body><h1>super-node {id}</h1>\n<p>Cluster {cluster}, term {term}, led by {leader}; \
-         {members} members, {records} ledger records. Version {version}.</p>\n<ul>\n{rows}</ul></body></html>\n",
-        id = status.id,
-        cluster = escape(&status.cluster),
-        term = status.term,
-        members = status.members.total,
-        records = status.ledger.records,
-        version = escape(&status.version),
-    ))
-}
-
-/// Text that is safe inside HTML.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

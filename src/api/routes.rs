@@ -8,13 +8,14 @@ use super::openapi::schemas::{count, duration, integer, named, object, page, tex
 use super::openapi::{self, About, Route};
 use super::problem::Code;
 use super::{
-    agents, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy, profile,
-    sessions, snapshot, verify,
+    agents, dashboard, doctor, events, history, kv, kv_watch, members, money, nodes, operations, policy,
+    profile, sessions, snapshot, verify,
 };
 
 /// All routes.
 pub fn table() -> Vec<Route> {
-    let mut routes = local();
+    let mut routes = pages();
+    routes.extend(local());
     routes.extend(dictionary());
     routes.extend(client_sessions());
     routes.extend(fleet());
@@ -22,14 +23,87 @@ pub fn table() -> Vec<Route> {
     routes
 }
 
+/// The dashboard, for people: from local state, and without a promise about what stands on the pages.
+fn pages() -> Vec<Route> {
+    let html = |id, summary| About::new(id, summary).gives_as(200, "text/html", None).fails(&[Code::Damaged]);
+    let file = |id, media| About::new(id, "A file of the dashboard.").gives_as(200, media, None);
+    vec![
+        Route::at("/").get(
+            dashboard::overview::overview,
+            html("index", "Dashboard: whether the cluster works, and how everybody does."),
+        ),
+        Route::at("/elections").get(
+            dashboard::elections::elections,
+            html("elections_page", "Dashboard: who led when, why that changed, who voted.")
+                .query("to", text(), "The right edge: milliseconds since 1970, or RFC 3339. Without it: now.")
+                .query("span", text(), "How much time is shown: 1m, 5m, 15m, 1h, 6h, 24h, 7d.")
+                .query("term", count(), "The election that is shown close up; without it the newest.")
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/members").get(
+            dashboard::members::members,
+            html("members_page", "Dashboard: the members by name.").query(
+                "after",
+                text(),
+                "Only names after this one.",
+            ),
+        ),
+        Route::at("/members/{id}").get(
+            dashboard::member::member,
+            html("member_page", "Dashboard: one member, its evidence and its payments.")
+                .path("id", text(), "The name of the member.")
+                .query("before", count(), "Only intervals before this one.")
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/ledger").get(
+            dashboard::ledger::ledger,
+            html("ledger_page", "Dashboard: sums, checks, movements, accounts and claims.")
+                .query("before", count(), "Only movements before this one.")
+                .query("after", text(), "Only accounts after this name."),
+        ),
+        Route::at("/intervals").get(
+            dashboard::intervals::intervals,
+            html("intervals_page", "Dashboard: verdicts, and whose reports counted.").query(
+                "before",
+                count(),
+                "Only intervals before this one.",
+            ),
+        ),
+        Route::at("/intervals/{id}").get(
+            dashboard::intervals::interval,
+            html("interval_page", "Dashboard: how everybody was judged in an interval.")
+                .path("id", count(), "The interval.")
+                .query("after", text(), "Only names after this one.")
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/intervals/{id}/members/{member}").get(
+            dashboard::payment::payment,
+            html("payment_page", "Dashboard: why a member was paid what it was paid.")
+                .path("id", count(), "The interval.")
+                .path("member", text(), "The name of the member.")
+                .fails(&[Code::NotFound]),
+        ),
+        Route::at("/node").get(
+            dashboard::node::node,
+            html("node_page", "Dashboard: this node, its log, its disk, and how it sees the others."),
+        ),
+        Route::at("/live").get(
+            dashboard::live::live,
+            About::new("live", "Tells an open page of the dashboard when to look again.")
+                .query("follow", json!({ "type": "boolean", "default": true }), "With false: one word.")
+                .gives_as(200, "text/event-stream", None)
+                .fails(&[Code::Overloaded]),
+        ),
+        Route::at("/assets/dashboard.css").get(dashboard::assets::style, file("style", "text/css")),
+        Route::at("/assets/dashboard.js").get(dashboard::assets::script, file("script", "text/javascript")),
+        Route::at("/assets/icon.svg").get(dashboard::assets::icon, file("icon", "image/svg+xml")),
+    ]
+}
+
 /// Answered from local state: none needs a quorum.
 fn local() -> Vec<Route> {
     let words = |about: About| about.gives_as(200, "text/plain", None);
     vec![
-        Route::at("/").get(
-            operations::index,
-            About::new("index", "Who this is and where to look.").gives_as(200, "text/html", None),
-        ),
         Route::at("/livez").get(
             operations::livez,
             words(About::new("livez", "200 while the node's driver runs.")).gives_as(503, "text/plain", None),
