@@ -4,7 +4,7 @@
 #   scripts/check-deploy.sh                 the files among each other
 #   scripts/check-deploy.sh SUPER_NODE      also that this binary takes the settings that they give it
 #
-# Compose files by whichever generations of the tool are here, manifests by scripts/check-manifests.py, the systemd unit by
+# Compose files by whichever generations of the tool are here, alerts by promtool, manifests by scripts/check-manifests.py, the systemd unit by
 # systemd-analyze, the image's last stage in a throw-away root if that can be made. What could not be checked is said.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ not_checked() { printf 'not checked: %s\n' "$*"; }
 check_compose() { # command…
   "$@" -f docker-compose.yml config --quiet
   "$@" -f docker-compose.yml --profile replica-set config --quiet
+  "$@" -f docker-compose.yml --profile monitoring config --quiet
   printf 'compose file: %s\n' "$*"
 }
 
@@ -48,6 +49,22 @@ manifests() {
   done < <(python3 scripts/check-manifests.py --environments)
   [ "$count" -eq 6 ] || { echo "error: $count nodes instead of 6" >&2; return 1; }
   echo "settings of $count nodes: config check"
+}
+
+# What Prometheus is given. Whether the nodes expose what it names is held by tests/monitoring.rs.
+monitoring() {
+  python3 -m json.tool deploy/grafana/super-node.json >/dev/null
+  if ! command -v promtool >/dev/null 2>&1; then
+    not_checked "alerts: promtool is not installed"
+    return
+  fi
+  (
+    cd deploy/prometheus
+    promtool check config --lint=all --lint-fatal prometheus.yml
+    promtool check rules --lint=all --lint-fatal alerts.yml
+    promtool test rules alerts.test.yml
+  ) >"$work/alerts" 2>&1 || { cat "$work/alerts" >&2; return 1; }
+  echo "alerts: promtool check and test"
 }
 
 # With a binary that exists here instead of the installed one.
@@ -144,6 +161,7 @@ PYTHON
 }
 
 compose_file
+monitoring
 manifests
 systemd_unit
 image

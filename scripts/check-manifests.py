@@ -32,7 +32,12 @@ def load():
         dockerfile = file.read()
     with open("src/api/routes.rs") as file:
         routes = set(re.findall(r'Route::at\("([^"]+)"\)', file.read()))
-    return {"documents": documents, "compose": compose, "dockerfile": dockerfile, "routes": routes}
+    with open("deploy/prometheus/prometheus.yml") as file:
+        prometheus = yaml.safe_load(file)
+    with open("deploy/grafana/provisioning/dashboards/super-node.yml") as file:
+        dashboards = yaml.safe_load(file)
+    monitored = {"prometheus": prometheus, "dashboards": dashboards}
+    return {"documents": documents, "compose": compose, "dockerfile": dockerfile, "routes": routes, **monitored}
 
 
 def of_kind(files, kind):
@@ -196,7 +201,7 @@ def images(files):
         problems.append(f"the image is {ours}, the package {version}")
     used = [service["image"] for service in files["compose"]["services"].values()]
     used += re.findall(r"^FROM (\S+)", files["dockerfile"], re.M)
-    full = re.compile(r":[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z-]+)?$")
+    full = re.compile(r":v?[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z-]+)?$")
     problems += [f"{image} is not pinned" for image in used if not full.search(image)]
     resources = container(files)["resources"]
     if not resources.get("requests", {}).keys() >= {"cpu", "memory"} or "memory" not in resources.get("limits", {}):
@@ -237,7 +242,27 @@ def compose(files):
     return problems
 
 
-RULES = [kinds, selectors, headless, ports, probes, volumes, peers, rights, images, compose]
+def monitoring(files):
+    """Prometheus scrapes every node at its client port and a route that is there, Grafana finds the dashboard, nobody has a password."""
+    problems = []
+    services = files["compose"]["services"]
+    nodes = sorted(f"{name}:7400" for name in services if name.startswith("node-"))
+    (scrape,) = files["prometheus"]["scrape_configs"]
+    targets = sorted(target for group in scrape["static_configs"] for target in group["targets"])
+    if targets != nodes:
+        problems.append(f"prometheus.yml scrapes {targets}, there are {nodes}")
+    if scrape["metrics_path"] not in files["routes"]:
+        problems.append(f"prometheus.yml scrapes {scrape['metrics_path']}, which is no route")
+    (provider,) = files["dashboards"]["providers"]
+    mounts = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    if not any(mount.startswith(provider["options"]["path"] + "/") for mount in mounts):
+        problems.append(f"no dashboard is mounted below {provider['options']['path']}")
+    settings = services["grafana"]["environment"]
+    problems += [f"compose: grafana: {name} is a secret" for name in settings if "PASSWORD" in name or "SECRET" in name]
+    return problems
+
+
+RULES = [kinds, selectors, headless, ports, probes, volumes, peers, rights, images, compose, monitoring]
 
 
 def put(place, *path):
@@ -283,6 +308,10 @@ BREAKS = [
     (compose, lambda files: put(files["compose"], "services", "node-3", "environment", "SUPER_NODE_NODE__ID", "n2")),
     (compose, lambda files: put(files["compose"], "services", "node-1", "ports", 0, "7400:7400")),
     (compose, lambda files: files["compose"]["volumes"].pop("node-2")),
+    (monitoring, lambda files: files["prometheus"]["scrape_configs"][0]["static_configs"][0]["targets"].pop()),
+    (monitoring, lambda files: put(files["prometheus"], "scrape_configs", 0, "metrics_path", "/stats")),
+    (monitoring, lambda files: put(files["dashboards"], "providers", 0, "options", "path", "/dashboards")),
+    (monitoring, lambda files: put(files["compose"], "services", "grafana", "environment", "GF_SECURITY_ADMIN_PASSWORD", "x")),
 ]
 
 

@@ -59,6 +59,13 @@ labels!(
     }
 );
 labels!(
+    /// How a settled interval was judged.
+    VerdictLabel {
+        /// As in the documents.
+        verdict
+    }
+);
+labels!(
     /// A MongoDB collection.
     CollectionLabel {
         /// Its name.
@@ -97,6 +104,9 @@ labels!(
         version
     }
 );
+
+/// The collections of MongoDB that documents are counted of.
+const COLLECTIONS: [&str; 5] = ["rewards", "intervals", "observations", "members", "elections"];
 
 /// All metrics of one node.
 pub struct Metrics {
@@ -149,6 +159,8 @@ pub struct Metrics {
     pub http_requests: Family<RouteLabels, Counter>,
     /// Ledger movements by kind, counted as this node applied them.
     pub ledger_records_by_kind: Family<KindLabel, Counter>,
+    /// Settled intervals by verdict, counted as this node applied them.
+    pub intervals: Family<VerdictLabel, Counter>,
     /// Documents written to MongoDB.
     pub projection_documents: Family<CollectionLabel, Counter>,
     /// Bytes read again to find damage: `log`, `state`.
@@ -214,6 +226,7 @@ impl Metrics {
             native_requests: Family::default(),
             http_requests: Family::default(),
             ledger_records_by_kind: Family::default(),
+            intervals: Family::default(),
             projection_documents: Family::default(),
             scrub_bytes: Family::default(),
             scrub_damage: Family::default(),
@@ -228,6 +241,23 @@ impl Metrics {
             election_leaderless_seconds: seconds(),
             projection_batch_seconds: seconds(),
         };
+        // What is counted by label is there from the beginning: a first failure must be seen as an increase.
+        for collection in COLLECTIONS {
+            drop(
+                metrics
+                    .projection_documents
+                    .get_or_create(&CollectionLabel { collection: collection.to_string() }),
+            );
+        }
+        for kind in ["log", "state"] {
+            drop(metrics.scrub_damage.get_or_create(&KindLabel { kind: kind.to_string() }));
+        }
+        for result in ["answered", "refused"] {
+            drop(metrics.native_requests.get_or_create(&ResultLabel { result: result.to_string() }));
+        }
+        for result in ["answered", "missed"] {
+            drop(metrics.pings.get_or_create(&ResultLabel { result: result.to_string() }));
+        }
         metrics.register();
         metrics
     }
@@ -281,6 +311,7 @@ impl Metrics {
         r.register("native_requests", "Requests over native connections by result", native);
         r.register("http_requests", "HTTP requests", self.http_requests.clone());
         r.register("ledger_records", "Ledger movements applied by kind", self.ledger_records_by_kind.clone());
+        r.register("intervals", "Settled intervals applied by verdict", self.intervals.clone());
         r.register("projection_documents", "Documents written to MongoDB", self.projection_documents.clone());
         r.register("scrub_bytes", "Bytes read again to find damage", self.scrub_bytes.clone());
         r.register("scrub_damage", "Damage found by reading again", self.scrub_damage.clone());

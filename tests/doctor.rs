@@ -2,11 +2,17 @@
 
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "support/mongod.rs"]
+mod mongod;
+#[path = "support/old_mongod.rs"]
+mod old_mongod;
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cluster::{BINARY, Cluster, Setup, free_port};
+use mongod::{Kind, Mongod};
 use serde_json::Value;
 
 /// The findings of a run, and its exit code.
@@ -128,4 +134,138 @@ async fn running_nodes_are_compared_with_each_other() {
         found(&all, "version", "all nodes")
     };
     assert!(level == "warn" && what.contains("n3") && what.contains("peer protocol 2"), "{what}");
+}
+
+/// What `doctor` says of this machine and this MongoDB.
+fn with_mongodb(uri: &str, directory: &Path) -> (String, String) {
+    let mut command = Command::new(BINARY);
+    command
+        .args(["-o", "json", "doctor", "--offline", "--mongodb", uri])
+        .args(["--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0"])
+        .current_dir(directory);
+    found(&findings(&mut command).0, "mongodb", "127.0.0.1")
+}
+
+#[tokio::test]
+async fn a_mongodb_that_lets_nobody_in_and_one_that_is_too_old_are_told_apart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (level, what) = with_mongodb(&old_mongod::start("4.4.29", 9), directory.path());
+    assert!(level == "fail" && what.contains("MongoDB 4.4.29, which is too old"), "{level} {what}");
+    // So old that the driver does not speak with it at all.
+    let (level, what) = with_mongodb(&old_mongod::start("3.4.24", 5), directory.path());
+    assert!(level == "fail" && what.contains("too old"), "{level} {what}");
+    let guarded = Mongod::start(Kind::AuthRequired).await;
+    let (level, what) = with_mongodb(&guarded.uri(), directory.path());
+    assert!(level == "fail" && what.contains("does not let us in"), "{level} {what}");
+    let wrong = guarded.uri().replace("mongodb://", "mongodb://nobody:wrong@");
+    let (level, what) = with_mongodb(&wrong, directory.path());
+    assert!(level == "fail" && what.contains("does not let us in"), "{level} {what}");
+    assert!(!what.contains("wrong"), "passwords never show: {what}");
+}
+
+/// `tests/support/shim.c` as a library that a process loads before its own.
+fn shim(directory: &Path) -> PathBuf {
+    let library = directory.join("shim.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/shim.c");
+    let output = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([library.as_path(), source.as_path()])
+        .arg("-ldl")
+        .output()
+        .expect("cc runs: it is needed to build this crate, too");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library
+}
+
+#[tokio::test]
+async fn a_wrong_clock_and_a_slow_disk_are_found_on_a_running_node() {
+    let mut cluster = Cluster::start(&Setup::nodes(3));
+    let library = shim(cluster.directory.path());
+    cluster.leader().await;
+    cluster.kill(2);
+    cluster.set("LD_PRELOAD", library.to_str().expect("printable"));
+    cluster.set("SHIM_CLOCK_MS", "5000");
+    cluster.set("SHIM_SYNC_MS", "25");
+    cluster.start_node(2);
+    cluster.leader().await;
+    let mut command = Command::new(BINARY);
+    command.args(["-o", "json", "--endpoints", &cluster.nodes[0].url(), "doctor", "--online"]);
+    let (all, code) = findings(&mut command);
+    assert_eq!(code, Some(1));
+    let (level, what) = found(&all, "clock", "n3");
+    assert!(level == "fail" && what.contains("the clock of n3 is at least"), "{what}");
+    let (level, what) = found(&all, "disk", "n3");
+    assert!(level != "ok" && what.contains("a synced write takes"), "{level} {what}");
+}
+
+#[test]
+fn a_slow_disk_is_found_before_the_first_start() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let library = shim(directory.path());
+    for (sync_ms, level, words) in
+        [("25", "warn", "every write waits"), ("200", "fail", "leaders would step down")]
+    {
+        let mut command = Command::new(BINARY);
+        command
+            .args(["-o", "json", "doctor", "--offline", "--data-dir", "data"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--peer-listen",
+                "127.0.0.1:0",
+                "--agents-listen",
+                "127.0.0.1:0",
+            ])
+            .env("LD_PRELOAD", &library)
+            .env("SHIM_SYNC_MS", sync_ms)
+            // A worst case beyond half of it is what fails, and a busy machine must not add up to that.
+            .env("SUPER_NODE_RAFT__ELECTION", if level == "warn" { "10s..12s" } else { "300ms..600ms" })
+            .current_dir(directory.path());
+        let (found_level, what) = found(&findings(&mut command).0, "disk", "");
+        assert_eq!(found_level, level, "{what}");
+        assert!(what.contains(words), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_others_cannot_reach_is_found_although_it_reaches_them() {
+    let mut cluster = Cluster::start(&Setup::nodes(3));
+    let (leader, _) = cluster.leader().await;
+    let at = cluster.join_node("n4", leader);
+    let votes = async |cluster: &Cluster| {
+        let status = cluster.leader_status().await?;
+        status["voters"].as_array()?.contains(&"n4".into()).then_some(())
+    };
+    cluster.wait_for("n4 votes", async || votes(&cluster).await).await;
+    cluster.kill(at);
+    // Nobody listens there.
+    cluster.set("SUPER_NODE_LISTEN__ADVERTISE", "127.0.0.9");
+    cluster.start_node(at);
+    let known = async |cluster: &Cluster| {
+        let status = cluster.leader_status().await?;
+        let found = status["nodes"].as_array()?.iter().find(|node| node["id"] == "n4")?;
+        found["address"].as_str()?.starts_with("127.0.0.9:").then_some(())
+    };
+    cluster.wait_for("the configuration follows its word", async || known(&cluster).await).await;
+    // Connections stand until they break: who starts anew dials what the configuration says.
+    cluster.kill(0);
+    cluster.set("SUPER_NODE_LISTEN__ADVERTISE", "");
+    cluster.start_node(0);
+    let (asked, own) = (cluster.nodes[0].url(), cluster.nodes[at].url());
+    cluster
+        .wait_for("n1 is reached by n4, and does not reach it", async || {
+            let report = cluster.try_get(0, "/v1/doctor").await?;
+            let links = report["links"].as_array()?;
+            links
+                .iter()
+                .any(|link| link["node"] == "n4" && link["incoming"] == true && link["outgoing"] == false)
+                .then_some(())
+        })
+        .await;
+    let mut command = Command::new(BINARY);
+    command.args(["-o", "json", "--endpoints", &format!("{asked},{own}"), "doctor", "--online"]);
+    let (all, code) = findings(&mut command);
+    assert_eq!(code, Some(1));
+    let (level, what) = found(&all, "peer", "n1 to n4 at 127.0.0.9");
+    assert!(level == "fail" && what.contains("one way only: n4 reaches n1"), "{what}");
 }

@@ -390,3 +390,22 @@ async fn a_node_that_moved_tells_the_others_where_it_is() {
         .await;
     cluster.put(at, "from-its-new-place", &json!(1)).await;
 }
+
+#[tokio::test]
+async fn a_leader_that_is_asked_to_stop_hands_over_first() {
+    let mut cluster = Cluster::start(&Setup::nodes(3));
+    let (leader, term) = cluster.leader().await;
+    cluster.put(leader, "before", &json!(1)).await;
+    cluster.signal(leader, "TERM");
+    assert_eq!(cluster.wait_exit(leader), Some(0));
+    let (next, next_term) = cluster.leader_after(term).await;
+    let election = cluster
+        .wait_for("the election on record", async || {
+            let page = cluster.try_get(next, "/v1/elections").await?;
+            page["items"].as_array()?.iter().find(|election| election["term"] == json!(next_term)).cloned()
+        })
+        .await;
+    assert_eq!(election["reason"], json!("transfer"), "{election}");
+    assert!(cluster.log_of(leader).contains("asked to stop:"), "and its log says to whom");
+    assert_eq!(cluster.get(next, "/v1/kv/before").await["value"], json!(1));
+}

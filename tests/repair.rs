@@ -287,7 +287,7 @@ async fn the_scrub_finds_a_changed_byte_in_the_log_of_a_running_node() {
     let metrics =
         cluster.http.get(format!("{}/metrics", cluster.nodes[0].url())).send().await.expect("an answer");
     let text = metrics.text().await.expect("a body");
-    assert!(text.contains("super_node_scrub_damage_total{kind=\"log\"}"), "{text}");
+    assert!(text.contains("super_node_scrub_damage_total{kind=\"log\"} 1\n"), "{text}");
     cluster.put(0, "onward", &json!(true)).await;
 }
 

@@ -1,10 +1,13 @@
 //! `ledger export`: every movement, page by page, in constant memory.
 
+use std::io::IsTerminal as _;
+
 use serde_json::Value;
 
 use crate::client::{Call, Client};
 
 use super::output::field;
+use super::progress::Progress;
 use super::{CliError, Output};
 
 /// The columns, as in the documents of `rewards`.
@@ -42,13 +45,28 @@ pub async fn run(
     if format == ExportFormat::Csv {
         output.text(&format!("{}\r\n", COLUMNS.join(",")))?;
     }
+    let mut progress = Progress::counting("exporting", "records");
+    let total =
+        if std::io::stderr().is_terminal() && !output.is_terminal() { records(client).await? } else { 0 };
     client
         .each_page(call, None, &mut |items| {
+            // On a terminal the data itself shows how far it is.
+            if let Some(seq) = items.last().and_then(|item| item["seq"].as_u64())
+                && total > 0
+            {
+                progress.at(seq, total);
+            }
             let text: String = items.iter().map(|item| line(item, format)).collect();
             output.text(&text).map_err(CliError::from)
         })
         .await?;
     Ok(())
+}
+
+/// How many movements there are.
+async fn records(client: &Client) -> Result<u64, CliError> {
+    let status = client.send(Call::get("/v1/status")).await?.body;
+    Ok(status["ledger"]["records"].as_u64().unwrap_or(0))
 }
 
 fn line(item: &Value, format: ExportFormat) -> String {

@@ -1,7 +1,5 @@
 //! `ledger balances|rewards|claim|adjust|verify|export`.
 
-use std::io::IsTerminal as _;
-
 use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -11,6 +9,7 @@ use crate::types::Amount;
 
 use super::export::{self, ExportFormat};
 use super::output::{field, points};
+use super::progress::Progress;
 use super::{CliError, Output};
 
 /// `ledger …`
@@ -218,17 +217,9 @@ async fn claim(
 }
 
 async fn verify(wish: VerifyWish, client: &Client, output: &mut Output) -> Result<(), CliError> {
-    let watched = std::io::stderr().is_terminal();
-    let answer = client
-        .verify(wish, &mut |done, total| {
-            if watched {
-                eprint!("\r{done} of {total} records checked ");
-            }
-        })
-        .await?;
-    if watched {
-        eprint!("\r\x1b[K");
-    }
+    let mut progress = Progress::counting("checking", "records");
+    let answer = client.verify(wish, &mut |done, total| progress.at(done, total)).await?;
+    drop(progress);
     output.record(&answer.body)?;
     match answer.body.get("ok").and_then(Value::as_bool) {
         Some(true) => Ok(()),

@@ -7,12 +7,14 @@ pub mod add;
 pub mod agent;
 pub mod bench;
 pub mod certs;
+pub mod completions;
 pub mod config;
 pub mod demo;
 pub mod doctor;
 pub mod election;
 pub mod error;
 pub mod events;
+mod examples;
 pub mod export;
 pub mod interval;
 pub mod kv;
@@ -20,6 +22,7 @@ pub mod leader;
 pub mod ledger;
 pub mod log;
 pub mod logging;
+pub mod man;
 pub mod member;
 pub mod output;
 pub mod policy;
@@ -39,7 +42,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::client::{Client, Options};
 use crate::config::load::read_dotenv;
@@ -48,6 +51,10 @@ use crate::config::value::{http_url, parse_duration};
 pub use error::CliError;
 pub use output::{Format, Output};
 
+/// The name of the program.
+const PROGRAM: &str = "super-node";
+/// How long the end of a command waits for threads that read or write.
+const BLOCKING_END_MAX: Duration = Duration::from_millis(200);
 /// Where commands ask unless told otherwise.
 const ENDPOINT_DEFAULT: &str = "http://127.0.0.1:7400";
 
@@ -176,6 +183,10 @@ pub enum Command {
     },
     /// Make the certificates of a cluster: an authority, and what it says of each super-node
     Certs(certs::CertsArgs),
+    /// Print a script that teaches a shell to complete this command line
+    Completions(completions::CompletionsArgs),
+    /// Print or write the manual pages
+    Man(man::ManArgs),
     /// Check or show the configuration
     Config {
         /// What to do.
@@ -260,9 +271,20 @@ fn read_token(path: &std::path::Path) -> Result<String, CliError> {
         .map_err(|why| CliError::usage(format!("--token-file {why}"), "give a file that holds one token"))
 }
 
+/// What the command line is parsed by, with the examples at the end of each help.
+pub fn command() -> clap::Command {
+    examples::add_to(Cli::command(), "")
+}
+
+fn parse(arguments: Vec<std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
 /// Parses the arguments, runs the command, prints what went wrong, and says how the process should end.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(replica::as_named(std::env::args_os())) {
+    let cli = match parse(replica::as_named(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are asked for and go to stdout with 0; mistakes go to stderr with 2.
@@ -295,7 +317,7 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         // These know for themselves how to stop; the others are simply left.
         match &cli.command {
             Command::Start(args) => return start::run(args, &cli.global, environment).await,
@@ -322,7 +344,10 @@ pub fn run(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(
                 Err(CliError::Interrupted)
             }
         }
-    })
+    });
+    // A thread that waits for standard input would be waited for, for ever.
+    runtime.shutdown_timeout(BLOCKING_END_MAX);
+    result
 }
 
 async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> Result<(), CliError> {
@@ -330,6 +355,8 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     match cli.command {
         Command::Config { command } => return config::run(command, output),
         Command::Certs(args) => return certs::run(&args, output),
+        Command::Completions(args) => return completions::run(&args, output),
+        Command::Man(args) => return man::run(&args, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
         Command::Snapshot { command } => {
@@ -342,7 +369,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
     }
     let client = cli.global.client(environment)?;
     match cli.command {
-        Command::Status(args) => status::run(args, &client, output).await,
+        Command::Status(args) => status::run(args, &client, cli.global.no_color, output).await,
         Command::Kv { command } => kv::run(command, &client, output).await,
         Command::Add(args) => add::run(args, &client, output).await,
         Command::Member { command } => member::run(command, &client, output).await,
@@ -356,6 +383,8 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         // Taken care of before.
         Command::Config { .. }
         | Command::Certs(_)
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Bench(_)
         | Command::Snapshot { .. }
         | Command::Log { .. }

@@ -87,13 +87,9 @@ impl Output {
         self.list(&["FIELD", "VALUE"], &rows, &[])
     }
 
-    /// Wipes the terminal before the next picture of `--watch`; nothing elsewhere.
-    pub fn clear(&mut self) -> io::Result<()> {
-        if self.terminal && self.format == Format::Table {
-            write!(self.sink, "\x1b[H\x1b[2J")
-        } else {
-            Ok(())
-        }
+    /// Whether people see it as it is printed.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
     }
 }
 

@@ -1,6 +1,9 @@
 //! `status [--watch] [--local]`.
 
-use std::time::Duration;
+mod changes;
+mod picture;
+mod screen;
+mod watch;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,13 +14,10 @@ use crate::node::status::{NodeStatus, RoleName};
 use super::output::{Format, table};
 use super::{CliError, Output};
 
-/// Pause between two pictures of `--watch`.
-const WATCH_PAUSE: Duration = Duration::from_secs(1);
-
 /// `status`
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Again every second, until Ctrl-C
+    /// A live view, until q or Ctrl-C; where stdout is no terminal, a line or JSON object for each change
     #[arg(long, short)]
     pub watch: bool,
     /// What each endpoint says of itself, whether or not there is a leader
@@ -26,24 +26,21 @@ pub struct StatusArgs {
 }
 
 /// Runs it.
-pub async fn run(args: StatusArgs, client: &Client, output: &mut Output) -> Result<(), CliError> {
-    loop {
-        let shown =
-            if args.local { local(client, output).await } else { cluster(client, output, args.watch).await };
-        if !args.watch {
-            return shown;
-        }
-        match shown {
-            // A watcher stays while the cluster is away: that is when it is needed most.
-            Err(CliError::Client(error)) => output.line(&format!("{error}"))?,
-            other => other?,
-        }
-        tokio::time::sleep(WATCH_PAUSE).await;
+pub async fn run(
+    args: StatusArgs,
+    client: &Client,
+    no_colour: bool,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    match (args.watch, args.local) {
+        (true, _) => watch::run(args.local, client, no_colour, output).await,
+        (false, true) => local(client, output).await,
+        (false, false) => cluster(client, output).await,
     }
 }
 
 /// The cluster as its leader sees it, or as any node does.
-async fn cluster(client: &Client, output: &mut Output, watch: bool) -> Result<(), CliError> {
+async fn cluster(client: &Client, output: &mut Output) -> Result<(), CliError> {
     let call = Call::get("/v1/status");
     let mut best = client.send(call.clone()).await?.body;
     if best.get("role").and_then(Value::as_str) != Some("leader") {
@@ -62,17 +59,19 @@ async fn cluster(client: &Client, output: &mut Output, watch: bool) -> Result<()
     }
     let status: NodeStatus = serde_json::from_value(best)
         .map_err(|error| ClientError::failed(format!("the status cannot be read: {error}")))?;
-    if watch {
-        output.clear()?;
-    }
-    if status.removed {
-        output.line(&format!("{} was removed from the cluster and is idle", status.id))?;
-    }
-    if status.in_memory {
-        output.line(&format!("{} is in memory: it loses everything when it ends", status.id))?;
+    for line in remarks(&status) {
+        output.line(&line)?;
     }
     let text = if output.format() == Format::Table { as_table(&status) } else { as_plain(&status) };
     Ok(output.line(&text)?)
+}
+
+/// What is unusual about the node that tells.
+fn remarks(status: &NodeStatus) -> Vec<String> {
+    let removed = status.removed.then(|| format!("{} was removed from the cluster and is idle", status.id));
+    let in_memory =
+        status.in_memory.then(|| format!("{} is in memory: it loses everything when it ends", status.id));
+    removed.into_iter().chain(in_memory).collect()
 }
 
 /// Every endpoint's word about itself.
@@ -80,34 +79,48 @@ async fn local(client: &Client, output: &mut Output) -> Result<(), CliError> {
     let call = Call::get("/v1/status");
     let (mut rows, mut items, mut last) = (Vec::new(), Vec::new(), None);
     for endpoint in client.endpoints() {
-        match client.ask(endpoint, &call).await {
-            Ok(answer) => {
-                let text = |name: &str| super::output::field(&answer.body, name);
-                rows.push(vec![
-                    endpoint.clone(),
-                    text("id"),
-                    text("role"),
-                    text("term"),
-                    text("leader"),
-                    text("commit"),
-                    text("applied"),
-                ]);
-                items.push(json!({ "endpoint": endpoint, "status": answer.body }));
-            }
+        let told = match client.ask(endpoint, &call).await {
+            Ok(answer) => Ok(answer.body),
             Err(error) => {
-                let why = error.tried.first().map_or_else(|| error.to_string(), |tried| tried.what.clone());
-                let mut row = vec![endpoint.clone(), "-".to_string(), why.clone()];
-                row.resize(7, "-".to_string());
-                rows.push(row);
-                items.push(json!({ "endpoint": endpoint, "error": why }));
+                let why = in_short(&error);
                 last = Some(error);
+                Err(why)
             }
-        }
+        };
+        rows.push(local_row(endpoint, &told));
+        items.push(local_item(endpoint, &told));
     }
-    output.list(&["ENDPOINT", "NODE", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED"], &rows, &items)?;
+    output.list(&LOCAL_HEADERS, &rows, &items)?;
     match last {
         Some(error) if items.iter().all(|item| item.get("status").is_none()) => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+const LOCAL_HEADERS: [&str; 7] = ["ENDPOINT", "NODE", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED"];
+
+/// Why an endpoint did not answer, in a few words.
+fn in_short(error: &ClientError) -> String {
+    error.tried.first().map_or_else(|| error.to_string(), |tried| tried.what.clone())
+}
+
+/// What an endpoint said of itself, or why it did not.
+fn local_row(endpoint: &str, told: &Result<Value, String>) -> Vec<String> {
+    let mut row = vec![endpoint.to_string()];
+    match told {
+        Ok(body) => {
+            let names = ["id", "role", "term", "leader", "commit", "applied"];
+            row.extend(names.iter().map(|name| super::output::field(body, name)));
+        }
+        Err(why) => row.extend(["-", why, "-", "-", "-", "-"].map(str::to_string)),
+    }
+    row
+}
+
+fn local_item(endpoint: &str, told: &Result<Value, String>) -> Value {
+    match told {
+        Ok(body) => json!({ "endpoint": endpoint, "status": body }),
+        Err(why) => json!({ "endpoint": endpoint, "error": why }),
     }
 }
 
@@ -118,6 +131,8 @@ fn role(role: RoleName) -> String {
 fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or("-".to_string(), |value| value.to_string())
 }
+
+const NODE_HEADERS: [&str; 7] = ["NODE", "ROLE", "ADDRESS", "MATCH", "LAG", "CONTACT", "STATE"];
 
 fn node_rows(status: &NodeStatus) -> Vec<Vec<String>> {
     let row = |node: &crate::node::status::PeerStatus| {
@@ -148,20 +163,27 @@ fn projection(status: &NodeStatus) -> String {
 
 fn as_table(status: &NodeStatus) -> String {
     let leader = status.leader.as_ref().map_or("none".to_string(), ToString::to_string);
-    let members = status.members;
-    let nodes = table(&["NODE", "ROLE", "ADDRESS", "MATCH", "LAG", "CONTACT", "STATE"], &node_rows(status));
+    let nodes = table(&NODE_HEADERS, &node_rows(status));
     format!(
-        "cluster {}   term {}   leader {leader}   commit {}   applied {}   (as seen by {}, {})\n\n{nodes}\n\n\
-         members     {} ({} up, {} suspect, {} down, {} suspended)\n\
-         interval    {} open, {} next to settle\n\
-         ledger      {} records, head {}\n\
-         projection  {}",
+        "cluster {}   term {}   leader {leader}   commit {}   applied {}   (as seen by {}, {})\n\n{nodes}\n\n{}",
         status.cluster,
         status.term,
         status.commit,
         status.applied,
         status.id,
         role(status.role),
+        counts(status),
+    )
+}
+
+/// Members, interval, ledger, projection: a line each.
+fn counts(status: &NodeStatus) -> String {
+    let members = status.members;
+    format!(
+        "members     {} ({} up, {} suspect, {} down, {} suspended)\n\
+         interval    {} open, {} next to settle\n\
+         ledger      {} records, head {}\n\
+         projection  {}",
         members.total,
         members.up,
         members.suspect,

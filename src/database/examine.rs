@@ -68,7 +68,12 @@ fn failed(error: mongodb::error::Error) -> Look {
         ErrorKind::Command(command) => DENIED.contains(&command.code),
         _ => false,
     };
-    if denied { Look::Denied(text(error)) } else { Look::Unreachable(text(error)) }
+    if denied {
+        return Look::Denied(text(error));
+    }
+    let text = text(error);
+    // So old that the driver does not speak with it: all that it tells is the range of the wire protocol.
+    if text.contains("reports wire version") { Look::TooOld(text) } else { Look::Unreachable(text) }
 }
 
 fn judge(version: String) -> Look {

@@ -217,6 +217,7 @@ struct Proposals {
 
 impl Proposals {
     fn new(metrics: &Metrics) -> Proposals {
+        notices::begin_at_zero(metrics);
         let counter = |result: &str| {
             metrics.raft_proposals.get_or_create(&ResultLabel { result: result.to_string() }).clone()
         };

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::health::{Level, Outcome};
 use crate::ledger::apply::Happening;
-use crate::ledger::records::MovementKind;
-use crate::metrics::{ElectionLabels, KindLabel, MemberLabel, Metrics, ResultLabel};
+use crate::ledger::records::{MovementKind, Verdict};
+use crate::metrics::{ElectionLabels, KindLabel, MemberLabel, Metrics, ResultLabel, VerdictLabel};
 use crate::raft::{self, ElectionReason};
 use crate::types::{Amount, NodeId, UnixMillis};
 
@@ -51,6 +51,36 @@ pub fn tell(notice: &Notice, at: UnixMillis, events: &EventLog, metrics: &Metric
     events.publish(at, kind, message, data);
 }
 
+/// Lets what is counted by label begin at zero: a first failure must be seen as an increase.
+pub fn begin_at_zero(metrics: &Metrics) {
+    let reasons = [
+        ElectionReason::Startup,
+        ElectionReason::Timeout,
+        ElectionReason::ConnectionLost,
+        ElectionReason::PingsSilent,
+        ElectionReason::Transfer,
+    ];
+    for reason in reasons {
+        for result in ["started", "won"] {
+            let labels = ElectionLabels { reason: reason.as_str().to_string(), result: result.to_string() };
+            drop(metrics.raft_elections.get_or_create(&labels));
+        }
+    }
+    let kinds = [
+        MovementKind::Reward,
+        MovementKind::Penalty,
+        MovementKind::Claim,
+        MovementKind::ClaimPenalty,
+        MovementKind::Adjustment,
+    ];
+    for kind in kinds {
+        drop(metrics.ledger_records_by_kind.get_or_create(&KindLabel { kind: kind.as_str().to_string() }));
+    }
+    for verdict in [Verdict::Settled, Verdict::Void, Verdict::Correlated] {
+        drop(metrics.intervals.get_or_create(&VerdictLabel { verdict: verdict.as_str().to_string() }));
+    }
+}
+
 fn measure(notice: &Notice, metrics: &Metrics) {
     match notice {
         Notice::Raft(raft::Event::ElectionStarted { reason, pre_vote: false, .. }) => {
@@ -70,6 +100,15 @@ fn measure(notice: &Notice, metrics: &Metrics) {
         }
         Notice::Raft(raft::Event::FollowsLeader { .. }) => {
             metrics.raft_leader_changes.inc();
+        }
+        // The lag of a node that is no peer any more would stand still for ever; those of the others come again at once.
+        Notice::Raft(raft::Event::ConfigurationChanged { .. }) => metrics.raft_follower_lag_entries.clear(),
+        // Likewise, a member that has left is neither up nor down.
+        Notice::Ledger(Happening::MemberLeft { member }) => {
+            metrics.member_up.remove(&MemberLabel { member: member.to_string() });
+        }
+        Notice::Ledger(Happening::IntervalSettled { verdict, .. }) => {
+            metrics.intervals.get_or_create(&VerdictLabel { verdict: verdict.as_str().to_string() }).inc();
         }
         Notice::Ledger(Happening::Movement { kind, .. }) => {
             metrics

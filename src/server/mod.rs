@@ -1,5 +1,6 @@
 //! Puts one real node together: directory, listeners, network, driver, projector, HTTP; and takes it apart again.
 
+mod drain;
 mod join;
 mod lost;
 mod opened;
@@ -118,8 +119,8 @@ impl ServerError {
     }
 }
 
-/// Runs a node until `stop` is cancelled, or until it has to stop.
-pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), ServerError> {
+/// Runs a node until `asked` is cancelled, or until it has to stop.
+pub async fn run(mut settings: Settings, asked: CancellationToken) -> Result<(), ServerError> {
     let tls = settings.tls.files().map(|files| Tls::load(&files)).transpose();
     let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
     let guard = settings.auth.tokens.as_deref().map_or_else(|| Ok(Guard::default()), Guard::read);
@@ -144,7 +145,9 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
         env!("CARGO_PKG_VERSION"),
         std::process::id()
     );
-    let Some(opened) = opened::open(&mut settings, &address, &stop).await? else { return Ok(()) };
+    let Some(opened) = opened::open(&mut settings, &address, &asked).await? else { return Ok(()) };
+    // Between the wish and the end of the parts a leader hands over.
+    let stop = CancellationToken::new();
     let Opened { directory, incarnation, log, state, invitation, rejoin: _ } = opened;
     let metrics = Arc::new(Metrics::new());
     let node_settings = node_settings(&settings, address.clone(), incarnation.clone());
@@ -184,6 +187,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     })?;
     let (handle, joiner) = (running.handle.clone(), running.handle);
     let mut couriers = webhooks::start(hooks, &handle, &metrics, &stop);
+    let draining = tokio::spawn(drain::hand_over(asked, handle.clone(), stop.clone()));
     let scrub = match &directory {
         Some(directory) => start_scrub(&settings, directory, &handle, &metrics, stop.child_token())?,
         None => None,
@@ -226,6 +230,7 @@ pub async fn run(mut settings: Settings, stop: CancellationToken) -> Result<(), 
     }
     let result = wait(running.ended, serving, asking, &stop).await;
     stop.cancel();
+    draining.abort();
     if let Some(projection) = projection {
         let _ended_or_slow = tokio::time::timeout(STOP_PATIENCE, projection).await;
     }
