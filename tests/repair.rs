@@ -327,6 +327,22 @@ impl Drop for SmallDisk {
     }
 }
 
+/// The log of a node lies on the disk of its data, as a rule, and that may be full.
+#[tokio::test]
+async fn a_node_whose_log_lines_cannot_be_written_works_on() {
+    let setup = Setup::nodes(1).with("SUPER_NODE_LOG__LEVEL", "debug");
+    let mut cluster = Cluster::start(&setup);
+    cluster.put(0, "before", &json!("kept")).await;
+    cluster.kill(0);
+    let log = cluster.nodes[0].directory.with_extension("log");
+    std::fs::remove_file(&log).expect("the log is there");
+    std::os::unix::fs::symlink("/dev/full", &log).expect("the place is free");
+    cluster.start_node(0);
+    cluster.put(0, "after", &json!("written")).await;
+    assert_eq!(cluster.get(0, "/v1/kv/before").await["value"], json!("kept"));
+    std::fs::remove_file(&log).expect("the link is there");
+}
+
 #[tokio::test]
 async fn on_a_full_disk_writes_are_refused_at_once_while_reads_and_elections_go_on_and_room_ends_it() {
     let Some(disk) = SmallDisk::new(160) else {

@@ -12,7 +12,12 @@ pub fn init(settings: &LogSettings) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(format!("{quiet},{}", settings.level)).map_err(|error| {
         CliError::usage(format!("log.level: {error}"), "such as info, or super_node=debug,info")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written, as on a full disk, is lost. To say so on stderr would end the process: it is the same
+    // file.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let result = match settings.format {
         LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -13,7 +13,7 @@ use super::host::{Death, Host};
 use super::network::{Cut, Weather};
 use super::operator::{Operator, can_lead};
 use super::plan::{Act, Fault};
-use super::world::{Answered, Due, World};
+use super::world::{Answered, Due, Event, World};
 
 /// Which bit of a bit flip's entropy says that it lies in the state; entropy has 63.
 const STATE_BIT: u32 = 62;
@@ -120,7 +120,7 @@ impl Faults {
                 // By number, also of those that join later.
                 let side: BTreeSet<usize> = side.iter().map(|node| index(*node)).collect();
                 if matches!(act.fault, Fault::Reject { .. }) {
-                    world.reset_between(&side);
+                    reset_between(world, &side);
                 }
                 world.network.cut(act.number, Cut::Sides(side));
             }
@@ -354,6 +354,21 @@ fn weather(fault: &Fault) -> Weather {
             Weather { slow_ppm: *ppm, slow_by: Duration::from_millis(*up_to_ms), ..Weather::default() }
         }
         _ => Weather::default(),
+    }
+}
+
+/// Each host on either side of a firewall is told at once that its connections to those beyond were reset, and new ones
+/// are refused.
+fn reset_between(world: &mut World, side: &BTreeSet<usize>) {
+    for host in 0..world.hosts.len() {
+        for other in 0..world.hosts.len() {
+            if side.contains(&host) == side.contains(&other) || world.network.is_cut(host, other) {
+                continue;
+            }
+            let after = world.hosts[host].dice.span(Duration::from_millis(1), Duration::from_millis(20));
+            let node = world.hosts[other].id.clone();
+            world.at_host(after, host, Event::Gone { node });
+        }
     }
 }
 

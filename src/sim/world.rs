@@ -1,6 +1,6 @@
 //! The simulated world: virtual time, the queue of events, the hosts, and what their effects come to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::codec;
@@ -420,21 +420,6 @@ impl World {
                 (dice.chance(700_000), dice.span(Duration::from_millis(1), Duration::from_millis(20)));
             if other != host && noticed && !self.network.is_cut(host, other) {
                 self.at_host(after, other, Event::Gone { node: id.clone() });
-            }
-        }
-    }
-
-    /// Each host on either side of a firewall is told at once that its connections to those beyond were reset, and new ones
-    /// are refused.
-    pub fn reset_between(&mut self, side: &BTreeSet<usize>) {
-        for host in 0..self.hosts.len() {
-            for other in 0..self.hosts.len() {
-                if side.contains(&host) == side.contains(&other) || self.network.is_cut(host, other) {
-                    continue;
-                }
-                let after = self.hosts[host].dice.span(Duration::from_millis(1), Duration::from_millis(20));
-                let node = self.hosts[other].id.clone();
-                self.at_host(after, host, Event::Gone { node });
             }
         }
     }
