@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_drawn() {
-        let weights = KINDS.iter().map(|kind| (kind.name, kind.weight)).collect();
+        let weights = KINDS.iter().map(|kind| (kind.name, kind.weight.max(1))).collect();
         let scenario = Scenario { weights, ..Scenario::default() };
         let plans: Vec<Plan> = (0..300).map(|seed| generate(seed, &scenario)).collect();
         let counts = counts(plans.iter());

@@ -53,7 +53,11 @@ impl Default for Scenario {
             drift_ppm: 5_000,
             database_percent: 50,
             worst_moments: true,
-            weights: KINDS.iter().map(|kind| (kind.name, kind.weight)).collect(),
+            weights: KINDS
+                .iter()
+                .filter(|kind| kind.weight > 0)
+                .map(|kind| (kind.name, kind.weight))
+                .collect(),
         }
     }
 }
