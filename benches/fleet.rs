@@ -63,8 +63,10 @@ struct Args {
 
 fn main() -> Result<(), BenchError> {
     let args = Args::parse();
-    for text in [&args.ping, &args.interval] {
-        parse_duration(text).map_err(|why| BenchError::Node(format!("{text}: {why:?}")))?;
+    for (flag, text) in [("--ping", &args.ping), ("--interval", &args.interval)] {
+        parse_duration(text).map_err(|problem| {
+            BenchError::Node(format!("{flag} {text:?} {}: {}", problem.what, problem.hint))
+        })?;
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(system("start tokio"))?;
