@@ -318,8 +318,7 @@ pub const KINDS: &[Kind] = &[
     fault("blackout", 2, (100, 1_000)),
     fault("pause", 6, (100, 1_500)),
     fault("partition", 8, (300, 4_000)),
-    // Drawn only where a scenario gives it a weight.
-    fault("reject", 0, (100, 1_500)),
+    fault("reject", 4, (100, 1_500)),
     fault("one_way", 8, (300, 4_000)),
     fault("loss", 4, (500, 5_000)),
     fault("duplication", 4, (500, 5_000)),

@@ -558,6 +558,7 @@ impl World {
         let frame: Frame = codec::decode(bytes).map_err(|error| format!("codec: {error}"))?;
         let (from, to) = (self.hosts[from].id.clone(), self.hosts[host].id.clone());
         self.detail(|| format!("{to} hears {from}: {}", tell::frame(&frame)));
+        self.watch.heard(&self.hosts[host], &from, &frame, self.now);
         if let Some(alive) = self.hosts[host].alive.as_mut() {
             alive.reachable.insert(from.clone());
             if alive.met.insert((from.clone(), said_by.clone())) {
@@ -716,7 +717,7 @@ impl World {
                 self.at_host(after, host, Event::DiskDone);
             }
             Effect::Send { to, frame } => {
-                self.watch.said(&self.hosts[host], &to, &frame)?;
+                self.watch.said(&self.hosts[host], &to, &frame, self.now)?;
                 self.send(host, &to, &frame);
             }
             Effect::Ping { member, address: _, key, seq } => {

@@ -24,6 +24,29 @@ pub fn is_quorum(configuration: &Configuration, holds: &dyn Fn(&NodeId) -> bool)
     halves.into_iter().flatten().all(|half| more_than_half(half, holds))
 }
 
+/// Which hosts know the founders from a snapshot. They stand in no entry, so whoever joins and replays the log from its
+/// beginning hears of them nowhere.
+#[derive(Debug, Default)]
+pub struct Founded {
+    told: BTreeSet<NodeId>,
+}
+
+impl Founded {
+    /// A node's state was replaced by a snapshot.
+    pub fn installed(&mut self, node: &NodeId) {
+        self.told.insert(node.clone());
+    }
+
+    /// A node has lost everything.
+    pub fn forget(&mut self, node: &NodeId) {
+        self.told.remove(node);
+    }
+
+    fn were_told_to(&self, host: &Host) -> bool {
+        self.told.contains(&host.id)
+    }
+}
+
 fn carried(entry: &Entry) -> Option<(Index, &Configuration)> {
     match &entry.payload {
         Payload::Configuration(configuration) => Some((entry.index, configuration)),
@@ -32,17 +55,22 @@ fn carried(entry: &Entry) -> Option<(Index, &Configuration)> {
 }
 
 /// The newest configuration in a host's log before `end`, and its place; what the cluster began with if there is none.
-fn newest_before(hosts: &[Host], host: &Host, log: &log::Watch, end: Index) -> (Index, Configuration) {
+fn newest_before(
+    founded: &Founded,
+    hosts: &[Host],
+    host: &Host,
+    log: &log::Watch,
+    end: Index,
+) -> (Index, Configuration) {
     let in_log = host.issued.entries.iter().rev().filter(|entry| entry.index < end).find_map(carried);
     let base = host.issued.base.index;
     if let Some((index, configuration)) = in_log.or_else(|| log.configuration_at(base)) {
         return (index, configuration.clone());
     }
-    // A host that joined has nothing to begin with before it holds something of the cluster's.
-    if base == Index(0) {
+    // A host that joined has nothing to begin with, and no more while it follows the log from its first entry.
+    if base == Index(0) || !founded.were_told_to(host) {
         return (Index(0), host.settings.bootstrap());
     }
-    // A machine that lost everything joins again, and begins with nothing either.
     let founders = hosts.iter().map(|host| host.settings.bootstrap());
     (
         Index(0),
@@ -51,8 +79,14 @@ fn newest_before(hosts: &[Host], host: &Host, log: &log::Watch, end: Index) -> (
 }
 
 /// After every step of a host: it acts on the newest configuration of its log.
-pub fn is_in_force(hosts: &[Host], host: &Host, status: &Status, log: &log::Watch) -> Result<(), String> {
-    let (index, mut expected) = newest_before(hosts, host, log, Index(u64::MAX));
+pub fn is_in_force(
+    founded: &Founded,
+    hosts: &[Host],
+    host: &Host,
+    status: &Status,
+    log: &log::Watch,
+) -> Result<(), String> {
+    let (index, mut expected) = newest_before(founded, hosts, host, log, Index(u64::MAX));
     // What its log had forgotten stood in the state that it lost.
     let lacks_state = host.alive.as_ref().is_some_and(|alive| alive.node.lacks_state());
     if lacks_state && host.issued.entries.iter().find_map(carried).is_none() {
@@ -70,14 +104,20 @@ pub fn is_in_force(hosts: &[Host], host: &Host, status: &Status, log: &log::Watc
 }
 
 /// A host hands a batch to its disk, which has not recorded the entries yet.
-pub fn issued(hosts: &[Host], host: &Host, batch: &Persist, log: &log::Watch) -> Result<(), String> {
+pub fn issued(
+    founded: &Founded,
+    hosts: &[Host],
+    host: &Host,
+    batch: &Persist,
+    log: &log::Watch,
+) -> Result<(), String> {
     let Some(first) = batch.entries.first() else { return Ok(()) };
     let mut before: Option<(Index, Configuration)> = None;
     for entry in &batch.entries {
         let Some((index, configuration)) = carried(entry) else { continue };
         let (place, previous) = match before.take() {
             Some(before) => before,
-            None => newest_before(hosts, host, log, first.index),
+            None => newest_before(founded, hosts, host, log, first.index),
         };
         if !previous.voters.is_empty() && !leads_to(&previous, configuration) {
             let (previous, next) = (words(&previous), words(configuration));

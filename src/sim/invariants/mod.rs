@@ -5,6 +5,7 @@
 pub mod acknowledged;
 pub mod configuration;
 pub mod election;
+pub mod fresh;
 pub mod lease;
 pub mod ledger;
 pub mod linearizable;
@@ -41,6 +42,8 @@ pub const NAMES: &[&str] = &[
     "one change at a time",
     "no change before the first commit",
     "lease outlived",
+    "lease promised",
+    "read asks afresh",
     "one vote a term",
     "terms never go back",
     "order of counters",
@@ -80,13 +83,16 @@ pub struct Watch {
     state: state::Watch,
     ledger: ledger::Watch,
     once: once::Watch,
+    promises: lease::Promises,
+    fresh: fresh::Watch,
+    founded: configuration::Founded,
     stuck: stuck::Watch,
 }
 
 impl Watch {
     /// A node hands something to its disk.
     pub fn issued(&mut self, hosts: &[Host], host: &Host, batch: &Persist) -> Result<(), String> {
-        configuration::issued(hosts, host, batch, &self.log)?;
+        configuration::issued(&self.founded, hosts, host, batch, &self.log)?;
         self.log.issued(host, batch)
     }
 
@@ -105,7 +111,7 @@ impl Watch {
         before: &Configuration,
         now: Micros,
     ) -> Result<(), String> {
-        configuration::is_in_force(hosts, host, status, &self.log)?;
+        configuration::is_in_force(&self.founded, hosts, host, status, &self.log)?;
         self.acknowledged.after_step(hosts, host, status)?;
         let committed = self.log.last_committed();
         self.log.after_step(hosts, host, status, before)?;
@@ -121,9 +127,17 @@ impl Watch {
         self.log.committed(node, entries)
     }
 
-    /// A node says something to another.
-    pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame) -> Result<(), String> {
+    /// A node hears something from another, before it acts on it. `now`: the world's time.
+    pub fn heard(&mut self, host: &Host, from: &NodeId, frame: &Frame, now: Micros) {
+        self.fresh.heard(host, from, frame);
+        self.promises.heard(host, from, frame, now);
+    }
+
+    /// A node says something to another. `now`: the world's time.
+    pub fn said(&mut self, host: &Host, to: &NodeId, frame: &Frame, now: Micros) -> Result<(), String> {
         self.acknowledged.said(host, frame);
+        self.fresh.said(host, to, frame)?;
+        self.promises.said(host, to, frame, now)?;
         promise::kept(host, to, frame)
     }
 
@@ -152,6 +166,7 @@ impl Watch {
     /// A node's state was replaced by a snapshot.
     pub fn installed(&mut self, host: &Host, base: Base) -> Result<(), String> {
         self.ledger.forget(&host.id);
+        self.founded.installed(&host.id);
         self.state.at(host, base.index)
     }
 
@@ -172,6 +187,9 @@ impl Watch {
         self.log.forget(node);
         self.election.forget(node);
         self.ledger.forget(node);
+        self.fresh.forget(node);
+        self.promises.forget(node);
+        self.founded.forget(node);
     }
 
     /// Elections won so far.
