@@ -105,7 +105,7 @@ fn acts(dice: &mut Dice, nodes: u32, scenario: &Scenario) -> Vec<Act> {
             found
         });
         let kind = kind.expect("the ticket is below the sum of the weights");
-        let (least, most) = kind.span_ms;
+        let (least, most) = scenario.spans_ms.get(kind.name).copied().unwrap_or(kind.span_ms);
         let for_ms = least + dice.below(most - least + 1);
         let number = u32::try_from(acts.len()).expect("few acts") + 1;
         if let Some(fault) = draw(dice, kind.name, nodes) {

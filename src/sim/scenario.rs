@@ -36,6 +36,8 @@ pub struct Scenario {
     pub worst_moments: bool,
     /// How often each kind of fault is drawn beside the others; a kind that is missing never is.
     pub weights: BTreeMap<&'static str, u64>,
+    /// How long a kind of fault lasts, shortest and longest, in milliseconds, where that differs from what is usual.
+    pub spans_ms: BTreeMap<&'static str, (u64, u64)>,
 }
 
 impl Default for Scenario {
@@ -58,6 +60,7 @@ impl Default for Scenario {
                 .filter(|kind| kind.weight > 0)
                 .map(|kind| (kind.name, kind.weight))
                 .collect(),
+            spans_ms: BTreeMap::new(),
         }
     }
 }
@@ -86,6 +89,7 @@ struct Written {
     only: Option<Vec<String>>,
     without: Option<Vec<String>>,
     weights: BTreeMap<String, u64>,
+    spans_ms: BTreeMap<String, (u64, u64)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,6 +146,17 @@ impl Scenario {
             within("database_percent", written.database_percent.unwrap_or(common.database_percent), 0, 100)?;
         scenario.worst_moments = written.worst_moments.unwrap_or(common.worst_moments);
         scenario.weights = weights(written.only, written.without, written.weights)?;
+        for (name, span) in written.spans_ms {
+            let kind = known("spans_ms", &name)?;
+            let lasts = KINDS.iter().any(|known| known.name == kind && known.is_fault());
+            if !lasts || span.0 > span.1 || span.1 > 60_000 {
+                let why = if lasts { "is not a range" } else { "is done at once" };
+                let remedy =
+                    "write the shortest and the longest of a fault, such as [20, 120]; at most 60000";
+                return wrong(&format!("spans_ms.{kind}"), why, remedy);
+            }
+            scenario.spans_ms.insert(kind, span);
+        }
         Ok(scenario)
     }
 
@@ -210,12 +225,13 @@ mod tests {
     #[test]
     fn a_file_says_what_differs() {
         assert_eq!(Scenario::parse("").expect("is right"), Scenario::default());
-        let text =
-            "name = 'x'\nnodes = [3, 5]\nseconds = 20\nonly = ['one_way', 'pause']\n[weights]\npause = 1";
+        let text = "name = 'x'\nnodes = [3, 5]\nseconds = 20\nonly = ['one_way', 'pause']\n[weights]\npause = 1\n\
+                    [spans_ms]\npause = [5, 9]";
         let scenario = Scenario::parse(text).expect("is right");
         assert_eq!(scenario.nodes, [3, 5]);
         assert_eq!(scenario.faults_for, Duration::from_secs(20));
         assert_eq!(scenario.weights, BTreeMap::from([("one_way", 8), ("pause", 1)]));
+        assert_eq!(scenario.spans_ms, BTreeMap::from([("pause", (5, 9))]));
     }
 
     #[test]
@@ -226,6 +242,11 @@ mod tests {
             ("clients = 0", "clients: 0 is out of bounds; write 1 to 64"),
             ("only = ['oneway']", "only: 'oneway' is no kind of fault; did you mean 'one_way'?"),
             ("[weights]\npause = 5000", "weights.pause: 5000 is out of bounds; write 0 to 1000"),
+            (
+                "[spans_ms]\nkill = [30, 20]",
+                "spans_ms.kill: is not a range; write the shortest and the longest",
+            ),
+            ("[spans_ms]\ntransfer = [0, 20]", "spans_ms.transfer: is done at once; write"),
             ("lease_ms = 400", "lease_ms: 400 is out of bounds; write 0 to 280"),
             ("only = []", "no kind of fault is left; keep at least one"),
             ("pause_ms = [5, 1]", "pause_ms: is not a range"),
