@@ -99,7 +99,7 @@ impl fmt::Display for Operation {
 ///
 /// Two rules keep the search small where many outcomes are unknown; neither loses an order that exists:
 ///
-/// * What changes nothing is placed as soon as it fits: wherever else it stood, it could stand here.
+/// * What only looks is placed as soon as it fits: wherever else it stood, it could stand here.
 /// * What has an unknown outcome is placed only where something that may come next needs it there; anywhere else it can
 ///   come later, or never. Of several that leave the same, one will do: the one that fits in fewest other places.
 ///
@@ -133,8 +133,9 @@ pub fn is_linearizable(operations: &[Operation]) -> bool {
             .filter(|(at, _)| open(*at))
             .filter_map(|(at, operation)| Some((at, operation.action.apply(value, &looked_for)?)))
             .collect();
-        let idle = |(at, left): &&(usize, Left)| *left == value && operations[*at].returned.is_some();
-        if let Some((at, left)) = fitting.iter().find(idle) {
+        let looks =
+            |(at, _): &&(usize, Left)| matches!(operations[*at].action, Action::Read(_) | Action::Missed(_));
+        if let Some((at, left)) = fitting.iter().find(looks) {
             stack.push((placed | (1 << at), *left));
             continue;
         }
