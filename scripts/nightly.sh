@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Many simulated histories: what CI has no time for. Ends with a summary; exits 1 if any history broke an invariant.
+# What CI has no time for: many simulated histories, every byte of a data directory changed, ten million log entries, every
+# planted bug. Ends with a summary; exits 1 if anything did not hold.
 #
 #   scripts/nightly.sh                            100 000 histories of the default kind, 10 000 of each file in scenarios/
 #   HISTORIES=1000 FROM=700000 scripts/nightly.sh  fewer, and other seeds
@@ -43,6 +44,10 @@ main() {
   done
   printf '\n==> every directed cut\n'
   "$target/sim/super-node" sim --cuts --from "$FROM" || { summary+=("BROKEN  directed cuts"); failed=1; }
+  printf '\n==> storage: every byte of a directory changed, ten million entries\n'
+  SUPER_NODE_TEST_EVERY_BYTE=1 cargo test --quiet --profile sim --test storage no_changed_byte ||
+    { summary+=("BROKEN  a changed byte of a data directory"); failed=1; }
+  scripts/ten-million.sh || { summary+=("BROKEN  the bounds of the log"); failed=1; }
   # The bugs that are planted to test the simulator itself, with the seeds that each one takes to be found.
   if [ -x scripts/planted.sh ]; then
     scripts/planted.sh || { summary+=("BROKEN  a planted bug was not found"); failed=1; }

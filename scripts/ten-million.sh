@@ -3,4 +3,4 @@
 # Prints the most bytes that it took, and how long it takes to open what is left.
 set -eu
 cd "$(dirname "$0")/.."
-SUPER_NODE_TEST_ENTRIES="${1:-10000000}" exec cargo test --release --test storage -- --nocapture however_many
+SUPER_NODE_TEST_ENTRIES="${1:-10000000}" exec cargo test --quiet --profile sim --test storage -- --nocapture however_many
