@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::{Value, json};
 use super_node::bench::load::Load;
-use super_node::bench::usage::Usage;
+use super_node::bench::usage::{Usage, counter};
 use super_node::bench::work::Workload;
 use super_node::bench::{BenchError, Plan, cluster, measure_http, on_one_thread};
 use super_node::client::{Call, Client, Options};
@@ -315,15 +315,10 @@ fn resident(fleet: &Fleet) -> Result<Vec<u64>, BenchError> {
 
 /// Prints how many pings each super-node saw answered, and how many not.
 async fn pings(fleet: &Fleet) -> Result<(), BenchError> {
-    for node in &fleet.nodes {
-        let url = format!("{}/metrics", node.url);
-        let failed = |error: reqwest::Error| BenchError::Node(format!("{url}: {error}"));
-        let text = reqwest::get(&url).await.map_err(failed)?.text().await.map_err(failed)?;
-        let of = |result: &str| {
-            let name = format!("super_node_pings_total{{result=\"{result}\"}} ");
-            text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or("0").to_string()
-        };
-        println!("{}: {} pings answered, {} missed", node.url, of("answered"), of("missed"));
+    for address in cluster::find(&fleet.client()?).await?.all {
+        let answered = counter(&address, "super_node_pings_total{result=\"answered\"}").await?;
+        let missed = counter(&address, "super_node_pings_total{result=\"missed\"}").await?;
+        println!("{address}: {answered} pings answered, {missed} missed");
     }
     Ok(())
 }

@@ -348,3 +348,81 @@ impl Duties {
         retries.chain(settle_at).chain(cut_at).filter(|at| *at > now).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Frozen, ObserverHealth, Row};
+    use crate::ledger::apply::apply;
+    use crate::ledger::command::{Envelope, Request};
+    use crate::ledger::keyspace::MemoryKeyspace;
+    use crate::ledger::policy::Policy;
+    use crate::node::fleet::Concerned;
+    use crate::node::report::{PART_ROWS, parts};
+    use crate::types::Index;
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().expect("a valid name")
+    }
+
+    /// Of a cluster whose first interval is cut.
+    fn facts(genesis: &Command) -> Facts {
+        let mut space = MemoryKeyspace::default();
+        for (index, command) in (1..).zip([genesis.clone(), Command::Cut { interval: IntervalId(1) }]) {
+            let request = Request::new(command);
+            let envelope = Envelope { at: UnixMillis(1), term: Term(1), leader: name("n1"), request };
+            apply(&mut space, Index(index), Term(1), &envelope).expect("memory does not fail");
+        }
+        Facts::read(&space, &Concerned::All).expect("readable")
+    }
+
+    /// What a super-node saw of so many members.
+    fn frozen(members: usize) -> Frozen {
+        let row = |number: usize| Row {
+            member: name(&format!("w{number:06}")),
+            sent: 12,
+            answered: 12,
+            late: 0,
+            missed: 0,
+            bad: 0,
+            unsolicited: 0,
+            min_us: 1,
+            p50_us: 1,
+            p90_us: 1,
+            max_us: 1,
+            version: None,
+        };
+        let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
+        Frozen { interval: IntervalId(1), rows: (0..members).map(row).collect(), health }
+    }
+
+    #[test]
+    fn a_long_report_goes_a_few_parts_at_a_time_and_none_keeps_the_others_out() {
+        let genesis = Command::Genesis {
+            cluster: "c".to_string(),
+            identity: "0".repeat(32),
+            policy: Policy::default(),
+            nodes: vec![(name("n1"), "n1:1".to_string())],
+        };
+        let facts = facts(&genesis);
+        let mut duties = Duties::new(genesis, None);
+        duties.report(parts(&name("n1"), frozen(5 * PART_ROWS)));
+        let due = |duties: &mut Duties, now: Micros| -> Vec<u32> {
+            let reports = duties.due(&facts, None, now).into_iter().map(|command| match command {
+                Command::Report(report) => report.part,
+                other => panic!("{other:?}"),
+            });
+            reports.collect()
+        };
+        let now = Micros(1_000_000);
+        assert_eq!(due(&mut duties, now), [0, 1]);
+        assert_eq!(due(&mut duties, now), [0; 0], "they are under way");
+        duties.reported(IntervalId(1), 1);
+        assert_eq!(due(&mut duties, now), [2], "one is in the ledger, and makes room for the next");
+        // Nothing more is heard of either: those that were never tried come before them.
+        assert_eq!(due(&mut duties, now.after(RETRY)), [3, 4]);
+        duties.reported(IntervalId(1), 3);
+        duties.reported(IntervalId(1), 4);
+        assert_eq!(due(&mut duties, now.after(RETRY)), [0, 2]);
+    }
+}

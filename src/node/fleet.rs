@@ -209,6 +209,11 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::apply::apply;
+    use crate::ledger::command::{Command, Envelope, Request};
+    use crate::ledger::keyspace::MemoryKeyspace;
+    use crate::ledger::policy::Policy;
+    use crate::types::{Index, NodeId, Term, UnixMillis};
 
     fn id(name: &str) -> MemberId {
         name.parse().expect("a valid name")
@@ -225,6 +230,55 @@ mod tests {
 
     fn target(address: &str, key: u8) -> Target {
         Target::Agent { address: address.into(), key: AgentKey([key; 32]) }
+    }
+
+    /// Applies commands, and gives what happened.
+    fn run(space: &mut MemoryKeyspace, first: u64, commands: Vec<Command>) -> Vec<Happening> {
+        let leader: NodeId = "n1".parse().expect("a valid name");
+        let applied = (first..).zip(commands).flat_map(|(index, command)| {
+            let request = Request::new(command);
+            let envelope = Envelope { at: UnixMillis(1), term: Term(1), leader: leader.clone(), request };
+            apply(space, Index(index), Term(1), &envelope).expect("memory does not fail").happenings
+        });
+        applied.collect()
+    }
+
+    fn enrol(number: u64) -> Command {
+        Command::AgentEnrol {
+            member: id(&format!("w{number:04}")),
+            address: format!("w:{number}"),
+            key: AgentKey([7; 32]),
+            approved: true,
+        }
+    }
+
+    #[test]
+    fn one_more_of_many_has_one_read_and_a_new_state_all_of_them() {
+        let mut space = MemoryKeyspace::default();
+        let genesis = Command::Genesis {
+            cluster: "c".to_string(),
+            identity: "0".repeat(32),
+            policy: Policy::default(),
+            nodes: vec![("n1".parse().expect("a valid name"), "n1:1".to_string())],
+        };
+        let mut commands = vec![genesis];
+        commands.extend((1..=500).map(enrol));
+        let happenings = run(&mut space, 1, commands);
+        assert_eq!(Concerned::by(&happenings), Concerned::All, "the genesis is among them");
+        let News::All(all) = News::read(&space, &Concerned::All).expect("readable") else {
+            panic!("all were asked for");
+        };
+        assert_eq!(all.len(), 501);
+        assert_eq!(all[&id("w0007")], agent("w:7", Some(7), false));
+
+        let leave = Command::MemberLeave { member: id("w0007") };
+        let happenings = run(&mut space, 1_000, vec![enrol(501), leave]);
+        let concerned = Concerned::by(&happenings);
+        assert_eq!(concerned, Concerned::Some([id("w0007"), id("w0501")].into()));
+        let changed = [(id("w0007"), None), (id("w0501"), Some(agent("w:501", Some(7), false)))];
+        assert_eq!(News::read(&space, &concerned), Ok(News::Some(changed.into())));
+        let nobody = Concerned::by(&run(&mut space, 2_000, vec![enrol(501)]));
+        assert_eq!(News::read(&space, &nobody), Ok(News::None), "the same again changes nothing");
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub fn begin_at_zero(metrics: &Metrics) {
     for kind in kinds {
         drop(metrics.ledger_records_by_kind.get_or_create(&KindLabel { kind: kind.as_str().to_string() }));
     }
+    for result in ["answered", "missed"] {
+        drop(metrics.pings.get_or_create(&ResultLabel { result: result.to_string() }));
+    }
     for verdict in [Verdict::Settled, Verdict::Void, Verdict::Correlated] {
         drop(metrics.intervals.get_or_create(&VerdictLabel { verdict: verdict.as_str().to_string() }));
     }
