@@ -86,13 +86,14 @@ fn pings_of_many_members_are_spread_over_the_period_and_each_comes_once() {
     let mut health = observer(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut per_tenth = [0_u32; 10];
     let mut seen = BTreeSet::new();
-    while health.deadline() < Micros(EVERY) {
+    while health.deadline() <= Micros(EVERY) {
         let (at, effects) = wake(&mut health);
+        assert_eq!(at.0 % 2_000, 0, "on the grid, so that those of one moment leave together");
         for effect in effects {
             if let Effect::Ping { member, seq, .. } = effect
                 && seen.insert(member.clone())
             {
-                per_tenth[(at.0 / (EVERY / 10)) as usize] += 1;
+                per_tenth[(at.0 % EVERY / (EVERY / 10)) as usize] += 1;
                 answer(&mut health, at, member.as_str(), seq);
             }
         }
