@@ -340,7 +340,7 @@ async fn judgements(client: &Client) -> Result<(), BenchError> {
             interval["members"],
             interval["rewarded"],
             interval["penalised"],
-            span_ms(&interval, "cut_at", "settled_at")
+            span_ms(interval, "cut_at", "settled_at")
         );
     }
     Ok(())
