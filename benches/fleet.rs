@@ -9,8 +9,8 @@
 //! CPU time is counted while nobody writes; then a few clients write for as long again, over several settlements, and their
 //! latencies are compared with those on the same cluster before the fleet came.
 
-use std::collections::BTreeMap;
-use std::net::UdpSocket;
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::{Value, json};
 use super_node::bench::load::Load;
-use super_node::bench::usage::Usage;
+use super_node::bench::usage::{Usage, counter};
 use super_node::bench::work::Workload;
 use super_node::bench::{BenchError, Plan, cluster, measure_http, on_one_thread};
 use super_node::client::{Call, Client, Options};
 use super_node::config::value::parse_duration;
 use super_node::local::{Fleet, Setup};
+use super_node::network::batch::{self, Inbox};
 use super_node::network::datagram::{Ping, Pong};
 use super_node::types::{AgentKey, Version};
 use tokio::task::JoinSet;
@@ -129,6 +130,7 @@ async fn measure(args: &Args) -> Result<(), BenchError> {
             now.saturating_sub(*then) as f64 / args.members as f64
         );
     }
+    pings(&fleet).await?;
     judgements(&client).await?;
     agents.ends.store(true, Ordering::Relaxed);
     fleet.stop().await;
@@ -183,7 +185,7 @@ async fn writes(fleet: &Fleet, window: Duration) -> Result<Writes, BenchError> {
 
 /// The agents of this process.
 struct Agents {
-    keys: BTreeMap<String, AgentKey>,
+    keys: HashMap<String, AgentKey>,
     answered: AtomicU64,
     ends: AtomicBool,
 }
@@ -201,6 +203,15 @@ impl Agents {
             ends: AtomicBool::new(false),
         }
     }
+
+    /// The answer to a datagram, if it is a ping of one of them, and whom it goes to.
+    fn answer(&self, bytes: &[u8], from: SocketAddr) -> Option<(SocketAddr, Vec<u8>)> {
+        let ping = Ping::decode(bytes)?;
+        let key = self.keys.get(ping.member)?;
+        let member = ping.member.parse().ok()?;
+        let pong = Pong { seq: ping.seq, nonce: ping.nonce, version: Version::current(), member };
+        Some((from, pong.encode(key)))
+    }
 }
 
 /// Starts the threads that answer pings; gives their addresses back.
@@ -211,23 +222,22 @@ fn answer(agents: &Arc<Agents>) -> Result<Vec<String>, BenchError> {
         let socket = socket.map_err(system("open a socket"))?;
         // The system caps it at its own limit.
         let _smaller = socket.set_recv_buffer_size(16 << 20);
-        let anywhere: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+        let anywhere: SocketAddr = ([127, 0, 0, 1], 0).into();
         socket.bind(&anywhere.into()).map_err(system("bind a socket"))?;
         let socket: UdpSocket = socket.into();
         socket.set_read_timeout(Some(Duration::from_millis(200))).map_err(system("set a timeout"))?;
         addresses.push(socket.local_addr().map_err(system("bind a socket"))?.to_string());
         let agents = Arc::clone(agents);
         let work = move || {
-            let mut buffer = [0; 256];
+            let (mut inbox, mut answers) = (Inbox::default(), Vec::new());
             while !agents.ends.load(Ordering::Relaxed) {
-                let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-                let Some(ping) = Ping::decode(&buffer[..length]) else { continue };
-                let Some(key) = agents.keys.get(ping.member) else { continue };
-                let member = ping.member.parse().expect("one of ours");
-                let pong = Pong { seq: ping.seq, nonce: ping.nonce, version: Version::current(), member };
-                if socket.send_to(&pong.encode(key), from).is_ok() {
-                    agents.answered.fetch_add(1, Ordering::Relaxed);
+                if inbox.receive(&socket).is_err() {
+                    continue;
                 }
+                answers.extend(inbox.datagrams().filter_map(|(bytes, from)| agents.answer(bytes, from?)));
+                let sent = batch::send(&socket, &answers, |_, _| {});
+                agents.answered.fetch_add(sent as u64, Ordering::Relaxed);
+                answers.clear();
             }
         };
         let thread = std::thread::Builder::new().name(format!("agents-{number}"));
@@ -303,17 +313,34 @@ fn resident(fleet: &Fleet) -> Result<Vec<u64>, BenchError> {
     fleet.nodes.iter().filter_map(|node| node.pid()).map(of).collect()
 }
 
+/// Prints how many pings each super-node saw answered, and how many not.
+async fn pings(fleet: &Fleet) -> Result<(), BenchError> {
+    for address in cluster::find(&fleet.client()?).await?.all {
+        let answered = counter(&address, "super_node_pings_total{result=\"answered\"}").await?;
+        let missed = counter(&address, "super_node_pings_total{result=\"missed\"}").await?;
+        println!("{address}: {answered} pings answered, {missed} missed");
+    }
+    Ok(())
+}
+
+/// Milliseconds between two moments of a record.
+fn span_ms(record: &Value, from: &str, to: &str) -> i64 {
+    let at = |name: &str| record[name].as_i64().unwrap_or(0);
+    at(to) - at(from)
+}
+
 /// Prints what became of the newest intervals.
 async fn judgements(client: &Client) -> Result<(), BenchError> {
     let intervals: Vec<Value> = client.pages(Call::get("/v1/intervals"), None).await?;
     for interval in intervals.iter().rev().take(5).rev() {
         println!(
-            "interval {}: {}, {} members, rewarded {}, penalised {}",
+            "interval {}: {}, {} members, rewarded {}, penalised {}; settled {} ms after its end",
             interval["id"],
             interval["verdict"],
             interval["members"],
             interval["rewarded"],
-            interval["penalised"]
+            interval["penalised"],
+            span_ms(interval, "cut_at", "settled_at")
         );
     }
     Ok(())

@@ -64,6 +64,23 @@ fn every_scenario_file_runs() {
     }
 }
 
+/// A few histories; `docs/simulator.md` has the figures of ten thousand kills.
+#[test]
+fn leaders_are_killed_again_and_again_and_no_interval_is_lost_or_paid_twice() {
+    let text = files("scenarios").into_iter().find(|(name, _)| name == "leader-kills.toml");
+    let scenario = Scenario::parse(&text.expect("the file is there").1).expect("a scenario");
+    let (mut kills, mut settled) = (0, 0);
+    for seed in 0..4 {
+        let summary = run(seed, &scenario).unwrap_or_else(|violation| panic!("{violation}"));
+        let intervals = summary.intervals;
+        assert_eq!((intervals.lost, intervals.doubled), (0, 0), "seed {seed}: {intervals:?}");
+        assert_eq!(intervals.due, intervals.settled + intervals.waiting, "seed {seed}: {intervals:?}");
+        kills += summary.leaders_killed;
+        settled += intervals.settled;
+    }
+    assert!(kills >= 100 && settled >= 50, "{kills} leaders killed, {settled} intervals settled");
+}
+
 #[test]
 fn with_any_directed_link_cut_some_leader_works_and_stays() {
     for plan in every_cut(1) {

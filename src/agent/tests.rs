@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::metrics::Metrics;
 use crate::network::datagram::{Ping, Pong, is_authentic};
 use crate::network::udp::{AgentEvent, UdpPinger};
-use crate::node::ports::Pinger;
+use crate::node::ports::{AgentPing, Pinger};
 use crate::types::IntervalId;
 
 use super::*;
@@ -104,7 +104,8 @@ async fn an_agent_registers_answers_pings_and_ends_quietly() {
     let pinger = UdpPinger::start(any, "c", sender, &metrics, stop.clone()).unwrap();
     pinger.set_interval(IntervalId(9));
     for seq in [5, 6] {
-        pinger.ping(&"worker-1".parse().unwrap(), &address.to_string(), &KEY, seq);
+        let member = "worker-1".parse().unwrap();
+        pinger.ping(&[AgentPing { member, address: address.to_string().into(), key: KEY, seq }]);
         let expected =
             AgentEvent::Pong { member: "worker-1".parse().unwrap(), seq, version: Version::current() };
         assert_eq!(within(inbox.recv()).await, Some(expected));

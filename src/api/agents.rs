@@ -116,7 +116,7 @@ async fn standing(
             {
                 return Ok(Some(false));
             }
-            let found = agents::waiting(reader)?.into_iter().find(|waiting| waiting.member == id);
+            let found = agents::waiting_as(reader, &id)?;
             Ok(found.filter(|waiting| waiting.key == key && waiting.address == address).map(|_| true))
         })
         .await

@@ -81,8 +81,8 @@ fn written_bytes(process: u32) -> Result<u64, BenchError> {
         .ok_or_else(|| BenchError::Node(format!("{path} has no write_bytes")))
 }
 
-/// A number on a node's page of metrics.
-async fn counter(address: &str, name: &str) -> Result<u64, BenchError> {
+/// A number on the page of metrics of a node at `host:port`; `name` with its labels, as it stands there.
+pub async fn counter(address: &str, name: &str) -> Result<u64, BenchError> {
     let answer = Connection::new(address).call("GET", "/metrics", &[]).await;
     let answer = answer.map_err(|why| BenchError::Node(format!("metrics of {address}: {why}")))?;
     let text = String::from_utf8_lossy(&answer.body);

@@ -60,6 +60,8 @@ pub enum Input {
     Tick,
     /// The whole new set of members. The observer itself may be among them and is left out.
     Members(Vec<(MemberId, Target)>),
+    /// These members came, moved, or (`None`) left; the others stay as they are. The observer itself is left out.
+    Changed(Vec<(MemberId, Option<Target>)>),
     /// A member answered.
     Answered {
         /// Who.

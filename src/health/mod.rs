@@ -3,8 +3,9 @@
 //! # Schedule
 //! Each member is pinged once per `ping_every`, at an offset within the period that a hash of both names gives. So
 //! the pings of one observer are spread over the period, the observers of one member are spread too, and a restart
-//! changes nothing. One ordered queue holds all due times; there is no timer per member. A slot that was slept through
-//! is left out, not made up for.
+//! changes nothing. Offsets lie on a grid of [`GRID`]: in a large fleet some members are due at the same moment, and their
+//! pings leave together, for the price of one wake-up and few system calls. One ordered queue holds all due times; there is
+//! no timer per member. A slot that was slept through is left out, not made up for.
 //!
 //! # One ping
 //! A try that is not answered within `ping_timeout` is followed by a second one; when that times out too, the ping is
@@ -20,7 +21,8 @@
 //! # Levels
 //! Each try that is not answered in time goes to the detector of its member, in `suspicion`: up, suspect, down, and back. After the first
 //! miss further tries follow each other without a pause (`ping_timeout` apart, 500 ms by default), until the member
-//! answers or is held dead, and two other super-nodes are asked to try it, in `help`. These *probes* count in no interval: only the
+//! answers or is held dead, and two other super-nodes are asked to try it, in `help`. At most [`PROBES_MAX`] of these *probes* are
+//! under way at once. They count in no interval: only the
 //! schedule does, or a silent member would be asked more often than others and be paid for another number of pings.
 //! A member that has never answered is [`Level::Suspect`]: nobody knows that it lives. Levels drive display, alerts and
 //! elections, never money.
@@ -51,6 +53,14 @@ use suspicion::Suspicion;
 
 use member::{Counters, Member, Ping, PingState, WAITING_MAX};
 
+/// Offsets of pings within their period are multiples of this, or of a [`GRID_SHARE`]th of the period if that is less.
+const GRID: Duration = Duration::from_millis(2);
+/// A period has at least so many different offsets.
+const GRID_SHARE: u64 = 100;
+/// Most probes of its own that an observer has under way. Where more members are silent at once than that, something larger
+/// is wrong than some machines, perhaps with the observer; asking all of them in quick succession would make it worse. The
+/// others are asked by the schedule.
+const PROBES_MAX: usize = 1_000;
 /// The way of a question to a helper and back.
 const HELP_ROUND_TRIP: Duration = Duration::from_millis(500);
 
@@ -64,7 +74,7 @@ struct Due {
 }
 
 /// An observer. Invariants: the queue holds exactly one entry per member (its next ping) and one per waiting ping;
-/// `counts` sums to the number of members.
+/// `counts` sums to the number of members; `probes` counts the waiting pings that are probes.
 #[derive(Debug)]
 pub struct Health {
     config: Config,
@@ -83,6 +93,8 @@ pub struct Health {
     last_cut: Option<(IntervalId, Micros)>,
     own: Own,
     help: Help,
+    /// Probes under way, those for others included.
+    probes: usize,
     /// Misses say nothing about members before then.
     frozen_until: Micros,
 }
@@ -104,6 +116,7 @@ impl Health {
             last_cut: None,
             own: Own::new(now),
             help: Help::default(),
+            probes: 0,
             frozen_until: Micros(0),
         }
     }
@@ -117,6 +130,11 @@ impl Health {
         match input {
             Input::Tick => {}
             Input::Members(members) => self.handle_members(now, members),
+            Input::Changed(members) => {
+                for (id, target) in members {
+                    self.handle_change(now, id, target);
+                }
+            }
             Input::Answered { member, seq, version } => {
                 self.handle_answer(now, &member, seq, version, &mut effects);
             }
@@ -174,13 +192,20 @@ impl Health {
             self.remove(&id, slot);
         }
         for (id, target) in wanted {
-            match self.index.get(&id) {
-                Some(&slot) => {
-                    self.note_node(slot, &target);
-                    self.member_mut(slot).target = target;
-                }
-                None => self.insert(now, id, target),
+            self.handle_change(now, id, Some(target));
+        }
+    }
+
+    /// A member came, moved, or left.
+    fn handle_change(&mut self, now: Micros, id: MemberId, target: Option<Target>) {
+        match (self.index.get(&id).copied(), target) {
+            (Some(slot), Some(target)) => {
+                self.note_node(slot, &target);
+                self.member_mut(slot).target = target;
             }
+            (Some(slot), None) => self.remove(&id, slot),
+            (None, Some(target)) if id != self.config.id => self.insert(now, id, target),
+            (None, _) => {}
         }
     }
 
@@ -229,6 +254,7 @@ impl Health {
             self.due.remove(&Due { at: ping.due, slot, number: ping.number });
             // Whoever asked gets no word, and forgets the question.
             self.help.for_others.remove(&ping.number);
+            self.probes -= usize::from(ping.probe);
         }
         *self.counts.of(member.level) -= 1;
         self.departed.insert(member.id, (member.counters, member.version));
@@ -271,6 +297,7 @@ impl Health {
             PingState::Waiting => {
                 let round_trip_us = ping.round_trip(attempt, now);
                 self.due.remove(&Due { at: ping.due, slot, number });
+                self.probes -= usize::from(probe);
                 ping.state = PingState::Answered { echoes: ping.tries - 1 };
                 if ping.tries == 1 {
                     // Nothing more can come of it: whatever does, nobody asked for.
@@ -299,7 +326,7 @@ impl Health {
         let misses = member.suspicion.answered(member.level);
         let level = member.suspicion.level(member.level, score);
         self.change_level(slot, level, misses, effects);
-        if level != Level::Up && self.member(slot).waiting() == 0 {
+        if level != Level::Up && self.member(slot).waiting() == 0 && self.probes < PROBES_MAX {
             self.probe(slot, now, effects);
         }
     }
@@ -390,11 +417,13 @@ impl Health {
         self.member_mut(slot).next = next;
     }
 
-    /// The first moment after `now` that lies at the offset `hash` within a ping period.
+    /// The first moment after `now` that lies at the offset `hash` within a ping period, on the grid.
     fn next_slot(&self, hash: u64, now: Micros) -> Micros {
         let every = u64::try_from(self.config.ping_every.as_micros()).unwrap_or(u64::MAX);
         let into = now.0 % every;
+        let grid = u64::try_from(GRID.as_micros()).unwrap_or(u64::MAX).min(every.div_ceil(GRID_SHARE));
         let phase = hash % every;
+        let phase = phase - phase % grid;
         let wait = if phase > into { phase - into } else { every - into + phase };
         Micros(now.0.saturating_add(wait))
     }
@@ -428,6 +457,7 @@ impl Health {
             return;
         }
         let probe = ping.probe;
+        self.probes -= usize::from(probe);
         ping.state = PingState::Missed { echoes: ping.tries };
         if !probe {
             member.counters.missed = member.counters.missed.saturating_add(1);
@@ -440,7 +470,7 @@ impl Health {
         }
         // Whoever is silent is asked again at once, unless another try is under way, or it is held dead anyway.
         let member = self.member(due.slot);
-        if member.level != Level::Down && member.waiting() == 0 {
+        if member.level != Level::Down && member.waiting() == 0 && self.probes < PROBES_MAX {
             self.probe(due.slot, now, effects);
         }
     }
@@ -463,6 +493,7 @@ impl Health {
 
     /// One try for the detector alone.
     fn probe(&mut self, slot: u32, now: Micros, effects: &mut Vec<Effect>) -> u64 {
+        self.probes += 1;
         let due = now.after(self.config.ping_timeout);
         let number = self.next_number;
         self.next_number += 1;

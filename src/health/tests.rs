@@ -86,13 +86,14 @@ fn pings_of_many_members_are_spread_over_the_period_and_each_comes_once() {
     let mut health = observer(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let mut per_tenth = [0_u32; 10];
     let mut seen = BTreeSet::new();
-    while health.deadline() < Micros(EVERY) {
+    while health.deadline() <= Micros(EVERY) {
         let (at, effects) = wake(&mut health);
+        assert_eq!(at.0 % 2_000, 0, "on the grid, so that those of one moment leave together");
         for effect in effects {
             if let Effect::Ping { member, seq, .. } = effect
                 && seen.insert(member.clone())
             {
-                per_tenth[(at.0 / (EVERY / 10)) as usize] += 1;
+                per_tenth[(at.0 % EVERY / (EVERY / 10)) as usize] += 1;
                 answer(&mut health, at, member.as_str(), seq);
             }
         }
@@ -591,4 +592,55 @@ fn nonsense_in_the_settings_is_raised_to_sense() {
     let config = Config { ping_every: Duration::ZERO, ..Config::new(id("n1")) };
     let health = Health::new(config, Micros(0));
     assert_eq!(health.config.ping_every, Duration::from_millis(1));
+}
+
+#[test]
+fn a_change_of_some_members_leaves_the_others_as_they_are() {
+    let mut health = observer(&["a", "b"]);
+    let mut at = Micros(0);
+    while health.counts().up < 2 {
+        let (now, effects) = wake(&mut health);
+        for effect in &effects {
+            if let Effect::Ping { member, seq, .. } = effect {
+                answer(&mut health, now, member.as_str(), *seq);
+            }
+        }
+        at = now;
+    }
+    let (c, moved) = (agent("c"), (id("a"), agent("elsewhere").1));
+    let changed = [c.clone(), moved.clone(), agent("n1")].map(|(id, target)| (id, Some(target)));
+    assert_eq!(health.step(at, Input::Changed(changed.into())), []);
+    let levels = [(&id("a"), Level::Up), (&id("b"), Level::Up), (&id("c"), Level::Suspect)];
+    assert_eq!(health.levels().collect::<Vec<_>>(), levels, "the observer itself is left out");
+    let target = health.slots.iter().flatten().find(|member| member.id == moved.0).map(|a| a.target.clone());
+    assert_eq!(target, Some(moved.1));
+
+    health.step(at, Input::Changed(vec![(id("b"), None), (id("nobody"), None)]));
+    assert_eq!(health.counts(), LevelCounts { up: 1, suspect: 1, down: 0 });
+}
+
+#[test]
+fn however_many_are_silent_probes_are_bounded_and_the_schedule_goes_on() {
+    let names: Vec<String> = (0..3 * PROBES_MAX).map(|number| format!("w{number}")).collect();
+    let mut health = Health::new(Config::new(id("n1")), Micros(0));
+    health.step(Micros(0), Input::Members(names.iter().map(|name| agent(name)).collect()));
+    let waiting = |health: &Health| {
+        let pings = health.slots.iter().flatten().flat_map(|member| &member.pings);
+        pings.filter(|ping| ping.probe && ping.state == PingState::Waiting).count()
+    };
+    let mut most = 0;
+    while health.deadline() < Micros(4 * EVERY) {
+        wake(&mut health);
+        assert_eq!(health.probes, waiting(&health));
+        most = most.max(health.probes);
+    }
+    assert_eq!(most, PROBES_MAX, "nobody answers, so all of them are used");
+    let rows = cut(&mut health, Micros(4 * EVERY), 1).rows;
+    assert_eq!(rows.len(), names.len());
+    assert!(
+        rows.iter().all(|row| row.sent == row.missed && row.missed >= 3),
+        "each is asked as often as ever"
+    );
+    health.step(Micros(4 * EVERY), Input::Members(Vec::new()));
+    assert_eq!(health.probes, 0);
 }

@@ -63,10 +63,20 @@ pub fn keys_in_force(reader: &dyn Reader) -> Result<BTreeMap<MemberId, AgentKey>
     Ok(found)
 }
 
+/// The key of an agent, if it has one; that of one that left included.
+pub fn key_of(reader: &dyn Reader, agent: &MemberId) -> Result<Option<AgentKey>, KeyspaceError> {
+    table::read(reader, &keys::agent_key(agent))
+}
+
+/// The agent that waits under a name.
+pub fn waiting_as(reader: &dyn Reader, member: &MemberId) -> Result<Option<Waiting>, KeyspaceError> {
+    table::read(reader, &keys::agent_waiting(member))
+}
+
 /// The key of a member, if it is one and has one.
 pub fn key_in_force(reader: &dyn Reader, member: &MemberId) -> Result<Option<AgentKey>, KeyspaceError> {
     match present(reader, member)? {
-        Some(_) => table::read(reader, &keys::agent_key(member)),
+        Some(_) => key_of(reader, member),
         None => Ok(None),
     }
 }

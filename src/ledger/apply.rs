@@ -122,7 +122,16 @@ pub enum Happening {
         /// Who.
         member: MemberId,
     },
-    /// Money moved.
+    /// An interval's rewards and penalties are on record: of a large fleet far too many to be told of one by one.
+    Paid {
+        /// Which interval.
+        interval: IntervalId,
+        /// How many rewards.
+        rewards: u64,
+        /// How many penalties.
+        penalties: u64,
+    },
+    /// Money moved outside of any interval's settlement.
     Movement {
         /// Why.
         kind: MovementKind,
@@ -170,6 +179,15 @@ pub enum Happening {
         observer: NodeId,
         /// Why, see [`super::observers`].
         why: String,
+    },
+    /// One part of an observer's report is in.
+    ReportPartAccepted {
+        /// On which interval.
+        interval: IntervalId,
+        /// Whose.
+        observer: NodeId,
+        /// Which part.
+        part: u32,
     },
     /// Most members have been dark for so many intervals that strikes are given again from the next one on.
     MostMembersDark {

@@ -26,6 +26,8 @@ pub const INCARNATION_BYTES_MAX: usize = 64;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 /// Most rows in one [`Command::Report`]; a larger report goes in several parts.
 pub const REPORT_ROWS_MAX: usize = 2_000;
+/// Most parts of one report.
+pub const REPORT_PARTS_MAX: u32 = 1_024;
 
 /// A command as its author made it, before a leader accepts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,16 +3,13 @@
 use crate::types::{IntervalId, MemberId};
 
 use super::apply::{Entry, Happening, Step, Stop};
-use super::command::{Answer, REPORT_ROWS_MAX, Rejection, Report, Row};
+use super::command::{Answer, REPORT_PARTS_MAX, REPORT_ROWS_MAX, Rejection, Report, Row};
 use super::evidence::{CutRecord, ReportHead};
 use super::keys;
 use super::keyspace::{Keyspace, Reader};
 use super::records::IntervalState;
 use super::roster;
 use super::table;
-
-/// Most parts of one report.
-pub const REPORT_PARTS_MAX: u32 = 1_024;
 
 /// The interval counters; rejected before the cluster's first command.
 pub(super) fn state(reader: &dyn Reader) -> Result<IntervalState, Stop> {
@@ -96,6 +93,8 @@ pub(super) fn report(space: &mut dyn Keyspace, report: &Report, happenings: &mut
     head.received.insert(report.part, range.map(|(first, last)| (first.member.clone(), last.member.clone())));
     table::write(space, &keys::report_part(interval, observer, report.part), &report.rows)?;
     table::write(space, &keys::head(interval, observer), &head)?;
+    let part = report.part;
+    happenings.push(Happening::ReportPartAccepted { interval, observer: observer.clone(), part });
     if head.is_complete() {
         happenings.push(Happening::ReportAccepted { interval, observer: observer.clone() });
     }

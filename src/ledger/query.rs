@@ -2,7 +2,7 @@
 //! a cursor and hold at most `limit` items.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use crate::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
@@ -119,6 +119,11 @@ pub fn members(
     limit: usize,
 ) -> Result<Vec<Member>, KeyspaceError> {
     roster::page(reader, after, limit)
+}
+
+/// Those of some members that have a record, those that left included, by name.
+pub fn some_members(reader: &dyn Reader, ids: &BTreeSet<MemberId>) -> Result<Vec<Member>, KeyspaceError> {
+    roster::some(reader, ids)
 }
 
 /// One member.

@@ -5,7 +5,7 @@
 //! joined, because records are never removed. Each begins with the newest change in it, so that whoever looks for changes
 //! passes over the blocks that have none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,20 @@ pub fn get(reader: &dyn Reader, id: &MemberId) -> Result<Option<Member>, Keyspac
     let mut block: Block = table::parse(&key, &value)?;
     let at = block.members.binary_search_by(|member| member.id.cmp(id));
     Ok(at.ok().map(|at| block.members.swap_remove(at)))
+}
+
+/// Those of some members that have a record, by name. A block that holds several of them is read once.
+pub fn some(reader: &dyn Reader, ids: &BTreeSet<MemberId>) -> Result<Vec<Member>, KeyspaceError> {
+    let mut found = Vec::new();
+    let mut block: Vec<Member> = Vec::new();
+    for id in ids {
+        if block.last().is_none_or(|last| last.id < *id) {
+            let Some((key, value)) = blocks::holding(reader, &PREFIX, &keys::member(id))? else { continue };
+            block = table::parse::<Block>(&key, &value)?.members;
+        }
+        found.extend(block.binary_search_by(|member| member.id.cmp(id)).ok().map(|at| block[at].clone()));
+    }
+    Ok(found)
 }
 
 /// Members by name after one, at most `limit`.

@@ -17,7 +17,7 @@ use super::keys;
 use super::keyspace::{Keyspace, KeyspaceError, Reader};
 use super::observers::{CORRELATED_FORGIVEN, Ruling, WHY_ABSENT};
 use super::policy::Revision;
-use super::records::{Interval, IntervalState, Member, MemberStatus, Totals, Verdict};
+use super::records::{Interval, IntervalState, Member, MemberStatus, MovementKind, Totals, Verdict};
 use super::roster::{self, Block};
 use super::rules;
 use super::standing::{Standing, StandingChange};
@@ -32,6 +32,8 @@ pub(super) struct Sums {
     pub members: u64,
     pub rewarded: i128,
     pub penalised: i128,
+    /// How many movements were rewards, and how many penalties.
+    pub movements: (u64, u64),
     /// In the order of members.
     pub observation_hashes: Vec<Hash>,
 }
@@ -44,6 +46,14 @@ impl Sums {
         self.rewarded += i128::from(observation.reward.0);
         self.penalised += i128::from(observation.penalty.0);
         self.observation_hashes.push(chain::observation_hash(observation));
+    }
+
+    /// Counts a movement that was stored.
+    fn count(&mut self, kind: MovementKind) {
+        match kind {
+            MovementKind::Reward => self.movements.0 += 1,
+            _ => self.movements.1 += 1,
+        }
     }
 }
 
@@ -107,6 +117,10 @@ pub(super) fn settle(
     table::write(space, &keys::interval(interval), &record)?;
     table::write(space, keys::TOTALS, &book.totals)?;
     table::write(space, keys::INTERVALS, &IntervalState { next_settle: interval.next(), ..state })?;
+    let (rewards, penalties) = sums.movements;
+    if rewards + penalties > 0 {
+        happenings.push(Happening::Paid { interval, rewards, penalties });
+    }
     happenings.push(Happening::IntervalSettled {
         interval,
         verdict: record.verdict,
@@ -165,7 +179,7 @@ fn judge_all(
             announce(member, left, &judged, happenings);
             changed |= update(space, case, member, left, &judged)?;
             for movement in judged.movements {
-                happenings.push(Happening::moved(&movement));
+                sums.count(movement.kind);
                 movements.push(space, || keys::movement(movement.seq), movement.clone())?;
             }
             judgements.push(space, || keys::judgement(case.interval, &member.id), judged.judgement)?;

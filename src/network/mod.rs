@@ -58,6 +58,7 @@
 
 mod accept;
 pub mod answer;
+pub mod batch;
 pub mod datagram;
 mod dial;
 pub mod gate;

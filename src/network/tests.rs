@@ -14,7 +14,7 @@ use crate::codec;
 use crate::ledger::command::{Command, Request};
 use crate::metrics::{Metrics, ResultLabel};
 use crate::node::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL};
-use crate::node::ports::{AddressBook, Network, Pinger};
+use crate::node::ports::{AddressBook, AgentPing, Network, Pinger};
 use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
 
 use super::accept::STRANGERS_MAX;
@@ -770,6 +770,10 @@ fn member(name: &str) -> MemberId {
     name.parse().expect("a valid name")
 }
 
+fn ping(name: &str, address: &str, seq: u64) -> AgentPing {
+    AgentPing { member: member(name), address: address.into(), key: KEY, seq }
+}
+
 async fn pings() -> Pings {
     let (sender, inbox) = mpsc::channel(100);
     let (metrics, token) = (Metrics::new(), CancellationToken::new());
@@ -803,7 +807,7 @@ async fn only_the_receiver_of_a_ping_can_answer_it() {
     let mut pings = pings().await;
     let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = agent.local_addr().unwrap().to_string();
-    pings.pinger.ping(&member("w1"), &address, &KEY, 77);
+    pings.pinger.ping(&[ping("w1", &address, 77)]);
     let (pong, from) = receive(&agent, "w1").await;
     for (name, spoofed) in [
         ("another nonce", Pong { nonce: [0; 16], ..pong.clone() }),
@@ -837,7 +841,7 @@ async fn a_name_is_resolved_without_blocking_and_the_first_ping_goes_out() {
     let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = format!("localhost:{}", agent.local_addr().unwrap().port());
     for seq in 1..=2 {
-        pings.pinger.ping(&member("w1"), &address, &KEY, seq);
+        pings.pinger.ping(&[ping("w1", &address, seq)]);
         let (pong, from) = receive(&agent, "w1").await;
         assert_eq!(pong.seq, seq);
         agent.send_to(&pong.encode(&KEY), from).await.unwrap();
@@ -849,7 +853,7 @@ async fn a_name_is_resolved_without_blocking_and_the_first_ping_goes_out() {
 async fn an_address_that_cannot_be_resolved_costs_nothing_but_that_ping() {
     let pings = pings().await;
     for address in ["no port", "host.invalid:7402", ""] {
-        pings.pinger.ping(&member("w1"), address, &KEY, 1);
+        pings.pinger.ping(&[ping("w1", address, 1)]);
     }
     within(async {
         while pings.count("unsent") < 3 {

@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
+use tokio::io::Interest;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{Metrics, ResultLabel};
-use crate::node::ports::Pinger;
-use crate::types::{AgentKey, IntervalId, MemberId, Micros, Version};
+use crate::node::ports::{AgentPing, Pinger};
+use crate::types::{IntervalId, MemberId, Micros, Version};
 
+use super::batch::{self, BATCH_MAX, Inbox};
 use super::datagram::{CLUSTER_BYTES_MAX, PING_BYTES};
 use super::gate::{Gate, Judgement};
 use super::throttle::Throttle;
@@ -169,18 +171,18 @@ impl UdpPinger {
 }
 
 impl Pinger for UdpPinger {
-    fn ping(&self, member: &MemberId, address: &str, key: &AgentKey, seq: u64) {
+    fn ping(&self, pings: &[AgentPing]) {
         let shared = &self.shared;
-        let interval = IntervalId(shared.interval.load(Ordering::Relaxed));
-        let bytes = shared.gate().ping((member, key), seq, interval, shared.now());
-        match address.parse() {
-            Ok(address) => shared.send(&bytes, address),
-            Err(_a_name) => {
-                if let Some(address) = shared.look_up(address, &bytes) {
-                    shared.send(&bytes, address);
-                }
-            }
+        let (interval, now) = (IntervalId(shared.interval.load(Ordering::Relaxed)), shared.now());
+        let mut datagrams = Vec::with_capacity(pings.len());
+        let mut gate = shared.gate();
+        for AgentPing { member, address, key, seq } in pings {
+            let bytes = gate.ping((member, key), *seq, interval, now);
+            let known = address.parse().ok().or_else(|| shared.look_up(address, &bytes));
+            datagrams.extend(known.map(|address| (address, bytes)));
         }
+        drop(gate);
+        shared.send(&datagrams);
     }
 }
 
@@ -209,23 +211,19 @@ impl Shared {
         Micros(u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
-    fn send(&self, bytes: &[u8], address: SocketAddr) {
-        match self.sender.send_to(bytes, address) {
-            Ok(_) => {
-                self.counts.sent.inc();
+    fn send(&self, datagrams: &[(SocketAddr, [u8; PING_BYTES])]) {
+        let sent = batch::send(&self.sender, datagrams, |address, error| {
+            self.counts.unsent.inc();
+            if is_own_fault(&error) {
+                // A full inbox has been told enough.
+                let _told = self.inbox.try_send(AgentEvent::Unsent);
             }
-            Err(error) => {
-                self.counts.unsent.inc();
-                if is_own_fault(&error) {
-                    // A full inbox has been told enough.
-                    let _told = self.inbox.try_send(AgentEvent::Unsent);
-                }
-                if let Some(held) = self.troubles.pass() {
-                    tracing::warn!(%address, from = %self.local, held,
-                        "a ping could not be sent: {error}; check that listen.agents can reach this address");
-                }
+            if let Some(held) = self.troubles.pass() {
+                tracing::warn!(%address, from = %self.local, held,
+                    "a ping could not be sent: {error}; check that listen.agents can reach this address");
             }
-        }
+        });
+        self.counts.sent.inc_by(sent as u64);
     }
 
     /// The address of a name if it is known. Otherwise it is asked for, and `bytes` go out when it is.
@@ -271,7 +269,7 @@ impl Shared {
             entry.waiting.take()
         };
         match (found, waiting) {
-            (Ok(address), Some(bytes)) => self.send(&bytes, address),
+            (Ok(address), Some(bytes)) => self.send(&[(address, bytes)]),
             (Ok(_), None) => {}
             (Err(error), waiting) => {
                 self.counts.unsent.inc_by(u64::from(waiting.is_some()));
@@ -297,47 +295,49 @@ async fn resolve(shared: Arc<Shared>, name: String) {
 }
 
 async fn listen(shared: Arc<Shared>, socket: tokio::net::UdpSocket) {
-    // Longer than any pong, so that one that is too long is seen to be.
-    let mut buffer = [0; 256];
+    let (mut inbox, mut events) = (Inbox::default(), Vec::with_capacity(BATCH_MAX));
     loop {
+        // It does not block; whoever sends uses the same one.
+        let received = socket.async_io(Interest::READABLE, || inbox.receive(&shared.sender));
         let received = tokio::select! {
             () = shared.shutdown.cancelled() => return,
-            received = socket.recv_from(&mut buffer) => received,
+            received = received => received,
         };
-        let event = match received {
-            Ok((length, _from)) => shared.judge(&buffer[..length]),
-            Err(error) => {
-                if let Some(held) = shared.troubles.pass() {
-                    tracing::warn!(held, "cannot receive from agents: {error}");
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
+        if let Err(error) = received {
+            if let Some(held) = shared.troubles.pass() {
+                tracing::warn!(held, "cannot receive from agents: {error}");
             }
-        };
-        if let Some(event) = event {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        }
+        shared.judge(&inbox, &mut events);
+        for event in events.drain(..) {
             tokio::select! {
-                () = shared.shutdown.cancelled() => return,
+                biased;
                 sent = shared.inbox.send(event) => if sent.is_err() { return },
+                () = shared.shutdown.cancelled() => return,
             }
         }
     }
 }
 
 impl Shared {
-    fn judge(&self, bytes: &[u8]) -> Option<AgentEvent> {
-        let judgement = self.gate().judge(bytes, self.now());
-        match judgement {
-            Judgement::Junk => {
-                self.counts.junk.inc();
-                None
-            }
-            Judgement::Limited => {
-                self.counts.limited.inc();
-                None
-            }
-            Judgement::Pong { member, seq, version } => {
-                self.counts.answered.inc();
-                Some(AgentEvent::Pong { member, seq, version })
+    /// Adds what the datagrams mean.
+    fn judge(&self, inbox: &Inbox, events: &mut Vec<AgentEvent>) {
+        let now = self.now();
+        let mut gate = self.gate();
+        for (bytes, _from) in inbox.datagrams() {
+            match gate.judge(bytes, now) {
+                Judgement::Junk => {
+                    self.counts.junk.inc();
+                }
+                Judgement::Limited => {
+                    self.counts.limited.inc();
+                }
+                Judgement::Pong { member, seq, version } => {
+                    self.counts.answered.inc();
+                    events.push(AgentEvent::Pong { member, seq, version });
+                }
             }
         }
     }

@@ -16,6 +16,7 @@ use crate::raft::{Base, Configuration, Entry, Payload};
 use crate::types::{Index, Term};
 
 use super::facts::Facts;
+use super::fleet::Concerned;
 use super::frame::SnapshotChunk;
 use super::ports::StateStore;
 use super::snapshot::{Received, WantPart};
@@ -124,7 +125,7 @@ impl Applier {
 
     /// The facts as they are now.
     pub fn facts(&self) -> Result<Facts, KeyspaceError> {
-        Facts::read(self.store.view()?.as_ref(), true)
+        Facts::read(self.store.view()?.as_ref(), &Concerned::All)
     }
 
     /// Applies entries in order. Those that a snapshot has covered meanwhile are skipped; `None` if all were. An
@@ -154,7 +155,7 @@ impl Applier {
             facts = if happenings.is_empty() {
                 None
             } else {
-                Some(Facts::read(space, happenings.iter().any(changes_membership))?)
+                Some(Facts::read(space, &Concerned::by(&happenings))?)
             };
             Ok(())
         })?;
@@ -259,7 +260,7 @@ impl Applier {
         self.store.replace(&mut self.spool.rows()?)?;
         let view = self.store.view()?;
         self.standing = standing(view.as_ref())?;
-        Facts::read(view.as_ref(), true).map(Some)
+        Facts::read(view.as_ref(), &Concerned::All).map(Some)
     }
 }
 
@@ -306,21 +307,4 @@ fn apply_entry(
 /// Whether the cluster has got an identity, or another one.
 fn gives_identity(happening: &Happening) -> bool {
     matches!(happening, Happening::GenesisDone { .. } | Happening::ClusterRecovered(_))
-}
-
-/// Whether the list of members, their addresses or standings changed. (Balances change with every settlement; the node
-/// does not need them.)
-fn changes_membership(happening: &Happening) -> bool {
-    matches!(
-        happening,
-        Happening::GenesisDone { .. }
-            | Happening::ClusterRecovered(_)
-            | Happening::MemberJoined { .. }
-            | Happening::MemberMoved { .. }
-            | Happening::MemberLeft { .. }
-            | Happening::MemberSuspended { .. }
-            | Happening::MemberProbation { .. }
-            | Happening::MemberReinstated { .. }
-            | Happening::AgentAdmitted { .. }
-    )
 }

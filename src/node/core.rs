@@ -4,19 +4,18 @@
 //! between two steps, the machine stays consistent, because each input is complete in itself.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::health::{self, Health};
 use crate::ledger::command::Command;
-use crate::ledger::records::Member;
 use crate::raft::{self, Base, Configuration, ElectionReason, Raft, Recovered};
-use crate::types::{AgentKey, Index, MemberId, Micros, NodeId, Term};
+use crate::types::{Index, Micros, NodeId, Term};
 
 use super::applier::{SNAPSHOT_PART_BYTES, Standing};
 use super::autopilot::Autopilot;
 use super::duties::{Duties, Retention};
 use super::facts::Facts;
+use super::fleet::Fleet;
 use super::heard::Heard;
 use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
@@ -109,8 +108,7 @@ pub struct Node {
     pub(super) raft: Raft,
     pub(super) health: Health,
     pub(super) facts: Facts,
-    pub(super) members: Arc<Vec<Member>>,
-    pub(super) agent_keys: Arc<BTreeMap<MemberId, AgentKey>>,
+    pub(super) fleet: Fleet,
     pub(super) applied: Base,
     pub(super) projection: ProjectionStatus,
     pub(super) peer_contact: BTreeMap<NodeId, Micros>,
@@ -143,9 +141,10 @@ impl Node {
         settings: Settings,
         mut recovered: Recovered,
         standing: &Standing,
-        facts: Facts,
+        mut facts: Facts,
         moment: Moment,
     ) -> Result<Node, raft::RecoveryError> {
+        let members = std::mem::take(&mut facts.members);
         let lacks_state = mending::state_is_lost(&recovered, standing);
         let configuration = match &standing.configuration {
             Some(configuration) => configuration.clone(),
@@ -173,8 +172,7 @@ impl Node {
         let mut node = Node {
             raft,
             health,
-            members: Arc::default(),
-            agent_keys: Arc::default(),
+            fleet: Fleet::default(),
             applied,
             projection: ProjectionStatus::default(),
             peer_contact: BTreeMap::new(),
@@ -197,7 +195,7 @@ impl Node {
             facts: facts.clone(),
             settings,
         };
-        node.take_facts(facts, moment);
+        node.take_facts(Facts { members, ..facts }, moment);
         if lacks_state {
             node.effects.push(Effect::Tell(Notice::StateLost { base }));
         }

@@ -29,7 +29,7 @@ use super::io::{Effect, Input};
 use super::mending;
 use super::moment::Moment;
 use super::notices;
-use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
+use super::ports::{AgentPing, LogStore, Network, OpenedLog, Pinger, StateStore, StorageError};
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
 use super::status::{NodeStatus, RoleName};
@@ -150,6 +150,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         clock,
         network: parts.network,
         pinger: parts.pinger,
+        pings: Vec::new(),
         metrics: parts.metrics,
         trail: parts.stories.map(|stories| (Trail::default(), stories)),
         events,
@@ -235,6 +236,8 @@ struct Driver {
     clock: Clock,
     network: Arc<dyn Network>,
     pinger: Arc<dyn Pinger>,
+    /// Those of this turn: they go out together.
+    pings: Vec<AgentPing>,
     metrics: Arc<Metrics>,
     /// Of followed writes, and where their stories go.
     trail: Option<(Trail, mpsc::Sender<Story>)>,
@@ -383,6 +386,10 @@ impl Driver {
         for effect in self.node.take_effects(moment) {
             self.carry_out(effect, moment);
         }
+        if !self.pings.is_empty() {
+            self.pinger.ping(&self.pings);
+            self.pings.clear();
+        }
         // A state that cannot be written to a full disk is kept in memory; the log has everything.
         let may_flush = !self.flushing && !self.node.disk_is_full();
         let due = |(since, bytes): (Instant, usize)| since.elapsed() >= FLUSH_EVERY || bytes >= FLUSH_BYTES;
@@ -415,7 +422,7 @@ impl Driver {
                 }
                 self.network.send(&to, frame);
             }
-            Effect::Ping { member, address, key, seq } => self.pinger.ping(&member, &address, &key, seq),
+            Effect::Ping(ping) => self.pings.push(ping),
             Effect::Apply(entries) => {
                 let (_, bytes) = self.dirty.get_or_insert_with(|| (Instant::now(), 0));
                 *bytes += entries.iter().map(command_bytes).sum::<usize>();

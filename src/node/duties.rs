@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ledger::command::{Command, Report};
-use crate::ledger::records::{Member, MemberKind};
+use crate::ledger::records::MemberKind;
 use crate::ledger::retention::TRIM_INTERVALS_MAX;
 use crate::raft::Configuration;
 use crate::types::{IntervalId, MemberId, Micros, NodeId, Term, UnixMillis, Version};
 
 use super::facts::Facts;
+use super::fleet::Fleet;
 
 /// How long the leader waits past the majority of reports for the others (at most half an interval).
 pub const SETTLE_WAIT: Duration = Duration::from_secs(2);
@@ -23,6 +24,10 @@ pub const VOID_AFTER: u64 = 3;
 const RETRY: Duration = Duration::from_millis(500);
 /// The same for a super-node's joining or leaving, which the ledger may refuse as long as somebody else has its name.
 const ENROL_RETRY: Duration = Duration::from_secs(5);
+
+/// Most parts of its report that a node proposes before the first of them is in the ledger. A large fleet's report has hundreds;
+/// all at once they would stand before every client's write, on the disks and on the wire.
+const REPORT_PARTS_AT_ONCE: usize = 2;
 
 /// Facts of an election that this node won.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +127,12 @@ impl Duties {
         }
     }
 
+    /// A part of this node's report is in the ledger: the next ones may go.
+    pub fn reported(&mut self, interval: IntervalId, part: u32) {
+        self.reports.remove(&(interval, part));
+        self.not_before.remove(&Duty::Report(interval, part));
+    }
+
     /// A super-node introduced itself.
     pub fn met(&mut self, node: NodeId, incarnation: String) {
         if !incarnation.is_empty() {
@@ -134,10 +145,10 @@ impl Duties {
         self.met.remove(node);
     }
 
-    /// Compares the committed configuration with the members of the ledger (ordered by name). A super-node is a member
+    /// Compares the committed configuration with the members of the ledger. A super-node is a member
     /// of the fleet as long as it votes: a learner that is not up yet, or a reading copy that is down, must not count
     /// among the observers whose majority an interval needs. While a change is under way nothing moves.
-    pub fn follow(&mut self, committed: &Configuration, members: &[Member]) {
+    pub fn follow(&mut self, committed: &Configuration, fleet: &Fleet) {
         self.enrolment.clear();
         self.voters.clear();
         if committed.outgoing.is_some() || committed.voters.is_empty() {
@@ -146,11 +157,10 @@ impl Duties {
         for voter in &committed.voters {
             let Some(address) = committed.addresses.get(voter) else { continue };
             let id = MemberId::from(voter);
-            let found =
-                members.binary_search_by(|member| member.id.cmp(&id)).ok().and_then(|at| members.get(at));
+            let found = fleet.get(&id);
             // An agent of that name is in its way; the operator has to choose.
             let settled =
-                found.is_some_and(|member| member.kind == MemberKind::Agent || member.address == *address);
+                found.is_some_and(|member| member.kind == MemberKind::Agent || *member.address == **address);
             if found.is_some_and(|member| member.kind == MemberKind::Node) {
                 self.voters.insert(voter.clone());
             }
@@ -163,10 +173,9 @@ impl Duties {
                 self.enrolment.insert(id, join);
             }
         }
-        let votes =
-            |member: &Member| committed.voters.iter().any(|voter| voter.as_str() == member.id.as_str());
-        for member in members.iter().filter(|member| member.kind == MemberKind::Node && !votes(member)) {
-            self.enrolment.insert(member.id.clone(), Command::MemberLeave { member: member.id.clone() });
+        let votes = |node: &MemberId| committed.voters.iter().any(|voter| voter.as_str() == node.as_str());
+        for member in fleet.nodes().filter(|node| !votes(node)) {
+            self.enrolment.insert(member.clone(), Command::MemberLeave { member: member.clone() });
         }
         self.not_before
             .retain(|duty, _| !matches!(duty, Duty::Enrol(id) if !self.enrolment.contains_key(id)));
@@ -212,15 +221,25 @@ impl Duties {
             commands.push(Command::NodeVersion { node, version: Version::current() });
         }
         if let Some(interval) = facts.interval {
-            let keys: Vec<(IntervalId, u32)> =
-                self.reports.keys().filter(|(id, _)| *id < interval.open).copied().collect();
-            for key in keys {
+            for key in self.next_parts(interval.open, now) {
                 if self.may(Duty::Report(key.0, key.1), now) {
                     commands.extend(self.reports.get(&key).cloned().map(Command::Report));
                 }
             }
         }
         commands
+    }
+
+    /// The parts of reports on intervals before `open` that go next. Those that were tried least recently come first: one that
+    /// finds no entrance keeps no other out.
+    fn next_parts(&self, open: IntervalId, now: Micros) -> Vec<(IntervalId, u32)> {
+        let tried = |(id, part): &(IntervalId, u32)| self.not_before.get(&Duty::Report(*id, *part)).copied();
+        let cut = self.reports.keys().filter(|(id, _)| *id < open);
+        let (under_way, mut waiting): (Vec<_>, Vec<_>) =
+            cut.copied().partition(|key| tried(key).is_some_and(|until| until > now));
+        waiting.sort_by_key(tried);
+        waiting.truncate(REPORT_PARTS_AT_ONCE.saturating_sub(under_way.len()));
+        waiting
     }
 
     fn due_from_leader(&mut self, facts: &Facts, term: Term, now: Micros, commands: &mut Vec<Command>) {
@@ -327,5 +346,83 @@ impl Duties {
         let cut_at = self.cut_at(facts).filter(|_| leading);
         let retries = self.not_before.values().copied();
         retries.chain(settle_at).chain(cut_at).filter(|at| *at > now).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{Frozen, ObserverHealth, Row};
+    use crate::ledger::apply::apply;
+    use crate::ledger::command::{Envelope, Request};
+    use crate::ledger::keyspace::MemoryKeyspace;
+    use crate::ledger::policy::Policy;
+    use crate::node::fleet::Concerned;
+    use crate::node::report::{PART_ROWS, parts};
+    use crate::types::Index;
+
+    fn name<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+        text.parse().expect("a valid name")
+    }
+
+    /// Of a cluster whose first interval is cut.
+    fn facts(genesis: &Command) -> Facts {
+        let mut space = MemoryKeyspace::default();
+        for (index, command) in (1..).zip([genesis.clone(), Command::Cut { interval: IntervalId(1) }]) {
+            let request = Request::new(command);
+            let envelope = Envelope { at: UnixMillis(1), term: Term(1), leader: name("n1"), request };
+            apply(&mut space, Index(index), Term(1), &envelope).expect("memory does not fail");
+        }
+        Facts::read(&space, &Concerned::All).expect("readable")
+    }
+
+    /// What a super-node saw of so many members.
+    fn frozen(members: usize) -> Frozen {
+        let row = |number: usize| Row {
+            member: name(&format!("w{number:06}")),
+            sent: 12,
+            answered: 12,
+            late: 0,
+            missed: 0,
+            bad: 0,
+            unsolicited: 0,
+            min_us: 1,
+            p50_us: 1,
+            p90_us: 1,
+            max_us: 1,
+            version: None,
+        };
+        let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
+        Frozen { interval: IntervalId(1), rows: (0..members).map(row).collect(), health }
+    }
+
+    #[test]
+    fn a_long_report_goes_a_few_parts_at_a_time_and_none_keeps_the_others_out() {
+        let genesis = Command::Genesis {
+            cluster: "c".to_string(),
+            identity: "0".repeat(32),
+            policy: Policy::default(),
+            nodes: vec![(name("n1"), "n1:1".to_string())],
+        };
+        let facts = facts(&genesis);
+        let mut duties = Duties::new(genesis, None);
+        duties.report(parts(&name("n1"), frozen(5 * PART_ROWS)));
+        let due = |duties: &mut Duties, now: Micros| -> Vec<u32> {
+            let reports = duties.due(&facts, None, now).into_iter().map(|command| match command {
+                Command::Report(report) => report.part,
+                other => panic!("{other:?}"),
+            });
+            reports.collect()
+        };
+        let now = Micros(1_000_000);
+        assert_eq!(due(&mut duties, now), [0, 1]);
+        assert_eq!(due(&mut duties, now), [0; 0], "they are under way");
+        duties.reported(IntervalId(1), 1);
+        assert_eq!(due(&mut duties, now), [2], "one is in the ledger, and makes room for the next");
+        // Nothing more is heard of either: those that were never tried come before them.
+        assert_eq!(due(&mut duties, now.after(RETRY)), [3, 4]);
+        duties.reported(IntervalId(1), 3);
+        duties.reported(IntervalId(1), 4);
+        assert_eq!(due(&mut duties, now.after(RETRY)), [0, 2]);
     }
 }

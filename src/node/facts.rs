@@ -1,15 +1,15 @@
 //! What a node needs to know of the replicated state to do its duties: read once per applied batch.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use crate::ledger::agents;
 use crate::ledger::keyspace::{KeyspaceError, Reader};
 use crate::ledger::policy::Policy;
 use crate::ledger::query;
-use crate::ledger::records::{Checkpoint, Genesis, IntervalState, Member, MemberStatus, Totals};
+use crate::ledger::records::{Checkpoint, Genesis, IntervalState, Totals};
 use crate::ledger::retention;
-use crate::types::{AgentKey, IntervalId, MemberId, NodeId, Term, Version};
+use crate::types::{IntervalId, NodeId, Term, Version};
+
+use super::fleet::{Concerned, News};
 
 /// How many elections past the checkpoint are counted for the projection's lag.
 const LAG_ELECTIONS_MAX: usize = 1_000;
@@ -41,10 +41,8 @@ pub struct Facts {
     pub policy: Policy,
     /// The interval counters; `None` before the first command.
     pub interval: Option<IntervalState>,
-    /// All members that have not left, if they may have changed.
-    pub members: Option<Arc<Vec<Member>>>,
-    /// The keys of agents, if the members are here.
-    pub keys: Option<Arc<BTreeMap<MemberId, AgentKey>>>,
+    /// The members, as far as they may have changed.
+    pub members: News,
     /// Intervals that are cut and not settled, oldest first.
     pub waiting: Vec<Waiting>,
     /// The ledger's sums.
@@ -64,8 +62,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Reads the facts; the members only if `with_members`.
-    pub fn read(reader: &dyn Reader, with_members: bool) -> Result<Facts, KeyspaceError> {
+    /// Reads the facts; of the members only those concerned.
+    pub fn read(reader: &dyn Reader, concerned: &Concerned) -> Result<Facts, KeyspaceError> {
         let genesis = query::genesis(reader)?;
         let interval = query::interval_state(reader)?;
         let totals = query::totals(reader)?;
@@ -85,13 +83,6 @@ impl Facts {
                 id = id.next();
             }
         }
-        let members = if with_members {
-            let mut members = query::members(reader, None, usize::MAX)?;
-            members.retain(|member| member.status != MemberStatus::Left);
-            Some(Arc::new(members))
-        } else {
-            None
-        };
         let elections = query::elections(reader, checkpoint.elections, LAG_ELECTIONS_MAX)?.len() as u64;
         let settled = interval.map_or(0, |state| state.next_settle.0 - 1);
         let projection_lag = totals.records.saturating_sub(checkpoint.rewards)
@@ -101,8 +92,7 @@ impl Facts {
             genesis,
             policy: query::policy(reader)?.unwrap_or_default(),
             interval,
-            members,
-            keys: if with_members { Some(Arc::new(agents::keys_in_force(reader)?)) } else { None },
+            members: News::read(reader, concerned)?,
             waiting,
             totals,
             checkpoint,

@@ -1,14 +1,11 @@
 //! The steps of a node, one function per kind of input.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use crate::codec;
 use crate::health::{self, Level, Target};
 use crate::ledger::apply::Happening;
 use crate::ledger::command::{Envelope, Request};
-use crate::ledger::records::MemberKind;
 use crate::raft::{self, ElectionReason, Refusal};
 use crate::types::{Index, IntervalId, NodeId, Term, Version};
 
@@ -16,10 +13,12 @@ use super::applier::{AppliedBatch, Intake};
 use super::core::Node;
 use super::duties::Won;
 use super::facts::Facts;
+use super::fleet::Retarget;
 use super::frame::{Frame, SnapshotChunk};
 use super::handle::Failure;
 use super::io::{Effect, Notice};
 use super::moment::Moment;
+use super::ports::AgentPing;
 use super::report;
 use super::requests::{CHANGE_FOR, Finished, Origin, Outcome, PARKED_FOR, Started, Want, fail};
 use super::snapshot::{NOTHING_MORE, Next, Received, Taken};
@@ -340,7 +339,7 @@ impl Node {
                         self.effects.push(Effect::Send { to, frame: Frame::Ping { seq } });
                     }
                     Target::Agent { address, key } => {
-                        self.effects.push(Effect::Ping { member, address, key, seq });
+                        self.effects.push(Effect::Ping(AgentPing { member, address, key, seq }));
                     }
                 },
                 health::Effect::Judged { outcome, .. } => {
@@ -393,7 +392,7 @@ impl Node {
         self.unpark |= !batch.configurations.is_empty() || (!led && self.leading().is_some());
         if let Some((_, configuration)) = batch.configurations.last() {
             self.membership.committed = configuration.clone();
-            self.duties.follow(&self.membership.committed, &self.members);
+            self.duties.follow(&self.membership.committed, &self.fleet);
         }
         self.incoming.forget_up_to(self.applied.index);
         for happening in batch.happenings {
@@ -406,6 +405,11 @@ impl Node {
                     self.step_health(moment, health::Input::Cut { interval: *interval });
                 }
                 Happening::IntervalSettled { .. } => self.duties.settled(),
+                Happening::ReportPartAccepted { interval, observer, part }
+                    if *observer == self.settings.id =>
+                {
+                    self.duties.reported(*interval, *part);
+                }
                 _ => {}
             }
             self.effects.push(Effect::Tell(Notice::Ledger(happening)));
@@ -430,15 +434,13 @@ impl Node {
     }
 
     /// The replicated state has changed.
-    pub(super) fn take_facts(&mut self, facts: Facts, moment: Moment) {
-        if let Some(members) = &facts.members {
-            self.members = Arc::clone(members);
-            if let Some(keys) = &facts.keys {
-                self.agent_keys = Arc::clone(keys);
-            }
-            self.duties.follow(&self.membership.committed, &self.members);
-            if !self.membership.is_removed() {
-                self.observe_members(moment);
+    pub(super) fn take_facts(&mut self, mut facts: Facts, moment: Moment) {
+        if let Some(retarget) = self.fleet.take(std::mem::take(&mut facts.members)) {
+            self.duties.follow(&self.membership.committed, &self.fleet);
+            match retarget {
+                _ if self.membership.is_removed() => {}
+                Retarget::All => self.observe_members(moment),
+                Retarget::Some(changed) => self.step_health(moment, health::Input::Changed(changed)),
             }
         }
         if facts.policy != self.facts.policy || facts.genesis != self.facts.genesis {
@@ -452,22 +454,9 @@ impl Node {
         self.duties.observe(&self.facts, &self.settings.id, moment.now, moment.wall);
     }
 
-    /// Everybody but this node is pinged, and who is an agent without a key: it was added and has not come yet, and nobody
-    /// could prove to be it.
+    /// All members that can be pinged are, and nobody else. (Health leaves this node out.)
     pub(super) fn observe_members(&mut self, moment: Moment) {
-        let me = self.settings.id.as_str();
-        let others = self.members.iter().filter(|member| member.id.as_str() != me);
-        let targets = others.filter_map(|member| {
-            let target = match member.kind {
-                MemberKind::Agent => {
-                    let key = *self.agent_keys.get(&member.id)?;
-                    Target::Agent { address: member.address.as_str().into(), key }
-                }
-                MemberKind::Node => Target::Node(member.id.as_str().parse().ok()?),
-            };
-            Some((member.id.clone(), target))
-        });
-        let targets = targets.collect();
+        let targets = self.fleet.targets().collect();
         self.step_health(moment, health::Input::Members(targets));
     }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::health::{self, Level};
 use crate::ledger::apply::Happening;
 use crate::raft::{self, Entry, Persist, Seq};
-use crate::types::{AgentKey, Index, MemberId, NodeId, Version};
+use crate::types::{Index, MemberId, NodeId, Version};
 
 use super::applier::{AppliedBatch, Intake};
 use super::frame::{Frame, SnapshotChunk};
-use super::ports::AddressBook;
+use super::ports::{AddressBook, AgentPing};
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
 use super::status::ProjectionStatus;
@@ -114,16 +114,7 @@ pub enum Effect {
         frame: Frame,
     },
     /// Ping an agent now.
-    Ping {
-        /// The agent.
-        member: MemberId,
-        /// Its address.
-        address: std::sync::Arc<str>,
-        /// Its key.
-        key: AgentKey,
-        /// The ping's number.
-        seq: u64,
-    },
+    Ping(AgentPing),
     /// Apply, then [`Input::Applied`].
     Apply(Vec<Entry>),
     /// Begin a snapshot transfer (part 0) or export a part, then [`Input::Exported`].

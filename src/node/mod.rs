@@ -8,6 +8,7 @@
 //! | `heard` | what others have passed on to this node, so that it is done once |
 //! | `membership` | who belongs to the cluster: changes, the address book, and what a removed node does |
 //! | `duties`, `report`, `facts` | what the node proposes by itself, from the replicated state as it sees it |
+//! | `fleet` | the members as it sees them |
 //! | `autopilot` | replaces voters that were silent for too long, if switched on |
 //! | `snapshot` | transfers of a whole state |
 //! | `applier` | applies entries in one transaction a batch |
@@ -26,6 +27,7 @@ pub mod driver;
 pub mod duties;
 pub mod events;
 pub mod facts;
+pub mod fleet;
 pub mod frame;
 pub mod handle;
 mod handlers;

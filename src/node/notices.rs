@@ -76,6 +76,9 @@ pub fn begin_at_zero(metrics: &Metrics) {
     for kind in kinds {
         drop(metrics.ledger_records_by_kind.get_or_create(&KindLabel { kind: kind.as_str().to_string() }));
     }
+    for result in ["answered", "missed"] {
+        drop(metrics.pings.get_or_create(&ResultLabel { result: result.to_string() }));
+    }
     for verdict in [Verdict::Settled, Verdict::Void, Verdict::Correlated] {
         drop(metrics.intervals.get_or_create(&VerdictLabel { verdict: verdict.as_str().to_string() }));
     }
@@ -110,11 +113,10 @@ fn measure(notice: &Notice, metrics: &Metrics) {
         Notice::Ledger(Happening::IntervalSettled { verdict, .. }) => {
             metrics.intervals.get_or_create(&VerdictLabel { verdict: verdict.as_str().to_string() }).inc();
         }
-        Notice::Ledger(Happening::Movement { kind, .. }) => {
-            metrics
-                .ledger_records_by_kind
-                .get_or_create(&KindLabel { kind: kind.as_str().to_string() })
-                .inc();
+        Notice::Ledger(Happening::Movement { kind, .. }) => count_records(metrics, *kind, 1),
+        Notice::Ledger(Happening::Paid { rewards, penalties, .. }) => {
+            count_records(metrics, MovementKind::Reward, *rewards);
+            count_records(metrics, MovementKind::Penalty, *penalties);
         }
         Notice::Level { member, to, .. } => {
             let label = MemberLabel { member: member.to_string() };
@@ -136,6 +138,11 @@ fn measure(notice: &Notice, metrics: &Metrics) {
         Notice::Committed(wait) => metrics.raft_commit_seconds.observe(wait.as_secs_f64()),
         _ => {}
     }
+}
+
+fn count_records(metrics: &Metrics, kind: MovementKind, count: u64) {
+    let label = KindLabel { kind: kind.as_str().to_string() };
+    metrics.ledger_records_by_kind.get_or_create(&label).inc_by(count);
 }
 
 type Description = (&'static str, String, Value);
@@ -425,8 +432,11 @@ fn describe_ledger(happening: &Happening) -> Option<Description> {
         Happening::Movement { kind: MovementKind::Adjustment, member, amount, seq } => {
             ("adjusted", format!("an operator moves the balance of {member} by {amount}, movement {seq}"))
         }
-        // One per key, per payment and per second: they are data, not news. (A claim beyond the balance has news of its own.)
+        // One per key, per payment, per part and per second: they are data, not news. (A claim beyond the balance has news of
+        // its own.)
         Happening::KvChanged { .. }
+        | Happening::Paid { .. }
+        | Happening::ReportPartAccepted { .. }
         | Happening::Movement {
             kind: MovementKind::Reward | MovementKind::Penalty | MovementKind::ClaimPenalty,
             ..

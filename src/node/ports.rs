@@ -1,6 +1,7 @@
 //! The ports of a node: what the shell must provide, for real (`storage`, `network`) or simulated (`sim`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::ledger::keyspace::{Keyspace, KeyspaceError, Reader};
 use crate::raft::{Persist, Recovered};
@@ -143,9 +144,21 @@ pub trait Network: Send + Sync + 'static {
     fn set_book(&self, book: &AddressBook);
 }
 
+/// A ping to an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentPing {
+    /// The agent.
+    pub member: MemberId,
+    /// Its address: `host:port`.
+    pub address: Arc<str>,
+    /// Its key.
+    pub key: AgentKey,
+    /// The ping's number.
+    pub seq: u64,
+}
+
 /// The way to the agents. Never blocks.
 pub trait Pinger: Send + Sync + 'static {
-    /// Sends one ping to an agent at `address` (`host:port`). An answer that `key` authenticates comes back through the
-    /// inbox.
-    fn ping(&self, member: &MemberId, address: &str, key: &AgentKey, seq: u64);
+    /// Sends pings. An answer that the agent's key authenticates comes back through the inbox.
+    fn ping(&self, pings: &[AgentPing]);
 }

@@ -1,7 +1,6 @@
 //! The status of a node, from its own state alone.
 
 use crate::health::Level;
-use crate::ledger::records::MemberStatus;
 use crate::raft::{Role, Status};
 use crate::types::{MemberId, Micros, NodeId};
 
@@ -116,21 +115,17 @@ impl Node {
         }
     }
 
+    /// This node counts as up: it is asked for its own word here. Those that cannot be pinged are on no level.
     fn member_counts(&self) -> MemberCounts {
-        let mut counts = MemberCounts::default();
-        for member in self.members.iter() {
-            counts.total += 1;
-            counts.suspended += u64::from(member.status == MemberStatus::Suspended);
-            let me = member.id.as_str() == self.settings.id.as_str();
-            match self.health.level(&member.id) {
-                _ if me => counts.up += 1,
-                Some(Level::Up) => counts.up += 1,
-                Some(Level::Suspect) => counts.suspect += 1,
-                Some(Level::Down) => counts.down += 1,
-                _ => {}
-            }
+        let levels = self.health.counts();
+        let me = self.fleet.get(&MemberId::from(&self.settings.id)).is_some();
+        MemberCounts {
+            total: self.fleet.total(),
+            up: levels.up + u64::from(me),
+            suspect: levels.suspect,
+            down: levels.down,
+            suspended: self.fleet.suspended(),
         }
-        counts
     }
 }
 

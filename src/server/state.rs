@@ -4,6 +4,7 @@
 use crate::config::Settings;
 use crate::node::applier::{self, Standing};
 use crate::node::facts::Facts;
+use crate::node::fleet::Concerned;
 use crate::node::ports::{StateStore as _, StorageError};
 use crate::raft::{Payload, Recovered};
 use crate::storage::State;
@@ -53,7 +54,7 @@ fn unfit(state: &State, recovered: &Recovered) -> Option<String> {
     let read = || {
         let view = state.view()?;
         let standing: Standing = applier::standing(view.as_ref())?;
-        Facts::read(view.as_ref(), true).map(|_| standing)
+        Facts::read(view.as_ref(), &Concerned::All).map(|_| standing)
     };
     match read() {
         Ok(standing) if standing.configuration.is_none() => {

@@ -49,9 +49,20 @@ fn hosts(world: &World, fault: &Fault) -> Vec<usize> {
         | Fault::Wipe { node } => vec![*node],
         Fault::OneWay { from, to } => vec![*from, *to],
         Fault::Blackout { .. } => return (0..world.hosts.len()).collect(),
+        Fault::KillLeader { .. } => return leader(world).into_iter().collect(),
         _ => Vec::new(),
     };
     nodes.into_iter().map(|node| index(node) % world.hosts.len()).collect()
+}
+
+/// The host that leads the newest term, if any does.
+fn leader(world: &World) -> Option<usize> {
+    let leads = |host: &Host| {
+        let status = host.alive.as_ref()?.node.raft_status();
+        (status.role == Role::Leader).then_some(status.term)
+    };
+    let leaders = world.hosts.iter().enumerate().filter_map(|(at, host)| Some((leads(host)?, at)));
+    leaders.max().map(|(_, at)| at)
 }
 
 fn agent(agent: u32) -> MemberId {
@@ -109,6 +120,11 @@ impl Faults {
         match &act.fault {
             Fault::Kill { entropy, .. } => take_down(world, &act, hosts[0], Death::Killed, *entropy),
             Fault::PowerCut { entropy, .. } => take_down(world, &act, hosts[0], Death::PowerCut, *entropy),
+            Fault::KillLeader { entropy } => {
+                for host in hosts {
+                    take_down(world, &act, host, Death::Killed, *entropy);
+                }
+            }
             Fault::Blackout { entropy } => {
                 for host in hosts {
                     let turn = u32::try_from(7 * host).expect("few hosts");
@@ -177,7 +193,10 @@ impl Faults {
         world.evidence.ends(act.number);
         let hosts = self.begun.remove(&place).unwrap_or_default();
         match &act.fault {
-            Fault::Kill { .. } | Fault::PowerCut { .. } | Fault::Blackout { .. } => {
+            Fault::Kill { .. }
+            | Fault::PowerCut { .. }
+            | Fault::Blackout { .. }
+            | Fault::KillLeader { .. } => {
                 for host in hosts {
                     let machine = &mut world.hosts[host];
                     machine.held = machine.held.saturating_sub(1);
@@ -426,5 +445,6 @@ pub fn describe(act: &Act) -> String {
         Fault::Transfer { pick: Some(pick) } => format!("a voter (pick {pick}) is to lead"),
         Fault::Transfer { pick: None } => "leadership is to be handed over".to_string(),
         Fault::Wipe { node } => format!("n{node} loses all it had"),
+        Fault::KillLeader { .. } => format!("whoever leads is killed, and away {span}"),
     }
 }

@@ -176,6 +176,7 @@ fn draw(dice: &mut Dice, kind: &str, founders: u32) -> Option<Fault> {
         "readdress" => Fault::Readdress { pick: pick(dice) },
         "transfer" => Fault::Transfer { pick: dice.chance(600_000).then(|| pick(dice)) },
         "wipe" => Fault::Wipe { node: node(dice) },
+        "kill_leader" => Fault::KillLeader { entropy: entropy(dice) },
         other => unreachable!("{other} is not in the list of kinds"),
     })
 }

@@ -16,6 +16,7 @@ use super::faults::Faults;
 use super::fleet;
 use super::generate::generate;
 use super::host::Host;
+use super::intervals::Intervals;
 use super::plan::{KINDS, Plan};
 use super::scenario::Scenario;
 use super::trace::Line;
@@ -75,6 +76,8 @@ pub struct Summary {
     pub moved: u64,
     /// Intervals settled.
     pub settled: u64,
+    /// What the ledger holds of all intervals at the end.
+    pub intervals: Intervals,
     /// Snapshots installed.
     pub installed: u64,
     /// How often a majority that was well was looked at while things went wrong, and judged by its writes.
@@ -256,6 +259,7 @@ fn play_all(world: &mut World, clients: &mut Clients) -> Result<Summary, Broken>
         leaders_killed: world.leaders_killed,
         moved: clients.treasury.moved(),
         settled: settled(world)?,
+        intervals: intervals(world)?,
         installed: world.installed,
         judged_amid: amid.judged,
         met: world.met.clone(),
@@ -392,6 +396,15 @@ fn settled(world: &World) -> Result<u64, String> {
         most = most.max(state.map_or(0, |state| state.next_settle.0 - 1));
     }
     Ok(most)
+}
+
+/// What the node that is furthest holds of the intervals.
+fn intervals(world: &World) -> Result<Intervals, String> {
+    let Some(furthest) = world.hosts.iter().max_by_key(|host| applied(host)) else {
+        return Ok(Intervals::default());
+    };
+    let count = || Intervals::count(furthest.state.view()?.as_ref());
+    count().map_err(|error| format!("storage: {error}"))
 }
 
 /// Two agents join through the first node.

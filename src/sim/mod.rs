@@ -28,6 +28,7 @@
 //! | `evidence` | which acts of a plan took effect |
 //! | `invariants` | one file per safety property |
 //! | `history` | one plan from beginning to verdict |
+//! | `intervals` | counts what became of the intervals |
 //! | `amid` | whether writes are taken while a majority is well |
 //! | `assertion` | catches the nodes' own assertions |
 //! | `trace`, `tell` | what is told of a history, and in which words |
@@ -46,6 +47,7 @@ mod fleet;
 pub mod generate;
 pub mod history;
 pub mod host;
+pub mod intervals;
 pub mod invariants;
 pub mod library;
 pub mod mongodb;
@@ -62,5 +64,6 @@ pub mod world;
 
 pub use generate::generate;
 pub use history::{History, Summary, Violation, run, run_plan};
+pub use intervals::Intervals;
 pub use plan::Plan;
 pub use scenario::Scenario;

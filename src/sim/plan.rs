@@ -281,6 +281,11 @@ pub enum Fault {
         /// Which.
         node: u32,
     },
+    /// The process that leads dies, whoever that is; nobody does while nobody leads. It starts again at the end.
+    KillLeader {
+        /// How far a write that was under way had come.
+        entropy: u64,
+    },
 }
 
 /// A kind of fault: its name, how often it is drawn beside the others, and how long one lasts, in milliseconds.
@@ -341,6 +346,8 @@ pub const KINDS: &[Kind] = &[
     deed("readdress", 1),
     deed("transfer", 8),
     deed("wipe", 3),
+    // Drawn only where a scenario gives it a weight.
+    fault("kill_leader", 0, (50, 600)),
 ];
 
 impl Tight {
@@ -414,6 +421,7 @@ impl Fault {
             Fault::Readdress { .. } => "readdress",
             Fault::Transfer { .. } => "transfer",
             Fault::Wipe { .. } => "wipe",
+            Fault::KillLeader { .. } => "kill_leader",
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::node::core::Settings;
 use crate::node::frame::Frame;
 use crate::node::frame::PROTOCOL;
 use crate::node::io::{Effect, Input, Notice};
+use crate::node::ports::AgentPing;
 use crate::node::requests::{AskId, Outcome, PARKED_FOR, Want};
 use crate::node::snapshot::{Received, WantPart};
 use crate::raft::{Configuration, Entry, Persist};
@@ -720,7 +721,7 @@ impl World {
                 self.watch.said(&self.hosts[host], &to, &frame, self.now)?;
                 self.send(host, &to, &frame);
             }
-            Effect::Ping { member, address: _, key, seq } => {
+            Effect::Ping(AgentPing { member, address: _, key, seq }) => {
                 let loss = self.network.loss_ppm();
                 let dice = &mut self.hosts[host].dice;
                 let silent = self.silent_agents.contains_key(&member);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cli::{CliError, Format, Output};
-use crate::sim::{Scenario, Summary, Violation};
+use crate::sim::{Intervals, Scenario, Summary, Violation};
 
 /// From so many histories on, every kind of fault of a scenario must have taken effect.
 const COVERAGE_FROM: u64 = 500;
@@ -17,6 +17,7 @@ const ELECTED_PERCENT_MIN: u64 = 40;
 /// The faults and deeds that may end a leader.
 const UNSEAT: &[&str] = &[
     "kill",
+    "kill_leader",
     "power_cut",
     "blackout",
     "pause",
@@ -48,6 +49,7 @@ pub struct Totals {
     leaders_killed: u64,
     moved: u64,
     settled: u64,
+    intervals: Intervals,
     installed: u64,
     met: BTreeMap<&'static str, u64>,
     /// Histories in which a majority was well for long enough to be judged while things went wrong.
@@ -83,6 +85,11 @@ impl Totals {
         self.leaders_killed += one.leaders_killed;
         self.moved += one.moved;
         self.settled += one.settled;
+        self.intervals.due += one.intervals.due;
+        self.intervals.settled += one.intervals.settled;
+        self.intervals.waiting += one.intervals.waiting;
+        self.intervals.lost += one.intervals.lost;
+        self.intervals.doubled += one.intervals.doubled;
         self.installed += one.installed;
         for (bound, times) in &one.met {
             *self.met.entry(bound).or_default() += times;
@@ -123,6 +130,10 @@ impl Totals {
                 "bounds_met": self.met, "reads": self.reads, "unknown": self.unknown,
                 "leaders_killed": self.leaders_killed,
                 "claims_and_adjustments": self.moved, "settled_intervals": self.settled, "snapshots_installed": self.installed,
+                "intervals": {
+                    "due": self.intervals.due, "settled": self.intervals.settled, "waiting": self.intervals.waiting,
+                    "lost": self.intervals.lost, "doubled": self.intervals.doubled,
+                },
                 "projected_documents": self.projected, "database_failures": self.database_failures,
                 "slowest_recovery": slowest, "seconds": took.as_secs_f64(),
                 "histories_per_second": per_second, "virtual_hours_per_minute": virtual_hours,
@@ -146,6 +157,12 @@ impl Totals {
             self.installed,
             self.states_lost,
             self.projected
+        ))?;
+        let Intervals { due, settled, waiting, lost, doubled } = self.intervals;
+        output.line(&format!(
+            "intervals, over {} kills of a leader: {due} ended, {settled} of them settled, {waiting} about to be, {lost} lost, \
+             {doubled} payments doubled",
+            self.leaders_killed
         ))?;
         let felt = |kind: &str| self.faults.get(kind).copied().unwrap_or(0);
         let kinds: Vec<String> =
