@@ -19,6 +19,8 @@ pub enum Kind {
     Standalone,
     /// A replica set of one server.
     ReplicaSet,
+    /// One of several servers of a replica set, which somebody else initiates.
+    Member,
     /// One server that knows nobody and demands authentication.
     AuthRequired,
 }
@@ -58,10 +60,20 @@ impl Mongod {
     pub fn uri(&self) -> String {
         match self.kind {
             Kind::ReplicaSet => format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", self.port),
-            Kind::Standalone | Kind::AuthRequired => {
+            Kind::Standalone | Kind::Member | Kind::AuthRequired => {
                 format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
             }
         }
+    }
+
+    /// Where it listens, on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether it has not been killed.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// A client with short timeouts.
@@ -103,7 +115,7 @@ impl Mongod {
             .stderr(Stdio::null());
         match self.kind {
             Kind::Standalone => {}
-            Kind::ReplicaSet => {
+            Kind::ReplicaSet | Kind::Member => {
                 command.args(["--replSet", "rs0"]);
             }
             Kind::AuthRequired => {
