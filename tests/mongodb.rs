@@ -293,10 +293,10 @@ async fn an_older_writer_moves_nothing_back() {
         members.delete_many(doc! {}).await.expect("delete");
         let (older, newer) = (batch(round * 2, 1), batch(round * 2 + 1, 2));
         // Both insert the member for the first time, in one moment.
-        let (a, b) = tokio::join!(old.write(&older), new.write(&newer));
+        let (a, b) = tokio::join!(old.write(older.clone()), new.write(newer));
         a.expect("written");
         b.expect("written");
-        old.write(&older).await.expect("written");
+        old.write(older).await.expect("written");
         let found = members.find_one(doc! {}).await.expect("find").expect("one");
         assert_eq!(found.get("balance"), Some(&Bson::Int64(2)), "round {round}");
     }
@@ -417,6 +417,28 @@ async fn another_clusters_database_is_refused() {
     client.database(&settings.database).drop().await.expect("drop");
 }
 
+/// Claim: clusters that share a server, each with its own database, do not meet, though their ids are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_share_a_server() {
+    let server = AnyServer::get().await;
+    let mut running = Vec::new();
+    for (identity, intervals) in [(IDENTITY, 2), ("ffffffffffffffffffffffffffffffff", 3)] {
+        let settings = settings(server.uri(), &server.database_name("shared"));
+        let feed = Arc::new(history::feed("test", identity));
+        (0..intervals).for_each(|_| append_interval(&feed, 50 * intervals));
+        let projecting = Projecting::start("n1", &settings, &feed);
+        projecting.node.lead(1);
+        running.push((settings, feed, projecting));
+    }
+    for (settings, feed, projecting) in running {
+        projecting.drained(&feed).await;
+        assert_eq!(equal(&settings, &feed).await.problems, Vec::<String>::new());
+        projecting.stop().await;
+        let client = mongod::connect(server.uri()).await;
+        client.database(&settings.database).drop().await.expect("drop");
+    }
+}
+
 /// Claim: validators refuse what the projector would not write; both validators and indexes may be applied again; an
 /// index that somebody made is named, not dropped.
 #[tokio::test(flavor = "multi_thread")]
@@ -453,7 +475,10 @@ async fn validators_and_indexes_hold() {
         ("super-node, version 1", false),
         ("super-node, version 99", true),
     ] {
-        database.run_command(doc! { "collMod": "elections", "validator": titled(title) }).await.expect("collMod");
+        database
+            .run_command(doc! { "collMod": "elections", "validator": titled(title) })
+            .await
+            .expect("collMod");
         schema::apply(&database).await.expect("applies");
         let filter = doc! { "name": "elections" };
         let mut listed = database.list_collections().filter(filter).await.expect("list");

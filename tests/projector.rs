@@ -324,7 +324,8 @@ fn batches_overlap_and_the_checkpoint_keeps_their_order() {
             }
         }
         let words: Vec<String> = under_way.values().map(word).collect();
-        let any = |start: &str, end: &str| words.iter().any(|one| one.starts_with(start) && one.ends_with(end));
+        let any =
+            |start: &str, end: &str| words.iter().any(|one| one.starts_with(start) && one.ends_with(end));
         overlapped |= any("insert", "rewards") && any("insert", "intervals") && any("checkpoint", "");
         // The newest is answered first: the worst order.
         let Some((call, request)) = under_way.pop_last() else {

@@ -342,6 +342,19 @@ mod tests {
             (91, Class::Retry),
             (10107, Class::Retry),
             (64, Class::Retry),
+            // A primary that steps down or shuts down, a vote, a lost node, a write concern that is late.
+            (189, Class::Retry),
+            (11_600, Class::Retry),
+            (11_602, Class::Retry),
+            (13_435, Class::Retry),
+            (6, Class::Retry),
+            (112, Class::Retry),
+            // No such write concern, no room on the disk, an index of another shape, a wrong option.
+            (79, Class::Operator),
+            (100, Class::Operator),
+            (14_031, Class::Operator),
+            (86, Class::Operator),
+            (72, Class::Operator),
             (2, Class::Bug),
         ] {
             assert_eq!(classify_code(code), class, "{code}");

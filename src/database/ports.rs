@@ -157,11 +157,12 @@ pub struct Limits {
 }
 
 /// Movements in one batch of the real projector: enough that the waits for the journal at the ends of a batch are few.
-pub const BATCH_RECORDS: usize = 4_000;
+pub const BATCH_RECORDS: usize = 8_000;
 /// Documents in one command of the real projector: some hundred kilobytes.
 pub const CHUNK_DOCUMENTS: usize = 1_000;
-/// Commands of one collection that the real projector has under way at once.
-pub const CHUNKS_IN_FLIGHT: usize = 4;
+/// Commands of one collection that the real projector has under way at once. Two collections grow together, so twice as
+/// many meet at the server; more of them only wait for each other there.
+pub const CHUNKS_IN_FLIGHT: usize = 2;
 
 impl Default for Limits {
     fn default() -> Self {

@@ -17,6 +17,7 @@ use crate::types::{Index, Micros, Term};
 
 use super::errors::{Class, ProjectionError};
 use super::feed::Batch;
+use super::piece::Piece;
 use super::ports::{Gap, News, Surroundings, Written};
 use super::target::Target;
 
@@ -84,7 +85,7 @@ struct UnderWay {
     /// All of it up to here is in MongoDB, and the checkpoint has not moved there yet.
     concluded: Option<Checkpoint>,
     /// Its records are in MongoDB, its intervals and members are not.
-    recorded: Option<Batch>,
+    recorded: Option<Piece>,
 }
 
 /// What people were told of this term's work.
@@ -157,16 +158,16 @@ impl<S: Surroundings> Projector<'_, S> {
         let (target, start) = Target::claim(server, self.database, genesis, node, limits).await?;
         // Another writer may just be moving the checkpoint that was read, and a power cut may take that back. Once our
         // own move to the same place is acknowledged, it is there for good, and the cluster may be told.
-        self.behind(start).await?;
         target.advance(start, start, term).await?;
+        self.look_back(&target, start).await?;
         self.confirmed = Some(start);
         self.started(start).await?;
         let records = limits.batch_records;
-        let mut batch = self.next(start, records).await?;
+        let mut piece = self.next(start, records).await?;
         let mut after = start;
         let mut under_way = UnderWay { confirmed: start, concluded: None, recorded: None };
         loop {
-            if batch.is_empty() && under_way.recorded.is_none() {
+            if piece.batch.is_empty() && under_way.recorded.is_none() {
                 if let Some(upto) = under_way.concluded.take() {
                     target.advance(under_way.confirmed, upto, term).await?;
                     under_way.confirmed = upto;
@@ -175,32 +176,32 @@ impl<S: Surroundings> Projector<'_, S> {
                 self.recovered();
                 self.report(true).await;
                 let seen = self.surroundings.applied();
-                batch = self.next(after, records).await?;
-                if batch.is_empty() {
+                piece = self.next(after, records).await?;
+                if piece.batch.is_empty() {
                     self.caught_up(after);
                     self.wait_for_news(seen).await;
                     self.propose();
-                    batch = self.next(after, records).await?;
+                    piece = self.next(after, records).await?;
                 }
                 continue;
             }
-            contiguous(&after, &batch)?;
-            after = batch.upto;
-            batch = self.stage(&target, &mut under_way, batch, term).await?;
+            contiguous(&after, &piece.batch)?;
+            after = piece.batch.upto;
+            piece = self.stage(&target, &mut under_way, piece, term).await?;
             self.report(false).await;
         }
     }
 
-    /// One step of the pipeline: inserts the records of `batch`, concludes the batch before it, moves the checkpoint over
+    /// One step of the pipeline: inserts the records of `piece`, concludes the batch before it, moves the checkpoint over
     /// the one before that, and reads the batch that comes next.
     async fn stage(
         &mut self,
         target: &Target<S::Server>,
         under_way: &mut UnderWay,
-        batch: Batch,
+        piece: Piece,
         term: Term,
-    ) -> Result<Batch, ProjectionError> {
-        let upto = batch.upto;
+    ) -> Result<Piece, ProjectionError> {
+        let upto = piece.batch.upto;
         let UnderWay { confirmed, concluded: written, recorded } = std::mem::take(under_way);
         let begun = self.surroundings.now();
         let advance = async {
@@ -211,20 +212,20 @@ impl<S: Surroundings> Projector<'_, S> {
         };
         let conclude = async {
             match &recorded {
-                Some(batch) => target.write_conclusions(batch).await,
+                Some(piece) => target.write_conclusions(piece).await,
                 None => Ok(Written::new()),
             }
         };
         let next = self.next(upto, self.surroundings.limits().batch_records);
         let (wrote, concluded, advanced, next) =
-            join4(target.write_records(&batch), conclude, advance, next).await;
+            join4(target.write_records(&piece), conclude, advance, next).await;
         advanced?;
         under_way.confirmed = written.unwrap_or(confirmed);
         if let Some(upto) = written {
             self.moved(upto);
         }
         let mut count = concluded?;
-        under_way.concluded = recorded.map(|batch| batch.upto);
+        under_way.concluded = recorded.map(|piece| piece.batch.upto);
         match wrote {
             Ok(records) => count.extend(records),
             Err(error) => {
@@ -237,12 +238,12 @@ impl<S: Surroundings> Projector<'_, S> {
             }
         }
         self.surroundings.count(&count, self.surroundings.now().since(begun));
-        under_way.recorded = (!batch.is_empty()).then_some(batch);
+        under_way.recorded = (!piece.batch.is_empty()).then_some(piece);
         next
     }
 
-    async fn next(&self, after: Checkpoint, records: usize) -> Result<Batch, ProjectionError> {
-        self.surroundings.read(move |feed| feed.next(&after, records)).await
+    async fn next(&self, after: Checkpoint, records: usize) -> Result<Piece, ProjectionError> {
+        self.surroundings.read(move |feed| feed.next(&after, records).map(Piece::from)).await
     }
 
     /// Returns when the state has moved away from `seen` (and a moment has passed), or after [`IDLE_TICK`].
@@ -264,13 +265,19 @@ impl<S: Surroundings> Projector<'_, S> {
     }
 
     /// Tells when MongoDB is not as far as the cluster knows that it was: it was emptied, or restored from a backup.
-    async fn behind(&mut self, found: Checkpoint) -> Result<(), ProjectionError> {
+    async fn look_back(
+        &mut self,
+        target: &Target<S::Server>,
+        start: Checkpoint,
+    ) -> Result<(), ProjectionError> {
         let agreed = self.surroundings.read(|feed| feed.projected()).await?;
-        let behind = found.rewards < agreed.rewards
-            || found.intervals < agreed.intervals
-            || found.elections < agreed.elections
-            || found.members < agreed.members;
-        if behind && self.went_back != Some(found) {
+        if start.covers(&agreed) {
+            return Ok(());
+        }
+        // A server that has just become primary may show an older state for a moment. Our own write is in by now, so it
+        // shows everything before that, too.
+        let found = target.checkpoint().await?;
+        if !found.covers(&agreed) && self.went_back != Some(found) {
             self.went_back = Some(found);
             self.surroundings.tell(News::WentBack { found, agreed });
         }

@@ -67,11 +67,18 @@ pub async fn apply(database: &Database) -> Result<(), ProjectionError> {
             Some(found) => match found.as_ref().map_or(0, version).cmp(&version(&wanted)) {
                 Ordering::Greater => {}
                 Ordering::Equal => {
-                    tracing::warn!(collection, "the validator was changed by hand; ours is put in place again");
+                    tracing::warn!(
+                        collection,
+                        "the validator was changed by hand; ours is put in place again"
+                    );
                     modify(database, collection, wanted).await?;
                 }
                 Ordering::Less => {
-                    tracing::warn!(collection, version = version(&wanted), "the validator is replaced by ours");
+                    tracing::warn!(
+                        collection,
+                        version = version(&wanted),
+                        "the validator is replaced by ours"
+                    );
                     modify(database, collection, wanted).await?;
                 }
             },
@@ -168,7 +175,15 @@ mod tests {
                 format!("{collection} {} {:08x}", version(&validator), crc32fast::hash(&bytes))
             })
             .collect();
-        assert_eq!(told, ["x"]);
+        let known = [
+            "rewards 1 7120eaa3",
+            "intervals 1 ffc4c325",
+            "observations 1 39050900",
+            "members 1 3eef55d0",
+            "elections 1 f299fb5e",
+            "projection 1 667f2e51",
+        ];
+        assert_eq!(told, known);
     }
 
     #[test]

@@ -209,8 +209,8 @@ impl Surroundings for Shell {
             }
             News::WentBack { found, agreed } => {
                 let message = format!(
-                    "MongoDB is at movement {} and was at {}: it was emptied or restored from an older backup, and is \
-                     filled again from the ledger as far as that reaches back",
+                    "MongoDB is at movement {} and was at {}: it was emptied or restored from an older backup, or it is \
+                     another one; it is filled from the ledger, as far as that reaches back",
                     found.rewards, agreed.rewards
                 );
                 tracing::warn!(event = "projection_went_back", "{message}");

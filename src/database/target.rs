@@ -17,6 +17,7 @@ use super::documents::{
 use super::errors::ProjectionError;
 use super::feed::Batch;
 use super::mongo::{Mongo, MongoSettings};
+use super::piece::Piece;
 use super::ports::{Limits, Replacement, Server, Visibility, Written, bounded};
 
 /// A write met a document that was no longer there when it was looked at: a code of MongoDB that asks for another try.
@@ -127,6 +128,16 @@ impl<S: Server> Target<S> {
             }
             return Err(self.wrong_cluster(&other));
         }
+        self.checkpoint().await
+    }
+
+    /// Where the projection document stands.
+    ///
+    /// # Errors
+    /// [`ProjectionError::ClaimLost`] when it is gone, [`ProjectionError::WrongCluster`] when it is another's; whatever the
+    /// server says.
+    pub async fn checkpoint(&self) -> Result<Checkpoint, ProjectionError> {
+        let cluster = self.genesis.cluster.as_str();
         let found = self.find_projection(doc! { "_id": cluster }).await?;
         let found = found.ok_or_else(|| ProjectionError::ClaimLost(cluster.to_string()))?;
         if found.identity != self.genesis.identity {
@@ -141,9 +152,10 @@ impl<S: Server> Target<S> {
     /// # Errors
     /// [`ProjectionError::Differs`] when a record is there with other contents; whatever the server says. Some of the
     /// batch may have been written.
-    pub async fn write(&self, batch: &Batch) -> Result<Written, ProjectionError> {
-        let mut written = self.write_records(batch).await?;
-        written.extend(self.write_conclusions(batch).await?);
+    pub async fn write(&self, batch: Batch) -> Result<Written, ProjectionError> {
+        let piece = Piece::from(batch);
+        let mut written = self.write_records(&piece).await?;
+        written.extend(self.write_conclusions(&piece).await?);
         Ok(written)
     }
 
@@ -152,14 +164,11 @@ impl<S: Server> Target<S> {
     ///
     /// # Errors
     /// As [`Target::write`].
-    pub async fn write_records(&self, batch: &Batch) -> Result<Written, ProjectionError> {
-        let rewards = batch.rewards.iter().map(documents::movement).collect();
-        let observations = batch.observations.iter().map(documents::observation).collect();
-        let elections = batch.elections.iter().map(documents::election).collect();
+    pub async fn write_records(&self, piece: &Piece) -> Result<Written, ProjectionError> {
         let (rewards, observations, elections) = try_join3(
-            self.insert(REWARDS, rewards),
-            self.insert(OBSERVATIONS, observations),
-            self.insert(ELECTIONS, elections),
+            self.insert(REWARDS, &piece.rewards),
+            self.insert(OBSERVATIONS, &piece.observations),
+            self.insert(ELECTIONS, &piece.elections),
         )
         .await?;
         Ok([(REWARDS, rewards), (OBSERVATIONS, observations), (ELECTIONS, elections)].into())
@@ -170,10 +179,9 @@ impl<S: Server> Target<S> {
     ///
     /// # Errors
     /// As [`Target::write`].
-    pub async fn write_conclusions(&self, batch: &Batch) -> Result<Written, ProjectionError> {
-        let intervals = batch.intervals.iter().map(documents::interval).collect();
-        let intervals = self.insert(INTERVALS, intervals).await?;
-        let members = self.replace_members(&batch.members).await?;
+    pub async fn write_conclusions(&self, piece: &Piece) -> Result<Written, ProjectionError> {
+        let intervals = self.insert(INTERVALS, &piece.intervals).await?;
+        let members = self.replace_members(&piece.batch.members).await?;
         Ok([(INTERVALS, intervals), (MEMBERS, members)].into())
     }
 
@@ -219,27 +227,27 @@ impl<S: Server> Target<S> {
 
     /// What became of the projection document, which is not what it was.
     async fn why_not_moved(&self, from: Checkpoint) -> Result<ProjectionError, ProjectionError> {
-        let cluster = &self.genesis.cluster;
-        Ok(match self.find_projection(doc! { "_id": cluster }).await? {
-            None => ProjectionError::ClaimLost(cluster.clone()),
-            Some(found) if found.identity != self.genesis.identity => self.wrong_cluster(&found),
-            Some(found) => ProjectionError::WentBack { from: from.rewards, found: found.checkpoint.rewards },
-        })
+        let found = self.checkpoint().await?;
+        Ok(ProjectionError::WentBack { from: from.rewards, found: found.rewards })
     }
 
+    /// Inserts documents, several commands at once. Each lane sends one command after the other, so that none waits for
+    /// the slowest of the others.
     async fn insert(
         &self,
         collection: &'static str,
-        documents: Vec<RawDocumentBuf>,
+        documents: &[RawDocumentBuf],
     ) -> Result<u64, ProjectionError> {
         let Limits { chunk_documents, chunks_in_flight, .. } = self.limits;
-        let mut inserted = 0;
-        for group in documents.chunks(chunk_documents * chunks_in_flight) {
-            let inserts: Vec<_> =
-                group.chunks(chunk_documents).map(|chunk| self.insert_chunk(collection, chunk)).collect();
-            inserted += try_join_all(inserts).await?.iter().sum::<u64>();
-        }
-        Ok(inserted)
+        let lane = |first: usize| async move {
+            let mut inserted = 0;
+            for chunk in documents.chunks(chunk_documents).skip(first).step_by(chunks_in_flight) {
+                inserted += self.insert_chunk(collection, chunk).await?;
+            }
+            Ok::<u64, ProjectionError>(inserted)
+        };
+        let lanes = documents.len().div_ceil(chunk_documents).min(chunks_in_flight);
+        Ok(try_join_all((0..lanes).map(lane)).await?.iter().sum())
     }
 
     async fn insert_chunk(
@@ -285,13 +293,15 @@ impl<S: Server> Target<S> {
     /// Sets members to absolute values, each only where MongoDB holds an older one.
     async fn replace_members(&self, members: &[Member]) -> Result<u64, ProjectionError> {
         let Limits { chunk_documents, chunks_in_flight, .. } = self.limits;
-        let mut changed = 0;
-        for group in members.chunks(chunk_documents * chunks_in_flight) {
-            let replacing: Vec<_> =
-                group.chunks(chunk_documents).map(|chunk| self.replace_chunk(chunk)).collect();
-            changed += try_join_all(replacing).await?.iter().sum::<u64>();
-        }
-        Ok(changed)
+        let lane = |first: usize| async move {
+            let mut changed = 0;
+            for chunk in members.chunks(chunk_documents).skip(first).step_by(chunks_in_flight) {
+                changed += self.replace_chunk(chunk).await?;
+            }
+            Ok::<u64, ProjectionError>(changed)
+        };
+        let lanes = members.len().div_ceil(chunk_documents).min(chunks_in_flight);
+        Ok(try_join_all((0..lanes).map(lane)).await?.iter().sum())
     }
 
     async fn replace_chunk(&self, members: &[Member]) -> Result<u64, ProjectionError> {

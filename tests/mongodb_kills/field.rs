@@ -113,7 +113,8 @@ impl Field {
         for number in 0..BURST {
             let url = format!("{}/v1/adjustments", dice.one(&urls.iter().collect::<Vec<_>>()));
             let member = format!("n{}", 1 + dice.below(3));
-            let body = json!({ "member": member, "delta": 1 + number, "reason": "burst", "operator": "test" });
+            let body =
+                json!({ "member": member, "delta": 1 + number, "reason": "burst", "operator": "test" });
             let (http, permits) = (self.cluster.http.clone(), Arc::clone(&permits));
             self.load.spawn(async move {
                 let _permit = permits.acquire().await.expect("never closed");
@@ -229,7 +230,10 @@ pub async fn drained(cluster: &Cluster) {
             // Everything that was there when it was first asked.
             let records = *target.get_or_insert(status["ledger"]["records"].as_u64().unwrap_or(0));
             let reached = projection["checkpoint"].as_u64() >= Some(records) && records > 0;
-            if reached && projection["error"].is_null() && projection["lag_records"].as_u64() < Some(ON_THE_WAY) {
+            if reached
+                && projection["error"].is_null()
+                && projection["lag_records"].as_u64() < Some(ON_THE_WAY)
+            {
                 return;
             }
             last = status;

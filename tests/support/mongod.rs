@@ -28,6 +28,8 @@ pub enum Kind {
 /// A running (or killed) server.
 pub struct Mongod {
     kind: Kind,
+    /// WiredTiger's cache, GB.
+    cache: String,
     port: u16,
     directory: tempfile::TempDir,
     child: Option<Child>,
@@ -39,12 +41,17 @@ impl Mongod {
     /// # Panics
     /// When no mongod can be had or started; the message says what was tried.
     pub async fn start(kind: Kind) -> Mongod {
+        Mongod::start_with_cache(kind, "0.25").await
+    }
+
+    /// The same, with a cache of so many GB.
+    pub async fn start_with_cache(kind: Kind, cache: &str) -> Mongod {
         let mut last_words = String::new();
         // Somebody else may take the port between the choice and the use.
         for _attempt in 0..5 {
             let port = free_port();
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let mut mongod = Mongod { kind, port, directory, child: None };
+            let mut mongod = Mongod { kind, cache: cache.to_string(), port, directory, child: None };
             match mongod.launch().await {
                 Ok(()) => {
                     mongod.initiate().await;
@@ -109,7 +116,7 @@ impl Mongod {
             .arg("--unixSocketPrefix")
             .arg(self.directory.path())
             .args(["--bind_ip", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--wiredTigerCacheSizeGB", "0.25"])
+            .args(["--wiredTigerCacheSizeGB", &self.cache])
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(&log).expect("a log file"))
             .stderr(Stdio::null());
