@@ -44,7 +44,7 @@ pub async fn measure(server: &Mongod, movements: usize, rounds: usize) -> Result
         for (at_once, rates) in AT_ONCE.iter().zip(&mut bare) {
             rates.push(documents as f64 / insert_many(server, &chunks, *at_once).await?.as_secs_f64());
         }
-        ours.push(documents as f64 * project(server, &ledger).await?);
+        ours.push(documents as f64 / project(server, &ledger).await?.as_secs_f64());
     }
     let bare: Vec<f64> = bare.into_iter().map(median).collect();
     for (at_once, rate) in AT_ONCE.iter().zip(&bare) {
@@ -113,26 +113,22 @@ async fn insert_many(server: &Mongod, chunks: &[Chunk], at_once: usize) -> Resul
     Ok(took)
 }
 
-/// What share of the ledger is projected in a second, once the projector is under way.
-async fn project(server: &Mongod, ledger: &Ledger) -> Result<f64, BenchError> {
+/// How long it takes from the first document to the checkpoint at the end. Claiming the database is no part of it.
+async fn project(server: &Mongod, ledger: &Ledger) -> Result<Duration, BenchError> {
     let database = fresh(server, "projected").await?;
+    let rewards = database.collection::<Document>(REWARDS);
     let projector = Projector::start(server, "projected", ledger);
-    let (mut begun, total) = (None, ledger.records());
-    let share = loop {
-        let reached = checkpoint(&database).await?;
-        let (since, from) = *begun.get_or_insert((Instant::now(), reached));
-        if reached >= total {
-            break (total - from) as f64 / total as f64 / since.elapsed().as_secs_f64();
-        }
-        // Claiming the database is no part of the rate.
-        if from == 0 {
-            begun = None;
-        }
+    while rewards.find_one(doc! {}).await.map_err(failed)?.is_none() {
+        tokio::time::sleep(LOOK_EVERY / 5).await;
+    }
+    let begun = Instant::now();
+    while checkpoint(&database).await? < ledger.records() {
         tokio::time::sleep(LOOK_EVERY).await;
-    };
+    }
+    let took = begun.elapsed();
     projector.stop().await?;
     database.drop().await.map_err(failed)?;
-    Ok(share)
+    Ok(took)
 }
 
 /// The last movement that MongoDB vouches for.

@@ -78,6 +78,11 @@ impl Mongod {
         self.port
     }
 
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Whether it has not been killed.
     pub fn is_running(&self) -> bool {
         self.child.is_some()
