@@ -293,16 +293,19 @@ async fn an_older_writer_moves_nothing_back() {
         members.delete_many(doc! {}).await.expect("delete");
         let (older, newer) = (batch(round * 2, 1), batch(round * 2 + 1, 2));
         // Both insert the member for the first time, in one moment.
-        let (a, b) = tokio::join!(old.write(&older), new.write(&newer));
+        let (a, b) = tokio::join!(old.write(older.clone()), new.write(newer));
         a.expect("written");
         b.expect("written");
-        old.write(&older).await.expect("written");
+        old.write(older).await.expect("written");
         let found = members.find_one(doc! {}).await.expect("find").expect("one");
         assert_eq!(found.get("balance"), Some(&Bson::Int64(2)), "round {round}");
     }
     let at = |rewards| Checkpoint { rewards, ..Checkpoint::default() };
-    new.advance(at(9), Term(2)).await.expect("moves");
-    old.advance(at(5), Term(1)).await.expect("does nothing");
+    new.advance(at(0), at(9), Term(2)).await.expect("moves");
+    old.advance(at(0), at(5), Term(1)).await.expect("does nothing");
+    // Nobody has seen it there: what lies between would be skipped.
+    let error = old.advance(at(10), at(12), Term(3)).await.expect_err("refused");
+    assert!(matches!(error, ProjectionError::WentBack { from: 10, found: 9 }), "{error}");
     let (_, checkpoint) =
         Target::open(&settings, genesis("test", IDENTITY), "n3".parse().expect("name")).await.expect("opens");
     assert_eq!(checkpoint, at(9));
@@ -414,6 +417,28 @@ async fn another_clusters_database_is_refused() {
     client.database(&settings.database).drop().await.expect("drop");
 }
 
+/// Claim: clusters that share a server, each with its own database, do not meet, though their ids are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_share_a_server() {
+    let server = AnyServer::get().await;
+    let mut running = Vec::new();
+    for (identity, intervals) in [(IDENTITY, 2), ("ffffffffffffffffffffffffffffffff", 3)] {
+        let settings = settings(server.uri(), &server.database_name("shared"));
+        let feed = Arc::new(history::feed("test", identity));
+        (0..intervals).for_each(|_| append_interval(&feed, 50 * intervals));
+        let projecting = Projecting::start("n1", &settings, &feed);
+        projecting.node.lead(1);
+        running.push((settings, feed, projecting));
+    }
+    for (settings, feed, projecting) in running {
+        projecting.drained(&feed).await;
+        assert_eq!(equal(&settings, &feed).await.problems, Vec::<String>::new());
+        projecting.stop().await;
+        let client = mongod::connect(server.uri()).await;
+        client.database(&settings.database).drop().await.expect("drop");
+    }
+}
+
 /// Claim: validators refuse what the projector would not write; both validators and indexes may be applied again; an
 /// index that somebody made is named, not dropped.
 #[tokio::test(flavor = "multi_thread")]
@@ -435,6 +460,33 @@ async fn validators_and_indexes_hold() {
     database.run_command(doc! { "collMod": "rewards", "validator": {} }).await.expect("collMod");
     schema::apply(&database).await.expect("repairs");
     database.collection::<Document>("rewards").insert_one(doc! { "x": 1 }).await.expect_err("refused");
+
+    // Whoever runs an older version, or none, is brought up to date; a newer version is left alone.
+    let titled = |title: &str| {
+        let mut validator = schema::validator("elections").expect("ours");
+        let inner = validator.get_document_mut("$jsonSchema").expect("a schema");
+        inner.insert("title", title);
+        inner.get_document_mut("properties").expect("properties").remove("reason");
+        validator
+    };
+    for (title, kept) in [
+        ("super-node, version 0", false),
+        ("somebody's", false),
+        ("super-node, version 1", false),
+        ("super-node, version 99", true),
+    ] {
+        database
+            .run_command(doc! { "collMod": "elections", "validator": titled(title) })
+            .await
+            .expect("collMod");
+        schema::apply(&database).await.expect("applies");
+        let filter = doc! { "name": "elections" };
+        let mut listed = database.list_collections().filter(filter).await.expect("list");
+        assert!(listed.advance().await.expect("one"));
+        let found = listed.deserialize_current().expect("readable").options.validator.expect("a validator");
+        let expected = if kept { titled(title) } else { schema::validator("elections").expect("ours") };
+        assert_eq!(found, expected, "{title}");
+    }
 
     let rewards = database.collection::<Document>("rewards");
     rewards.drop_index("at_1").await.expect("drop");

@@ -244,3 +244,105 @@ fn an_operation_without_an_answer_is_given_up() {
     assert_eq!(given_up.as_deref(), Some("MongoDB: no answer to insert within 10 s"));
     assert!(bench.sight.now.since(begun) < Duration::from_secs(12));
 }
+
+/// Puts an old state in place: no movement and no interval after the first, and the checkpoint says so.
+fn restore_the_first_interval(bench: &mut Bench) {
+    let first = bench.feed.records.read().expect("not poisoned").intervals[0].last_seq;
+    let after = i64::try_from(first).expect("small");
+    let mut run = |request: Request| bench.tables.execute(&request, 0..1, &mut Reply::default()).map(drop);
+    for seq in after + 1..=after + 4 {
+        run(Request::Delete { collection: REWARDS, filter: bson::doc! { "_id": seq } }).expect("deleted");
+    }
+    run(Request::Delete { collection: "intervals", filter: bson::doc! { "_id": 2_i64 } }).expect("deleted");
+    let old = bson::doc! { "$set": { "checkpoint": after, "intervals": 1_i64, "elections": 1_i64 } };
+    let filter = bson::doc! { "_id": "test" };
+    run(Request::Update { collection: PROJECTION, filter, change: old, upsert: false }).expect("set back");
+}
+
+/// Claim: an old state that is put in place under a projector at work is noticed by its checkpoint, and filled up again.
+#[test]
+fn an_old_state_put_in_place_meanwhile_is_filled_up() {
+    let mut bench = Bench::new(2);
+    bench.run(Duration::from_secs(3), never);
+    restore_the_first_interval(&mut bench);
+    assert_eq!(bench.tables.collection(REWARDS).len(), 4);
+    append_interval(&bench.feed, 4);
+    bench.sight.applied = Index(2);
+    bench.run(Duration::from_secs(20), never);
+    assert_eq!(bench.tables.collection(REWARDS).len(), 12, "nothing is left out");
+    assert_eq!(bench.tables.collection("intervals").len(), 3);
+    let failing = bench.news.iter().find_map(|news| match news {
+        News::Failing { class, error, .. } => Some((*class, error.as_str())),
+        _ => None,
+    });
+    let (class, error) = failing.expect("it is told");
+    assert_eq!(class, Class::Retry);
+    assert!(error.contains("went back from movement 8 to 4"), "{error}");
+    assert!(bench.news.contains(&News::Recovered));
+}
+
+/// Claim: a leader that finds MongoDB behind what the cluster knows of it tells so, once, and fills it up again.
+#[test]
+fn a_mongodb_that_went_back_is_told() {
+    let mut bench = Bench::new(2);
+    bench.run(Duration::from_secs(3), never);
+    let head = bench.head();
+    bench.feed.records.write().expect("not poisoned").projected = head;
+    restore_the_first_interval(&mut bench);
+    let tables = std::mem::take(&mut bench.tables);
+    let mut next = Bench { tables, feed: bench.feed.clone(), ..Bench::new(0) };
+    next.projecting = Projecting::new("n2".parse().expect("a name"), bench.feed.clone(), Limits::default());
+    // It cannot write at first, and begins again and again.
+    next.run(Duration::from_secs(20), |request| matches!(request, Request::Insert { .. }));
+    next.run(Duration::from_secs(20), never);
+    let told: Vec<&News> = next.news.iter().filter(|news| matches!(news, News::WentBack { .. })).collect();
+    let [News::WentBack { found, agreed }] = told[..] else { panic!("{:?}", next.news) };
+    assert_eq!((found.rewards, agreed.rewards), (4, 8));
+    assert_eq!(next.tables.collection(REWARDS).len(), 8);
+}
+
+/// Claim: while the records of a batch are inserted, the batch before it is concluded and the checkpoint moves over the one
+/// before that; a checkpoint covers only what is concluded.
+#[test]
+fn batches_overlap_and_the_checkpoint_keeps_their_order() {
+    let mut bench = Bench::new(0);
+    (0..6).for_each(|_| append_interval(&bench.feed, 4));
+    let limits = Limits { batch_records: 4, ..Limits::default() };
+    bench.projecting = Projecting::new("n1".parse().expect("a name"), bench.feed.clone(), limits);
+    let mut under_way = std::collections::BTreeMap::new();
+    let (mut overlapped, mut covered) = (false, 0);
+    for _ in 0..200 {
+        for wish in bench.projecting.poll(bench.sight) {
+            match wish {
+                Wish::Wake(at) => {
+                    bench.wakes.insert(at);
+                }
+                Wish::Call(call, request) => {
+                    under_way.insert(call, request);
+                }
+                _ => {}
+            }
+        }
+        let words: Vec<String> = under_way.values().map(word).collect();
+        let any =
+            |start: &str, end: &str| words.iter().any(|one| one.starts_with(start) && one.ends_with(end));
+        overlapped |= any("insert", "rewards") && any("insert", "intervals") && any("checkpoint", "");
+        // The newest is answered first: the worst order.
+        let Some((call, request)) = under_way.pop_last() else {
+            let Some(at) = bench.wakes.pop_first() else { break };
+            bench.sight.now = bench.sight.now.max(at);
+            continue;
+        };
+        let mut reply = Reply::default();
+        bench.tables.execute(&request, 0..request.steps(), &mut reply).expect("well formed");
+        bench.projecting.answered(call, Ok(reply));
+        if moves_the_checkpoint(&request) {
+            let found = bench.tables.collection(PROJECTION).values().next().expect("one");
+            covered = found.get_i64("checkpoint").expect("a number");
+            let intervals = bench.tables.collection("intervals").len();
+            assert!(i64::try_from(intervals * 4).expect("small") >= covered, "{covered} of {intervals}");
+        }
+    }
+    assert!(overlapped, "three batches at once");
+    assert_eq!(covered, 24);
+}

@@ -89,7 +89,8 @@ pub enum ProjectionError {
     /// The local ledger no longer holds what MongoDB lacks.
     #[error(
         "MongoDB lacks {what} from {from} on, and the ledger here begins at {first}: restore the database \
-         from a backup"
+         from a backup that reaches up to there, or let the hole be: db.projection.updateOne({{}}, {{$set: {{{field}: \
+         NumberLong({last})}}}})", field = cursor_of(what), last = first - 1
     )]
     Gap {
         /// `ledger records` or `intervals`.
@@ -98,6 +99,17 @@ pub enum ProjectionError {
         from: u64,
         /// The first that is left.
         first: u64,
+    },
+    /// The checkpoint is behind where this session has seen it: a backup was put in place, or somebody set it back.
+    #[error(
+        "MongoDB went back from movement {from} to {found} while it was written: an older state was restored or the \
+         checkpoint was set back; what follows movement {found} is written again"
+    )]
+    WentBack {
+        /// Where this session had it.
+        from: u64,
+        /// Where it is.
+        found: u64,
     },
     /// The checkpoint document went away while it was in use.
     #[error("the projection document of cluster '{0}' has disappeared; it is made again")]
@@ -110,12 +122,22 @@ pub enum ProjectionError {
     Ledger(#[from] KeyspaceError),
 }
 
+/// The field of the projection document that counts what a gap is made of.
+fn cursor_of(what: &str) -> &'static str {
+    match what {
+        "intervals" => "intervals",
+        _ => "checkpoint",
+    }
+}
+
 impl ProjectionError {
     /// What to do about it.
     pub fn class(&self) -> Class {
         match self {
             ProjectionError::Driver(error) => classify(error),
-            ProjectionError::Timeout { .. } | ProjectionError::ClaimLost(_) => Class::Retry,
+            ProjectionError::Timeout { .. }
+            | ProjectionError::ClaimLost(_)
+            | ProjectionError::WentBack { .. } => Class::Retry,
             ProjectionError::Write { code, .. } => classify_code(*code),
             ProjectionError::Settings(_)
             | ProjectionError::WrongCluster { .. }
@@ -320,6 +342,19 @@ mod tests {
             (91, Class::Retry),
             (10107, Class::Retry),
             (64, Class::Retry),
+            // A primary that steps down or shuts down, a vote, a lost node, a write concern that is late.
+            (189, Class::Retry),
+            (11_600, Class::Retry),
+            (11_602, Class::Retry),
+            (13_435, Class::Retry),
+            (6, Class::Retry),
+            (112, Class::Retry),
+            // No such write concern, no room on the disk, an index of another shape, a wrong option.
+            (79, Class::Operator),
+            (100, Class::Operator),
+            (14_031, Class::Operator),
+            (86, Class::Operator),
+            (72, Class::Operator),
             (2, Class::Bug),
         ] {
             assert_eq!(classify_code(code), class, "{code}");

@@ -21,6 +21,7 @@
 //! | [`feed`] | where records come from: the applied state, or a list |
 //! | [`errors`] | what a failure means: retry, call the operator, or our own fault |
 //! | [`examine`] | a look at a server: is it there, does it let us in, is it new enough? |
+//! | [`piece`] | a batch with its documents |
 //! | [`ports`] | what the projection needs of the world |
 //! | [`target`] | one database: claim it, write a batch, move the checkpoint |
 //! | [`projector`] | the loop that follows the ledger while this node leads |
@@ -34,6 +35,7 @@ pub mod errors;
 pub mod examine;
 pub mod feed;
 pub mod mongo;
+pub mod piece;
 pub mod ports;
 pub mod projector;
 pub mod schema;

@@ -156,12 +156,20 @@ pub struct Limits {
     pub patience: Duration,
 }
 
+/// Movements in one batch of the real projector: enough that the waits for the journal at the ends of a batch are few.
+pub const BATCH_RECORDS: usize = 8_000;
+/// Documents in one command of the real projector: some hundred kilobytes.
+pub const CHUNK_DOCUMENTS: usize = 1_000;
+/// Commands of one collection that the real projector has under way at once. Two collections grow together, so twice as
+/// many meet at the server; more of them only wait for each other there.
+pub const CHUNKS_IN_FLIGHT: usize = 2;
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            batch_records: 4_000,
-            chunk_documents: 1_000,
-            chunks_in_flight: 4,
+            batch_records: BATCH_RECORDS,
+            chunk_documents: CHUNK_DOCUMENTS,
+            chunks_in_flight: CHUNKS_IN_FLIGHT,
             patience: OPERATION_TIMEOUT,
         }
     }
@@ -180,6 +188,13 @@ pub enum News {
         error: String,
         /// Whether it went well before.
         first: bool,
+    },
+    /// MongoDB is behind what the cluster knows that it had: it was emptied, or restored from an older backup.
+    WentBack {
+        /// Where MongoDB stands.
+        found: Checkpoint,
+        /// Where it stood once.
+        agreed: Checkpoint,
     },
     /// It goes on.
     Recovered,

@@ -1,14 +1,15 @@
 //! The loop that follows the ledger while this node leads.
 //!
-//! Three things go on at once: the present batch is written, the checkpoint of the batch before it moves, and the next
-//! batch is read from the state. A failure ends the session; the next session starts from the checkpoint document,
-//! which is the only memory that counts. Nothing here is awaited by consensus, pinging or paying.
+//! Four things go on at once, each with a batch of its own: a batch is read from the state, the records of the one before
+//! it are inserted, the intervals and members that conclude the one before that are written, and the checkpoint moves over
+//! the one before that. A failure ends the session; the next session starts from the checkpoint document, which is the
+//! only memory that counts. Nothing here is awaited by consensus, pinging or paying.
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::{join3, select};
+use futures_util::future::{join4, select};
 
 use crate::ledger::records::Checkpoint;
 use crate::node::status::ProjectionStatus;
@@ -16,7 +17,8 @@ use crate::types::{Index, Micros, Term};
 
 use super::errors::{Class, ProjectionError};
 use super::feed::Batch;
-use super::ports::{Gap, News, Surroundings};
+use super::piece::Piece;
+use super::ports::{Gap, News, Surroundings, Written};
 use super::target::Target;
 
 /// How long the projector waits after the first sign of news, so that one batch carries several entries.
@@ -49,6 +51,7 @@ pub async fn follow(surroundings: &impl Surroundings, database: &str) -> Infalli
         agreed: Checkpoint::default(),
         proposed_at: None,
         telling: Telling::Nothing,
+        went_back: None,
     };
     loop {
         let term = surroundings.leading();
@@ -70,6 +73,19 @@ struct Projector<'a, S> {
     agreed: Checkpoint,
     proposed_at: Option<Micros>,
     telling: Telling,
+    /// Where MongoDB was when people were last told that it had gone back.
+    went_back: Option<Checkpoint>,
+}
+
+/// What a session has begun and not finished, oldest first.
+#[derive(Default)]
+struct UnderWay {
+    /// Where the checkpoint stands for good.
+    confirmed: Checkpoint,
+    /// All of it up to here is in MongoDB, and the checkpoint has not moved there yet.
+    concluded: Option<Checkpoint>,
+    /// Its records are in MongoDB, its intervals and members are not.
+    recorded: Option<Piece>,
 }
 
 /// What people were told of this term's work.
@@ -142,57 +158,92 @@ impl<S: Surroundings> Projector<'_, S> {
         let (target, start) = Target::claim(server, self.database, genesis, node, limits).await?;
         // Another writer may just be moving the checkpoint that was read, and a power cut may take that back. Once our
         // own move to the same place is acknowledged, it is there for good, and the cluster may be told.
-        target.advance(start, term).await?;
+        target.advance(start, start, term).await?;
+        self.look_back(&target, start).await?;
         self.confirmed = Some(start);
         self.started(start).await?;
         let records = limits.batch_records;
-        let mut batch = self.next(start, records).await?;
+        let mut piece = self.next(start, records).await?;
         let mut after = start;
-        // Written, while its checkpoint has not moved yet.
-        let mut written: Option<Checkpoint> = None;
+        let mut under_way = UnderWay { confirmed: start, concluded: None, recorded: None };
         loop {
-            if batch.is_empty() {
-                if let Some(upto) = written.take() {
-                    target.advance(upto, term).await?;
+            if piece.batch.is_empty() && under_way.recorded.is_none() {
+                if let Some(upto) = under_way.concluded.take() {
+                    target.advance(under_way.confirmed, upto, term).await?;
+                    under_way.confirmed = upto;
                     self.moved(upto);
                 }
                 self.recovered();
                 self.report(true).await;
                 let seen = self.surroundings.applied();
-                batch = self.next(after, records).await?;
-                if batch.is_empty() {
+                piece = self.next(after, records).await?;
+                if piece.batch.is_empty() {
                     self.caught_up(after);
                     self.wait_for_news(seen).await;
                     self.propose();
-                    batch = self.next(after, records).await?;
+                    piece = self.next(after, records).await?;
                 }
                 continue;
             }
-            contiguous(&after, &batch)?;
-            let upto = batch.upto;
-            let begun = self.surroundings.now();
-            let advance = async {
-                match written {
-                    Some(upto) => target.advance(upto, term).await,
-                    None => Ok(()),
-                }
-            };
-            let (wrote, advanced, next) =
-                join3(target.write(&batch), advance, self.next(upto, records)).await;
-            advanced?;
-            if let Some(upto) = written.take() {
-                self.moved(upto);
-            }
-            self.surroundings.count(&wrote?, self.surroundings.now().since(begun));
-            written = Some(upto);
-            after = upto;
-            batch = next?;
+            contiguous(&after, &piece.batch)?;
+            after = piece.batch.upto;
+            piece = self.stage(&target, &mut under_way, piece, term).await?;
             self.report(false).await;
         }
     }
 
-    async fn next(&self, after: Checkpoint, records: usize) -> Result<Batch, ProjectionError> {
-        self.surroundings.read(move |feed| feed.next(&after, records)).await
+    /// One step of the pipeline: inserts the records of `piece`, concludes the batch before it, moves the checkpoint over
+    /// the one before that, and reads the batch that comes next.
+    async fn stage(
+        &mut self,
+        target: &Target<S::Server>,
+        under_way: &mut UnderWay,
+        piece: Piece,
+        term: Term,
+    ) -> Result<Piece, ProjectionError> {
+        let upto = piece.batch.upto;
+        let UnderWay { confirmed, concluded: written, recorded } = std::mem::take(under_way);
+        let begun = self.surroundings.now();
+        let advance = async {
+            match written {
+                Some(upto) => target.advance(confirmed, upto, term).await,
+                None => Ok(()),
+            }
+        };
+        let conclude = async {
+            match &recorded {
+                Some(piece) => target.write_conclusions(piece).await,
+                None => Ok(Written::new()),
+            }
+        };
+        let next = self.next(upto, self.surroundings.limits().batch_records);
+        let (wrote, concluded, advanced, next) =
+            join4(target.write_records(&piece), conclude, advance, next).await;
+        advanced?;
+        under_way.confirmed = written.unwrap_or(confirmed);
+        if let Some(upto) = written {
+            self.moved(upto);
+        }
+        let mut count = concluded?;
+        under_way.concluded = recorded.map(|piece| piece.batch.upto);
+        match wrote {
+            Ok(records) => count.extend(records),
+            Err(error) => {
+                // What was concluded meanwhile need not be done again, however long this batch is refused.
+                if let Some(upto) = under_way.concluded {
+                    target.advance(under_way.confirmed, upto, term).await?;
+                    self.moved(upto);
+                }
+                return Err(error);
+            }
+        }
+        self.surroundings.count(&count, self.surroundings.now().since(begun));
+        under_way.recorded = (!piece.batch.is_empty()).then_some(piece);
+        next
+    }
+
+    async fn next(&self, after: Checkpoint, records: usize) -> Result<Piece, ProjectionError> {
+        self.surroundings.read(move |feed| feed.next(&after, records).map(Piece::from)).await
     }
 
     /// Returns when the state has moved away from `seen` (and a moment has passed), or after [`IDLE_TICK`].
@@ -213,6 +264,26 @@ impl<S: Surroundings> Projector<'_, S> {
         self.error = Some(error);
     }
 
+    /// Tells when MongoDB is not as far as the cluster knows that it was: it was emptied, or restored from a backup.
+    async fn look_back(
+        &mut self,
+        target: &Target<S::Server>,
+        start: Checkpoint,
+    ) -> Result<(), ProjectionError> {
+        let agreed = self.surroundings.read(|feed| feed.projected()).await?;
+        if start.covers(&agreed) {
+            return Ok(());
+        }
+        // A server that has just become primary may show an older state for a moment. Our own write is in by now, so it
+        // shows everything before that, too.
+        let found = target.checkpoint().await?;
+        if !found.covers(&agreed) && self.went_back != Some(found) {
+            self.went_back = Some(found);
+            self.surroundings.tell(News::WentBack { found, agreed });
+        }
+        Ok(())
+    }
+
     /// Tells, once a term, that this node writes now, and from where.
     async fn started(&mut self, checkpoint: Checkpoint) -> Result<(), ProjectionError> {
         if self.telling != Telling::Nothing {
@@ -226,6 +297,7 @@ impl<S: Surroundings> Projector<'_, S> {
 
     /// Tells, once a term, that MongoDB has everything.
     fn caught_up(&mut self, checkpoint: Checkpoint) {
+        self.went_back = None;
         if std::mem::replace(&mut self.telling, Telling::CaughtUp) != Telling::CaughtUp {
             self.surroundings.tell(News::CaughtUp { checkpoint });
         }

@@ -1,5 +1,10 @@
 //! Validators and indexes, from the files in the top-level `database/`.
+//!
+//! Each validator names its version in the `title` of its schema, which MongoDB keeps with it. A leader puts its own in
+//! place of an older one, and leaves a newer one alone: while nodes are upgraded one after the other, the lead may go back
+//! to an older one, which must not take back what the newer has done.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bson::{Bson, Document, doc};
@@ -10,6 +15,9 @@ use mongodb::error::ErrorKind;
 use super::documents::{COLLECTIONS, ELECTIONS, INTERVALS, MEMBERS, OBSERVATIONS, PROJECTION, REWARDS};
 use super::errors::ProjectionError;
 use super::mongo::bounded;
+
+/// What the version stands behind in the title of a schema.
+const TITLE: &str = "super-node, version ";
 
 const INDEXES: &str = include_str!("../../database/indexes.json");
 
@@ -36,6 +44,12 @@ pub fn validator(collection: &str) -> Option<Document> {
         .map(|text| serde_json::from_str(text).expect("the embedded file is a document"))
 }
 
+/// The version that a validator names; 0 if it names none, as before there were versions, or as somebody else's.
+pub fn version(validator: &Document) -> u32 {
+    let title = validator.get_document("$jsonSchema").and_then(|schema| schema.get_str("title"));
+    title.ok().and_then(|title| title.strip_prefix(TITLE)?.parse().ok()).unwrap_or(0)
+}
+
 /// The index specifications per collection, as `createIndexes` takes them.
 pub fn indexes() -> BTreeMap<String, Vec<Document>> {
     serde_json::from_str(INDEXES).expect("the embedded file holds index specifications")
@@ -50,7 +64,24 @@ pub async fn apply(database: &Database) -> Result<(), ProjectionError> {
         match present.remove(collection) {
             None => create(database, collection, wanted).await?,
             Some(found) if found.as_ref() == Some(&wanted) => {}
-            Some(_) => modify(database, collection, wanted).await?,
+            Some(found) => match found.as_ref().map_or(0, version).cmp(&version(&wanted)) {
+                Ordering::Greater => {}
+                Ordering::Equal => {
+                    tracing::warn!(
+                        collection,
+                        "the validator was changed by hand; ours is put in place again"
+                    );
+                    modify(database, collection, wanted).await?;
+                }
+                Ordering::Less => {
+                    tracing::warn!(
+                        collection,
+                        version = version(&wanted),
+                        "the validator is replaced by ours"
+                    );
+                    modify(database, collection, wanted).await?;
+                }
+            },
         }
     }
     for (collection, specifications) in indexes() {
@@ -131,6 +162,29 @@ fn command_code(error: &ProjectionError) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Claim: a validator that changes gets a new version. (A failure here: raise the version in the file's `title`, then
+    /// write both down.)
+    #[test]
+    fn a_changed_validator_has_a_new_version() {
+        let told: Vec<String> = COLLECTIONS
+            .iter()
+            .map(|collection| {
+                let validator = validator(collection).expect("a validator");
+                let bytes = serde_json::to_vec(&validator).expect("JSON");
+                format!("{collection} {} {:08x}", version(&validator), crc32fast::hash(&bytes))
+            })
+            .collect();
+        let known = [
+            "rewards 1 7120eaa3",
+            "intervals 1 ffc4c325",
+            "observations 1 39050900",
+            "members 1 3eef55d0",
+            "elections 1 f299fb5e",
+            "projection 1 667f2e51",
+        ];
+        assert_eq!(told, known);
+    }
 
     #[test]
     fn the_embedded_files_are_complete() {

@@ -207,6 +207,16 @@ impl Surroundings for Shell {
                 let message = format!("MongoDB is not being written: {error}");
                 ("projection_failing", message, json!({ "database": database, "error": error }))
             }
+            News::WentBack { found, agreed } => {
+                let message = format!(
+                    "MongoDB is at movement {} and was at {}: it was emptied or restored from an older backup, or it is \
+                     another one; it is filled from the ledger, as far as that reaches back",
+                    found.rewards, agreed.rewards
+                );
+                tracing::warn!(event = "projection_went_back", "{message}");
+                let data = json!({ "database": database, "checkpoint": found, "agreed": agreed });
+                ("projection_went_back", message, data)
+            }
             News::Recovered => {
                 tracing::info!("projection goes on");
                 let data = json!({ "database": database, "error": null });

@@ -17,6 +17,7 @@ use super::documents::{
 use super::errors::ProjectionError;
 use super::feed::Batch;
 use super::mongo::{Mongo, MongoSettings};
+use super::piece::Piece;
 use super::ports::{Limits, Replacement, Server, Visibility, Written, bounded};
 
 /// A write met a document that was no longer there when it was looked at: a code of MongoDB that asks for another try.
@@ -127,6 +128,16 @@ impl<S: Server> Target<S> {
             }
             return Err(self.wrong_cluster(&other));
         }
+        self.checkpoint().await
+    }
+
+    /// Where the projection document stands.
+    ///
+    /// # Errors
+    /// [`ProjectionError::ClaimLost`] when it is gone, [`ProjectionError::WrongCluster`] when it is another's; whatever the
+    /// server says.
+    pub async fn checkpoint(&self) -> Result<Checkpoint, ProjectionError> {
+        let cluster = self.genesis.cluster.as_str();
         let found = self.find_projection(doc! { "_id": cluster }).await?;
         let found = found.ok_or_else(|| ProjectionError::ClaimLost(cluster.to_string()))?;
         if found.identity != self.genesis.identity {
@@ -135,43 +146,67 @@ impl<S: Server> Target<S> {
         Ok(found.checkpoint)
     }
 
-    /// Writes a batch. When it returns, everything in it is in MongoDB under the write concern; the checkpoint has
-    /// not moved. May be repeated, and may overlap with another writer.
+    /// Writes a batch, both halves of it, one after the other. When it returns, everything in it is in MongoDB under the
+    /// write concern; the checkpoint has not moved. May be repeated, and may overlap with another writer.
     ///
     /// # Errors
     /// [`ProjectionError::Differs`] when a record is there with other contents; whatever the server says. Some of the
     /// batch may have been written.
-    pub async fn write(&self, batch: &Batch) -> Result<Written, ProjectionError> {
-        let rewards = batch.rewards.iter().map(documents::movement).collect();
-        let observations = batch.observations.iter().map(documents::observation).collect();
-        let elections = batch.elections.iter().map(documents::election).collect();
+    pub async fn write(&self, batch: Batch) -> Result<Written, ProjectionError> {
+        let piece = Piece::from(batch);
+        let mut written = self.write_records(&piece).await?;
+        written.extend(self.write_conclusions(&piece).await?);
+        Ok(written)
+    }
+
+    /// The first half of a batch: movements, observations and elections, which refer to nothing that must be there before
+    /// them. Batches may overlap in it.
+    ///
+    /// # Errors
+    /// As [`Target::write`].
+    pub async fn write_records(&self, piece: &Piece) -> Result<Written, ProjectionError> {
         let (rewards, observations, elections) = try_join3(
-            self.insert(REWARDS, rewards),
-            self.insert(OBSERVATIONS, observations),
-            self.insert(ELECTIONS, elections),
+            self.insert(REWARDS, &piece.rewards),
+            self.insert(OBSERVATIONS, &piece.observations),
+            self.insert(ELECTIONS, &piece.elections),
         )
         .await?;
-        // Only now: who finds an interval finds its evidence and its payments, and the members reflect them.
-        let intervals = batch.intervals.iter().map(documents::interval).collect();
-        let intervals = self.insert(INTERVALS, intervals).await?;
-        let members = self.replace_members(&batch.members).await?;
-        Ok([
-            (REWARDS, rewards),
-            (OBSERVATIONS, observations),
-            (ELECTIONS, elections),
-            (INTERVALS, intervals),
-            (MEMBERS, members),
-        ]
-        .into())
+        Ok([(REWARDS, rewards), (OBSERVATIONS, observations), (ELECTIONS, elections)].into())
+    }
+
+    /// The second half, once the first half of this batch and of all before it is there: whoever finds an interval finds
+    /// its evidence and its payments, and the members reflect them.
+    ///
+    /// # Errors
+    /// As [`Target::write`].
+    pub async fn write_conclusions(&self, piece: &Piece) -> Result<Written, ProjectionError> {
+        let intervals = self.insert(INTERVALS, &piece.intervals).await?;
+        let members = self.replace_members(&piece.batch.members).await?;
+        Ok([(INTERVALS, intervals), (MEMBERS, members)].into())
     }
 
     /// Moves the checkpoint forward, never back, and says who moved it. When it returns, the checkpoint is at least
-    /// there for good.
+    /// there for good. It must still be at `from` or beyond, where this session has seen it: otherwise somebody has put
+    /// an older state of the database in place meanwhile, and what lies between would be skipped.
     ///
     /// # Errors
-    /// [`ProjectionError::ClaimLost`] when the projection document is gone; whatever the server says.
-    pub async fn advance(&self, upto: Checkpoint, term: Term) -> Result<(), ProjectionError> {
-        let ours = doc! { "_id": &self.genesis.cluster, "identity": &self.genesis.identity };
+    /// [`ProjectionError::ClaimLost`] when the projection document is gone, [`ProjectionError::WentBack`] when it is
+    /// behind `from`, [`ProjectionError::WrongCluster`] when it is another's; whatever the server says.
+    pub async fn advance(
+        &self,
+        from: Checkpoint,
+        upto: Checkpoint,
+        term: Term,
+    ) -> Result<(), ProjectionError> {
+        let at_least = |cursor: u64| doc! { "$gte": signed(cursor) };
+        let ours = doc! {
+            "_id": &self.genesis.cluster,
+            "identity": &self.genesis.identity,
+            "checkpoint": at_least(from.rewards),
+            "intervals": at_least(from.intervals.0),
+            "elections": at_least(from.elections.0),
+            "members": at_least(from.members.0),
+        };
         let change = doc! {
             "$max": {
                 "checkpoint": signed(upto.rewards),
@@ -185,24 +220,34 @@ impl<S: Server> Target<S> {
         };
         let moving = self.server.update(PROJECTION, ours, change, false);
         match self.bounded("move the checkpoint", moving).await?.matched {
-            false => Err(ProjectionError::ClaimLost(self.genesis.cluster.clone())),
+            false => Err(self.why_not_moved(from).await?),
             true => Ok(()),
         }
     }
 
+    /// What became of the projection document, which is not what it was.
+    async fn why_not_moved(&self, from: Checkpoint) -> Result<ProjectionError, ProjectionError> {
+        let found = self.checkpoint().await?;
+        Ok(ProjectionError::WentBack { from: from.rewards, found: found.rewards })
+    }
+
+    /// Inserts documents, several commands at once. Each lane sends one command after the other, so that none waits for
+    /// the slowest of the others.
     async fn insert(
         &self,
         collection: &'static str,
-        documents: Vec<RawDocumentBuf>,
+        documents: &[RawDocumentBuf],
     ) -> Result<u64, ProjectionError> {
         let Limits { chunk_documents, chunks_in_flight, .. } = self.limits;
-        let mut inserted = 0;
-        for group in documents.chunks(chunk_documents * chunks_in_flight) {
-            let inserts: Vec<_> =
-                group.chunks(chunk_documents).map(|chunk| self.insert_chunk(collection, chunk)).collect();
-            inserted += try_join_all(inserts).await?.iter().sum::<u64>();
-        }
-        Ok(inserted)
+        let lane = |first: usize| async move {
+            let mut inserted = 0;
+            for chunk in documents.chunks(chunk_documents).skip(first).step_by(chunks_in_flight) {
+                inserted += self.insert_chunk(collection, chunk).await?;
+            }
+            Ok::<u64, ProjectionError>(inserted)
+        };
+        let lanes = documents.len().div_ceil(chunk_documents).min(chunks_in_flight);
+        Ok(try_join_all((0..lanes).map(lane)).await?.iter().sum())
     }
 
     async fn insert_chunk(
@@ -247,20 +292,30 @@ impl<S: Server> Target<S> {
 
     /// Sets members to absolute values, each only where MongoDB holds an older one.
     async fn replace_members(&self, members: &[Member]) -> Result<u64, ProjectionError> {
-        let mut changed = 0;
-        for chunk in members.chunks(self.limits.chunk_documents) {
-            let replacements: Vec<Replacement> = chunk.iter().map(older_member).collect();
-            let replacing = self.server.replace(MEMBERS, &replacements, true);
-            let reply = self.bounded("update members", replacing).await?;
-            changed += reply.changed;
-            // The filter asks for an older document. A duplicate key says that there is one which is not older, or
-            // that another writer made an older one in the same moment: an update without insertion tells which.
-            if !reply.duplicates.is_empty() {
-                let raced = reply.duplicates.iter().filter_map(|at| replacements.get(*at)).cloned();
-                let raced: Vec<Replacement> = raced.collect();
-                let replacing = self.server.replace(MEMBERS, &raced, false);
-                changed += self.bounded("update members", replacing).await?.changed;
+        let Limits { chunk_documents, chunks_in_flight, .. } = self.limits;
+        let lane = |first: usize| async move {
+            let mut changed = 0;
+            for chunk in members.chunks(chunk_documents).skip(first).step_by(chunks_in_flight) {
+                changed += self.replace_chunk(chunk).await?;
             }
+            Ok::<u64, ProjectionError>(changed)
+        };
+        let lanes = members.len().div_ceil(chunk_documents).min(chunks_in_flight);
+        Ok(try_join_all((0..lanes).map(lane)).await?.iter().sum())
+    }
+
+    async fn replace_chunk(&self, members: &[Member]) -> Result<u64, ProjectionError> {
+        let replacements: Vec<Replacement> = members.iter().map(older_member).collect();
+        let replacing = self.server.replace(MEMBERS, &replacements, true);
+        let reply = self.bounded("update members", replacing).await?;
+        let mut changed = reply.changed;
+        // The filter asks for an older document. A duplicate key says that there is one which is not older, or
+        // that another writer made an older one in the same moment: an update without insertion tells which.
+        if !reply.duplicates.is_empty() {
+            let raced = reply.duplicates.iter().filter_map(|at| replacements.get(*at)).cloned();
+            let raced: Vec<Replacement> = raced.collect();
+            let replacing = self.server.replace(MEMBERS, &raced, false);
+            changed += self.bounded("update members", replacing).await?.changed;
         }
         Ok(changed)
     }

@@ -320,6 +320,16 @@ pub struct Checkpoint {
     pub members: Index,
 }
 
+impl Checkpoint {
+    /// Whether this is nowhere behind another.
+    pub fn covers(&self, other: &Checkpoint) -> bool {
+        self.rewards >= other.rewards
+            && self.intervals >= other.intervals
+            && self.elections >= other.elections
+            && self.members >= other.members
+    }
+}
+
 /// The interval counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntervalState {

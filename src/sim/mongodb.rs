@@ -289,7 +289,7 @@ impl Tables {
     }
 }
 
-/// Whether a document is what a filter asks for: fields equal to values, or `$ne`, `$in`, `$lt` of them.
+/// Whether a document is what a filter asks for: fields equal to values, or `$ne`, `$in`, `$lt`, `$gte` of them.
 fn matches(document: &RawDocument, filter: &Document) -> Result<bool, ProjectionError> {
     for (field, wanted) in filter {
         let found = document.get(field).map_err(malformed)?.map(Bson::try_from).transpose();
@@ -304,6 +304,7 @@ fn matches(document: &RawDocument, filter: &Document) -> Result<bool, Projection
                         ("$ne", operand) => found != *operand,
                         ("$in", Bson::Array(operands)) => operands.contains(&found),
                         ("$lt", operand) => is_less(&found, operand)?,
+                        ("$gte", operand) => found != Bson::Null && !is_less(&found, operand)?,
                         _ => return Err(malformed(format!("unknown operator {operator}"))),
                     };
                 }

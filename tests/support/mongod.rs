@@ -19,6 +19,8 @@ pub enum Kind {
     Standalone,
     /// A replica set of one server.
     ReplicaSet,
+    /// One of several servers of a replica set, which somebody else initiates.
+    Member,
     /// One server that knows nobody and demands authentication.
     AuthRequired,
 }
@@ -26,6 +28,8 @@ pub enum Kind {
 /// A running (or killed) server.
 pub struct Mongod {
     kind: Kind,
+    /// WiredTiger's cache, GB.
+    cache: String,
     port: u16,
     directory: tempfile::TempDir,
     child: Option<Child>,
@@ -37,12 +41,17 @@ impl Mongod {
     /// # Panics
     /// When no mongod can be had or started; the message says what was tried.
     pub async fn start(kind: Kind) -> Mongod {
+        Mongod::start_with_cache(kind, "0.25").await
+    }
+
+    /// The same, with a cache of so many GB.
+    pub async fn start_with_cache(kind: Kind, cache: &str) -> Mongod {
         let mut last_words = String::new();
         // Somebody else may take the port between the choice and the use.
         for _attempt in 0..5 {
             let port = free_port();
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let mut mongod = Mongod { kind, port, directory, child: None };
+            let mut mongod = Mongod { kind, cache: cache.to_string(), port, directory, child: None };
             match mongod.launch().await {
                 Ok(()) => {
                     mongod.initiate().await;
@@ -58,10 +67,25 @@ impl Mongod {
     pub fn uri(&self) -> String {
         match self.kind {
             Kind::ReplicaSet => format!("mongodb://127.0.0.1:{}/?replicaSet=rs0", self.port),
-            Kind::Standalone | Kind::AuthRequired => {
+            Kind::Standalone | Kind::Member | Kind::AuthRequired => {
                 format!("mongodb://127.0.0.1:{}/?directConnection=true", self.port)
             }
         }
+    }
+
+    /// Where it listens, on loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Whether it has not been killed.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// A client with short timeouts.
@@ -97,13 +121,13 @@ impl Mongod {
             .arg("--unixSocketPrefix")
             .arg(self.directory.path())
             .args(["--bind_ip", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--wiredTigerCacheSizeGB", "0.25"])
+            .args(["--wiredTigerCacheSizeGB", &self.cache])
             .stdin(Stdio::null())
             .stdout(std::fs::File::create(&log).expect("a log file"))
             .stderr(Stdio::null());
         match self.kind {
             Kind::Standalone => {}
-            Kind::ReplicaSet => {
+            Kind::ReplicaSet | Kind::Member => {
                 command.args(["--replSet", "rs0"]);
             }
             Kind::AuthRequired => {

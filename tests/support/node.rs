@@ -1,5 +1,7 @@
 //! A node without consensus: the handle that the layers above use, driven by the test.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super_node::ledger::command::{Answer, Applied, Command};

@@ -90,7 +90,7 @@ impl Watch {
             PROJECTION => {
                 let to = checkpoint(after)?;
                 let from = before.as_ref().map(checkpoint).transpose()?.unwrap_or_default();
-                if !reaches(&to, &from) {
+                if !to.covers(&from) {
                     return failed(format!("the checkpoint goes back from {from:?} to {to:?}"));
                 }
                 self.covered(tables, &from, &to)
@@ -159,7 +159,7 @@ impl Watch {
 
     /// Everything after `from` and up to `to` is there.
     fn covered(&self, tables: &Tables, from: &Checkpoint, to: &Checkpoint) -> Result<(), String> {
-        if !reaches(&self.head, to) {
+        if !self.head.covers(to) {
             return failed(format!(
                 "the checkpoint {to:?} is beyond the ledger, which ends at {:?}",
                 self.head
@@ -210,7 +210,7 @@ impl Watch {
     /// MongoDB has had a power cut.
     pub fn after_power_cut(&self, tables: &Tables) -> Result<(), String> {
         let now = shown(tables)?;
-        if !reaches(&now, &self.durable) {
+        if !now.covers(&self.durable) {
             return failed(format!("the checkpoint {:?} was acknowledged and is now {now:?}", self.durable));
         }
         self.covered(tables, &Checkpoint::default(), &now)
@@ -218,7 +218,7 @@ impl Watch {
 
     /// The cluster has agreed on a checkpoint.
     pub fn agreed(&self, on: &Checkpoint) -> Result<(), String> {
-        match reaches(&self.durable, on) {
+        match self.durable.covers(on) {
             true => Ok(()),
             false => {
                 failed(format!("the cluster agrees on {on:?}, MongoDB has only {:?} for good", self.durable))
@@ -303,14 +303,6 @@ fn immutable(batch: &Batch) -> [(&'static str, Vec<RawDocumentBuf>); 4] {
         (OBSERVATIONS, batch.observations.iter().map(documents::observation).collect()),
         (ELECTIONS, batch.elections.iter().map(documents::election).collect()),
     ]
-}
-
-/// Whether a checkpoint is nowhere behind another.
-fn reaches(one: &Checkpoint, other: &Checkpoint) -> bool {
-    one.rewards >= other.rewards
-        && one.intervals >= other.intervals
-        && one.elections >= other.elections
-        && one.members >= other.members
 }
 
 fn checkpoint(document: &RawDocumentBuf) -> Result<Checkpoint, String> {
