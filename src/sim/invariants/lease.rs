@@ -56,10 +56,10 @@ impl Promises {
         let Frame::Raft(Message { term, body }) = frame else { return };
         let promise = self.voters.entry(host.id.clone()).or_default();
         match body {
-            Body::AppendRequest { .. } | Body::Heartbeat { .. } => {
-                if promise.leader.as_ref().is_none_or(|(known, _, _)| known <= term) {
-                    promise.leader = Some((*term, from.clone(), host.clock.monotonic(now)));
-                }
+            Body::AppendRequest { .. } | Body::Heartbeat { .. }
+                if promise.leader.as_ref().is_none_or(|(known, _, _)| known <= term) =>
+            {
+                promise.leader = Some((*term, from.clone(), host.clock.monotonic(now)));
             }
             Body::VoteRequest { transfer: true, .. } => promise.excused = Some((from.clone(), *term)),
             _ => {}
