@@ -196,6 +196,20 @@ async fn without_a_quorum_nothing_is_acknowledged_and_the_answer_says_so() {
     assert_eq!(cluster.get(leader, "/v1/kv/a?level=stale").await["value"], json!(1));
     let output = cluster.cli(&["kv", "set", "b", "2", "--timeout", "1s"]);
     assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    // Whoever has little patience, and asks the silent ones, too, hears of a read as much.
+    let all: Vec<String> = cluster.nodes.iter().map(cluster::Node::url).collect();
+    for words in
+        [&["kv", "get", "a"][..], &["member", "list"], &["ledger", "balances"], &["election", "list"]]
+    {
+        let mut arguments = vec!["--timeout", "1s", "--endpoints"];
+        let all = all.join(",");
+        arguments.push(&all);
+        arguments.extend(words);
+        let output = cluster.cli(&arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {told}");
+        assert!(told.contains("[no_leader]"), "{words:?}: {told}");
+    }
 }
 
 #[tokio::test]

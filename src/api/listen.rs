@@ -27,7 +27,7 @@ use crate::network::native::{PREFACE, tune};
 use crate::network::tls::{self, Tls};
 
 use super::problem::Problem;
-use super::{ApiState, GRACE, dashboard, finished, kv, native, router};
+use super::{ApiState, Asked, GRACE, answering, dashboard, finished, kv, native, router};
 
 /// A connection that says nothing for so long is taken for HTTP, whose clients may open one before they need it.
 const SILENT_MAX: Duration = Duration::from_secs(1);
@@ -156,20 +156,28 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 async fn answer(state: ApiState, routes: Routes, request: Request<Body>) -> Result<Response, Infallible> {
+    let asked = Asked::of(request.headers());
+    Ok(answering(asked, answer_within(state, routes, request)).await)
+}
+
+async fn answer_within(state: ApiState, routes: Routes, request: Request<Body>) -> Response {
     let started = Instant::now();
     if let Err(problem) = state.guard.check(request.method(), request.uri().path(), request.headers()) {
         let mut response = problem.into_response();
         if dashboard::wants_page(request.uri().path(), request.method(), request.headers()) {
             response = dashboard::explain(&state, response);
         }
-        return Ok(finished(&state, "denied", started, response));
+        return finished(&state, "denied", started, response);
     }
     let Some(key) = plain_put(&request).map(str::to_string) else {
-        return routes.call(request).await;
+        return match routes.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
     };
     let (parts, body) = request.into_parts();
     let response = kv::put(&state, Ok(key), &parts.uri, &parts.headers, body).await.into_response();
-    Ok(finished(&state, kv::ROUTE, started, response))
+    finished(&state, kv::ROUTE, started, response)
 }
 
 /// The key of a put that needs no decoding.

@@ -29,6 +29,7 @@ pub mod sessions;
 pub mod snapshot;
 pub mod verify;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,7 +77,42 @@ const GRACE: Duration = Duration::from_secs(3);
 const ID: HeaderName = HeaderName::from_static("super-node-id");
 const LEADER: HeaderName = HeaderName::from_static("super-node-leader");
 const TERM: HeaderName = HeaderName::from_static("super-node-term");
+/// W3C Trace Context: of a request, its caller's span; of an answer, the request's own, if it is followed.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const INDEX: HeaderName = HeaderName::from_static("super-node-index");
+
+tokio::task_local! {
+    /// The request at hand, for what every handler needs of its headers.
+    static ASKED: Asked;
+}
+
+/// See [`ASKED`].
+#[derive(Default)]
+struct Asked {
+    /// How long its caller waits for the answer.
+    patience: Option<Duration>,
+    /// What the answer says of its trace.
+    traceparent: RefCell<Option<String>>,
+}
+
+impl Asked {
+    fn of(headers: &HeaderMap) -> Asked {
+        // A wrong one is refused by writes, which alone depend on it.
+        Asked { patience: patience(headers).ok().flatten(), ..Asked::default() }
+    }
+}
+
+/// Runs what answers a request.
+async fn answering(asked: Asked, answer: impl Future<Output = Response>) -> Response {
+    let answer = async {
+        let mut response = answer.await;
+        let said = ASKED.with(|asked| asked.traceparent.take());
+        let said = said.and_then(|text| HeaderValue::from_str(&text).ok());
+        response.headers_mut().extend(said.map(|said| (TRACEPARENT, said)));
+        response
+    };
+    ASKED.scope(asked, answer).await
+}
 
 /// Compares MongoDB with the ledger of this node.
 pub type Compare = Arc<
@@ -256,7 +292,10 @@ impl ApiState {
     pub(crate) async fn fresh(&self, wish: &ReadWish) -> Result<(), Problem> {
         if wish.level != ReadLevel::Stale {
             let lease = wish.level == ReadLevel::Lease;
-            let barrier = self.handle.read_barrier(lease, wish.forward, self.http.timeout).await;
+            // Whoever asks with less patience must hear in time that there is no leader, not nothing.
+            let asked = ASKED.try_with(|asked| asked.patience).ok().flatten();
+            let timeout = asked.map_or(self.http.timeout, |asked| asked.min(self.http.timeout));
+            let barrier = self.handle.read_barrier(lease, wish.forward, timeout).await;
             barrier.map_err(|failure| self.failed(failure, &wish.uri))?;
         }
         let Some(bound) = wish.max_stale else { return Ok(()) };
@@ -315,9 +354,13 @@ impl ApiState {
         let request = Request { once: once(headers)?, command };
         let patience = patience(headers)?.map_or(self.http.timeout, |asker| asker.min(self.http.timeout));
         let followed = self.tracer.as_ref().and_then(|tracer| {
-            let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+            let parent = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
             tracer.begin(parent, uri.path())
         });
+        if let Some(followed) = &followed {
+            // Outside of a request nobody wants to know.
+            let _told = ASKED.try_with(|asked| asked.traceparent.replace(Some(followed.traceparent())));
+        }
         let traced = followed.as_ref().map(traces::Request::traced);
         let applied = self.handle.submit_traced(request, forward, patience, traced).await;
         if let Some(followed) = followed {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use reqwest::Method;
+use reqwest::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -56,6 +57,8 @@ pub struct Options {
     pub token: Option<String>,
     /// The certificate of the authority that vouches for the nodes, for `https` endpoints; without it, the public ones do.
     pub ca: Option<PathBuf>,
+    /// Sent with every request: the span of the caller's that it is part of (W3C Trace Context). What is no header is left out.
+    pub traceparent: Option<String>,
 }
 
 /// Talks to a cluster.
@@ -221,6 +224,7 @@ struct Progress {
 impl Client {
     /// A client for these endpoints.
     pub fn new(options: Options) -> Result<Client, ClientError> {
+        let traceparent = options.traceparent.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
         let http = tls::http(options.ca.as_deref())
             .map_err(|error| ClientError::usage(error.what, error.hint))?
             .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
@@ -228,6 +232,12 @@ impl Client {
             // Loopback and cluster addresses are not for a proxy.
             .no_proxy()
             .user_agent(concat!("super-node/", env!("CARGO_PKG_VERSION")))
+            .default_headers(
+                traceparent
+                    .into_iter()
+                    .map(|value| (HeaderName::from_static("traceparent"), value))
+                    .collect(),
+            )
             .build()
             .map_err(|error| ClientError::failed(format!("cannot set up HTTP: {error}")))?;
         let endpoints = Mutex::new(Endpoints::new(options.endpoints.iter().cloned()));

@@ -48,6 +48,7 @@ fn frames() -> Vec<(&'static str, Frame)> {
         ("frame.read_index", Frame::ReadIndex { id: 3 }),
         ("frame.snapshot_ack", Frame::SnapshotAck { transfer: 4, next: 5 }),
         ("frame.not_member", Frame::NotMember { as_of: Index(6) }),
+        ("frame.followed", Frame::Followed { id: 2, trace: u128::MAX - 7, parent: 8 }),
     ]
 }
 

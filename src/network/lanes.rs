@@ -51,7 +51,8 @@ impl LaneName {
             | Frame::Word { .. }
             | Frame::WantState { .. }
             | Frame::HearsNoLeader { .. }
-            | Frame::Bound { .. } => LaneName::Urgent,
+            | Frame::Bound { .. }
+            | Frame::Followed { .. } => LaneName::Urgent,
         }
     }
 }

@@ -492,7 +492,7 @@ async fn the_hello_of_an_older_version_is_refused_in_words() {
     stream.write_all(&frame).await.unwrap();
     let answer = wire::read_greeting(&mut wire::reader(&mut stream, 4_096)).await.expect("it answers");
     assert!(
-        matches!(&answer, Greeting::Refused { reason } if reason.contains("speaks peer protocol 2 to 3, not 1")),
+        matches!(&answer, Greeting::Refused { reason } if reason.contains(&format!("speaks peer protocol 2 to {PROTOCOL}, not 1"))),
         "{answer:?}"
     );
 }
@@ -518,7 +518,7 @@ async fn two_nodes_speak_the_newest_protocol_that_both_know() {
     let mut n2 = Node::start("n2", "c", listen_again(at_two).await, &[("n1", at_one)]);
     n1.until_connected(&["n2"]).await;
     n2.until_connected(&["n1"]).await;
-    assert_eq!(n2.network.links()[0].protocol, Some(3));
+    assert_eq!(n2.network.links()[0].protocol, Some(PROTOCOL));
     n1.ping("n2", 3);
     n2.until(ping_from("n1", 3)).await;
 }
@@ -530,8 +530,8 @@ async fn an_offer_is_answered_by_the_newest_common_protocol_or_refused_in_words(
         (2, 2, Ok(2)),
         (2, 3, Ok(3)),
         (3, 3, Ok(3)),
-        (1, 9, Ok(3)),
-        (4, 9, Err("not 4 to 9")),
+        (1, 9, Ok(PROTOCOL)),
+        (PROTOCOL + 1, 9, Err("not 5 to 9")),
         (1, 1, Err("not 1")),
     ] {
         let mut stream = dial(&n1).await;
@@ -541,7 +541,10 @@ async fn an_offer_is_answered_by_the_newest_common_protocol_or_refused_in_words(
         match (answered, answer) {
             (Ok(protocol), Greeting::Hello(hello)) => assert_eq!(hello.protocol, protocol),
             (Err(words), Greeting::Refused { reason }) => {
-                assert!(reason.contains(words) && reason.contains("peer protocol 2 to 3"), "{reason}");
+                assert!(
+                    reason.contains(words) && reason.contains(&format!("peer protocol 2 to {PROTOCOL}")),
+                    "{reason}"
+                );
             }
             (_, other) => panic!("{oldest} to {newest}: {other:?}"),
         }

@@ -22,9 +22,9 @@ use super::io::{Effect, Input, Notice};
 use super::membership::{ACQUAINTANCES_MAX, Membership};
 use super::mending;
 use super::moment::Moment;
-use super::requests::{Origin, PARKED_MAX, Requests};
+use super::requests::{AskId, Origin, PARKED_MAX, Requests};
 use super::snapshot::{Incoming, Needs, Outgoings};
-use super::status::ProjectionStatus;
+use super::status::{ProjectionStatus, WebhookStatus};
 
 /// [`Bounds::requests_max`], as a rule.
 pub const REQUESTS_MAX: usize = 16_384;
@@ -113,6 +113,8 @@ pub struct Node {
     pub(super) agent_keys: Arc<BTreeMap<MemberId, AgentKey>>,
     pub(super) applied: Base,
     pub(super) projection: ProjectionStatus,
+    /// By name.
+    pub(super) webhooks: BTreeMap<String, WebhookStatus>,
     pub(super) peer_contact: BTreeMap<NodeId, Micros>,
     pub(super) peer_urls: BTreeMap<NodeId, String>,
     pub(super) duties: Duties,
@@ -177,6 +179,7 @@ impl Node {
             agent_keys: Arc::default(),
             applied,
             projection: ProjectionStatus::default(),
+            webhooks: BTreeMap::new(),
             peer_contact: BTreeMap::new(),
             peer_urls: BTreeMap::new(),
             duties,
@@ -225,6 +228,9 @@ impl Node {
                 self.route(moment, request, forward);
             }
             Input::Projection(status) => self.projection = status,
+            Input::Webhook(status) => {
+                self.webhooks.insert(status.hook.clone(), status);
+            }
             Input::Persisted { seq } => self.step_raft(moment, raft::Input::Persisted { seq }),
             Input::Applied(batch) => self.handle_applied(moment, *batch),
             Input::Flushed { index } => self.handle_flushed(moment, index),
@@ -309,6 +315,11 @@ impl Node {
     /// Moves with every change of the configuration in force, and when this node is removed or taken in again.
     pub fn membership_changes(&self) -> u64 {
         self.membership.changes
+    }
+
+    /// Who above asked for what was passed on to another node under this number.
+    pub fn passed_on(&self, id: u64) -> Option<AskId> {
+        self.requests.passed_on(id)
     }
 
     /// Where its log begins.

@@ -24,6 +24,7 @@ use crate::types::{Index, Micros, Term, UnixMillis};
 use super::applier::Applier;
 use super::core::{Node, Settings};
 use super::events::EventLog;
+use super::frame::Frame;
 use super::handle::{Ask, Changed, Failure, Handle, Reply, Transferred};
 use super::io::{Effect, Input};
 use super::mending;
@@ -33,7 +34,7 @@ use super::ports::{LogStore, Network, OpenedLog, Pinger, StateStore, StorageErro
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
 use super::status::{NodeStatus, RoleName};
-use super::trail::{Story, Trail};
+use super::trail::{Asker, Story, Trail};
 
 /// Asks that wait for the driver; more are refused as overloaded.
 const ASKS_MAX: usize = 8_192;
@@ -140,7 +141,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         events: Arc::clone(&events),
     };
     let (results, from_threads) = mpsc::unbounded_channel();
-    let expected_by = clock.moment().now;
+    let Moment { now: expected_by, entropy, .. } = clock.moment();
     let disk = DiskThread::start(log, parts.reserve, results.clone(), Arc::clone(&parts.metrics));
     let apply = ApplyThread::start(applier, Arc::clone(&parts.state), parts.reserve, results);
     let driver = Driver {
@@ -151,7 +152,7 @@ pub fn start<L: LogStore, P: Send + 'static, A: Send + 'static>(
         network: parts.network,
         pinger: parts.pinger,
         metrics: parts.metrics,
-        trail: parts.stories.map(|stories| (Trail::default(), stories)),
+        trail: parts.stories.map(|stories| (Trail::new(entropy), stories)),
         events,
         state: parts.state,
         disk,
@@ -325,7 +326,7 @@ impl Driver {
     /// Hands the stories of followed writes on. Nobody waits for a trace: what does not fit into the queue is dropped.
     fn tell_stories(&mut self, moment: Moment) {
         let Some((trail, stories)) = &mut self.trail else { return };
-        let spans = trail.finished(moment.now, moment.entropy);
+        let spans = trail.finished(moment.now);
         if !spans.is_empty() {
             // The clock of this very instant: the moment is as old as the turn.
             let story = Story { spans, origin_ns: origin_ns(self.clock.now()) };
@@ -365,6 +366,7 @@ impl Driver {
                 (Waiter::Transfer(reply), Want::Transfer(to), forward, patience)
             }
             Ask::Projection(status) => return self.step(Input::Projection(status)),
+            Ask::Webhook(status) => return self.step(Input::Webhook(status)),
         };
         self.last_ask += 1;
         let ask = self.last_ask;
@@ -399,10 +401,18 @@ impl Driver {
         if let Some((trail, _)) = &mut self.trail {
             match &effect {
                 Effect::Persist(persist) => trail.persist(persist, moment.now),
+                Effect::Send { to, frame: Frame::Forward { id, .. } } => {
+                    let asked = self.node.passed_on(*id);
+                    let followed = asked.and_then(|ask| trail.passed_on(ask, *id, to, moment.now));
+                    followed.into_iter().for_each(|frame| self.network.send(to, frame));
+                }
+                Effect::Send { to, frame: Frame::ForwardAnswer { id, result } } => {
+                    trail.answered(&Asker::Peer(to.clone(), *id), place(result), moment.now);
+                }
                 Effect::Send { to, frame } => trail.sent(to, frame, moment.now),
                 Effect::Apply(entries) => trail.committed(entries, moment.now),
                 Effect::Reply { ask, outcome: Outcome::Write(result) } => {
-                    trail.answered(*ask, result.as_ref().ok().map(|applied| applied.index), moment.now);
+                    trail.answered(&Asker::Ask(*ask), place(result), moment.now);
                 }
                 _ => {}
             }
@@ -410,7 +420,7 @@ impl Driver {
         match effect {
             Effect::Persist(persist) => self.disk.send(persist),
             Effect::Send { to, frame } => {
-                if matches!(frame, super::frame::Frame::Raft(_)) {
+                if matches!(frame, Frame::Raft(_)) {
                     self.metrics.raft_messages.inc();
                 }
                 self.network.send(&to, frame);
@@ -535,6 +545,10 @@ impl Driver {
         self.apply.finish();
         Ok(())
     }
+}
+
+fn place(result: &Result<Applied, Failure>) -> Option<Index> {
+    result.as_ref().ok().map(|applied| applied.index)
 }
 
 fn command_bytes(entry: &Entry) -> usize {

@@ -17,7 +17,8 @@ use super::handle::{Changed, Failure, Transferred};
 /// |---|---|
 /// | 2 | a hello names one version |
 /// | 3 | a hello offers a range of versions, and the answer says which of them is spoken; the frames from [`Frame::HearsNoLeader`] on |
-pub const PROTOCOL: u16 = 3;
+/// | 4 | [`Frame::Followed`] |
+pub const PROTOCOL: u16 = 4;
 /// The oldest version that is still spoken.
 pub const PROTOCOL_MIN: u16 = 2;
 /// Largest frame, in bytes, on a peer connection.
@@ -176,6 +177,16 @@ pub enum Frame {
         /// Where the log begins: an older state is of no use.
         base: Index,
     },
+    /// "The write that I pass on next is followed": its place in a trace (see [`super::trail`]). No part of the [`Frame::Forward`],
+    /// so that a node which does not know traces understands that as ever. May be lost.
+    Followed {
+        /// Of the [`Frame::Forward`] that follows.
+        id: u64,
+        /// The trace.
+        trace: u128,
+        /// The span that the receiver's part hangs below.
+        parent: u64,
+    },
 }
 
 impl Frame {
@@ -202,6 +213,7 @@ impl Frame {
             | Frame::AskHelp { .. }
             | Frame::Word { .. }
             | Frame::WantState { .. } => 3,
+            Frame::Followed { .. } => 4,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::types::{Index, NodeId, Term};
 
 use super::events::EventLog;
 use super::ports::StateStore;
-use super::status::{NodeStatus, ProjectionStatus};
+use super::status::{NodeStatus, ProjectionStatus, WebhookStatus};
 use super::trail::Traced;
 
 /// A write or read did not come to an answer.
@@ -192,6 +192,8 @@ pub enum Ask {
     },
     /// The projector's state, for the status.
     Projection(ProjectionStatus),
+    /// How a webhook fares, for the status.
+    Webhook(WebhookStatus),
     /// Change the configuration.
     Change {
         /// What changes.

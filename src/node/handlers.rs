@@ -48,6 +48,8 @@ impl Node {
             _ if !known => self.heard_stranger(moment, &from),
             Frame::Snapshot(_) => {}
             Frame::NotMember { as_of } => self.told_not_member(as_of),
+            // The driver keeps traces.
+            Frame::Followed { .. } => {}
             Frame::WantState { base } => self.wanted_state(moment, &from, base),
             Frame::HearsNoLeader { as_of } => self.tell_bindings(from, as_of),
             Frame::Bound { as_of, incarnations } => self.told_bindings(as_of, incarnations),

@@ -12,7 +12,7 @@ use super::frame::{Frame, SnapshotChunk};
 use super::ports::AddressBook;
 use super::requests::{AskId, Outcome, Want};
 use super::snapshot::{Received, WantPart};
-use super::status::ProjectionStatus;
+use super::status::{ProjectionStatus, WebhookStatus};
 
 /// What happens to a node.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ pub enum Input {
     },
     /// The projector's state, for the status.
     Projection(ProjectionStatus),
+    /// How a webhook of this node fares, for the status.
+    Webhook(WebhookStatus),
     /// The log is durable up to this batch.
     Persisted {
         /// See [`Persist::seq`].

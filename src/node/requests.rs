@@ -200,6 +200,14 @@ impl Requests {
         id
     }
 
+    /// Who above asked for what was passed on under this number.
+    pub fn passed_on(&self, id: RequestId) -> Option<AskId> {
+        match self.forwarded.get(&id)?.request.origin {
+            Origin::Ask(ask) => Some(ask),
+            Origin::Peer { .. } | Origin::Duty => None,
+        }
+    }
+
     /// Nobody can take it now: it waits, or fails at once (with `failure`) if too many do or if it already waited too
     /// long.
     pub fn park(&mut self, request: Started, failure: Failure, now: Micros) -> Option<Finished> {

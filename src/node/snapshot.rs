@@ -12,6 +12,7 @@ use crate::types::{Index, Micros, NodeId};
 
 use super::applier::rows_checksum;
 use super::frame::SnapshotChunk;
+use super::status::Receiving;
 
 /// How long a part waits for its acknowledgement before it is sent again.
 const PART_TIMEOUT: Duration = Duration::from_secs(2);
@@ -318,6 +319,8 @@ impl Received {
 pub struct Incoming {
     /// As of the last part, without its rows.
     current: Option<Received>,
+    /// What its rows had, together.
+    bytes: u64,
 }
 
 /// What a received part leads to.
@@ -352,6 +355,7 @@ impl Incoming {
                 configuration: chunk.configuration.clone(),
                 rows: Vec::new(),
             });
+            self.bytes = 0;
         }
         let Some(current) = self.current.as_mut() else { return Taken::Ack { next: FROM_THE_BEGINNING } };
         if current.transfer != chunk.transfer || &current.from != from || current.base != chunk.base {
@@ -364,11 +368,18 @@ impl Incoming {
             return Taken::Dropped;
         }
         current.parts += 1;
+        self.bytes += chunk.rows.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
         let part = Received { last: chunk.last, rows: chunk.rows, ..current.clone() };
         if chunk.last {
             self.current = None;
         }
         Taken::Part(Box::new(part))
+    }
+
+    /// How far an unfinished transfer is.
+    pub fn receiving(&self) -> Option<Receiving> {
+        let received = self.current.as_ref()?;
+        Some(Receiving { from: received.from.clone(), index: received.base.index, bytes: self.bytes })
     }
 
     /// What came could not be kept.
@@ -482,6 +493,8 @@ mod tests {
             outgoings.sent(&to, &part(number), at(20));
             let whole = matches!(incoming.take(&from, part(number)), Taken::Part(part) if part.last);
             assert_eq!(whole, number == 2);
+            let bytes = incoming.receiving().map(|receiving| receiving.bytes);
+            assert_eq!(bytes, (!whole).then_some(10 * u64::from(number + 1)));
             if !whole {
                 outgoings.acknowledged(&to, want.transfer, number + 1, at(20));
             }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Index, IntervalId, NodeId, Term};
+use crate::types::{Index, IntervalId, NodeId, Term, UnixMillis};
 
 /// The role of a node in consensus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,59 @@ pub struct NodeStatus {
     /// Whether this node keeps log and state in memory, and loses them when it ends.
     #[serde(default)]
     pub in_memory: bool,
+    /// The webhooks that are configured on this node, in order of their names. The one that leads tells most.
+    #[serde(default)]
+    pub webhooks: Vec<WebhookStatus>,
+    /// The state that this node is fetching.
+    #[serde(default)]
+    pub receiving: Option<Receiving>,
+}
+
+/// A state that a node fetches, because it is too far behind for the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receiving {
+    /// From whom.
+    pub from: NodeId,
+    /// What it covers.
+    pub index: Index,
+    /// So much is here. How much there is, nobody knows before the end.
+    pub bytes: u64,
+}
+
+/// How a webhook fares on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookStatus {
+    /// Its name.
+    pub hook: String,
+    /// Scheme, host and port of the receiver.
+    pub place: String,
+    /// Whether the receiver took nothing at the last try.
+    pub failing: bool,
+    /// What went wrong last, since this node started.
+    pub last_error: Option<WebhookError>,
+}
+
+impl WebhookStatus {
+    /// How it fares, for people.
+    pub fn in_words(&self) -> String {
+        let state = if self.failing { "takes nothing" } else { "in order" };
+        match &self.last_error {
+            None => state.to_string(),
+            Some(WebhookError { at, what, .. }) if self.failing => format!("{state}: {what} ({at})"),
+            Some(WebhookError { at, what, .. }) => format!("{state}; last error {at}: {what}"),
+        }
+    }
+}
+
+/// Something went wrong with a webhook.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookError {
+    /// When, by the node's clock.
+    pub at: UnixMillis,
+    /// What, without secrets.
+    pub what: String,
+    /// Whether the receiver will not be told of something because of it. Otherwise it is tried again.
+    pub lost: bool,
 }
 
 /// What a node's log holds.

@@ -5,20 +5,25 @@
 //! write is under way, the trail keeps a bounded number of marks (a batch went to the disk, entries went to a peer, a peer has
 //! them, …), and reads the story of a write off them once it is answered and every peer has confirmed it, or has had
 //! [`PEERS_PATIENCE`]. While none is under way, nothing is kept.
+//!
+//! A write that another node leads is told on both: here as the tries that were passed on ([`Frame::Followed`] goes before each), and
+//! there as what became of it, below the try. Each node's times are by its own clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::raft::{Body, Entry, Persist, Seq};
+use crate::raft::{Body, Entry, NODES_MAX, Persist, Seq};
 use crate::types::{Index, Micros, NodeId};
 
 use super::frame::Frame;
-use super::requests::AskId;
+use super::requests::{AskId, FORWARDED_FOR};
 
 /// Most writes that are followed at once; more are not followed.
 pub const WRITES_MAX: usize = 256;
 /// Most marks that are kept; a write whose marks were pushed out has fewer spans.
 pub const MARKS_MAX: usize = 8_192;
+/// Most tries of a write that are followed: it is passed on again only when a leader was lost.
+pub const TRIES_MAX: usize = 16;
 /// How long after the answer a peer's confirmation is waited for.
 pub const PEERS_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,16 +67,16 @@ pub struct Span {
     pub id: SpanId,
     /// The span that it is part of.
     pub parent: SpanId,
-    /// `queue`, `consensus`, `log`, `replicate`, `apply`, `answer`.
+    /// `queue`, `forward`, `consensus`, `log`, `replicate`, `apply`, `answer`.
     pub name: &'static str,
     /// By the node's clock.
     pub from: Micros,
     /// By the node's clock.
     pub to: Micros,
-    /// The peer, for `replicate`.
+    /// The peer, for `replicate` and `forward`.
     pub peer: Option<NodeId>,
-    /// The write's place in the log.
-    pub index: Index,
+    /// The write's place in the log, if it is known to have one.
+    pub index: Option<Index>,
 }
 
 #[derive(Debug)]
@@ -100,31 +105,64 @@ enum Mark {
     Applied(Index),
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Who is answered in the end.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asker {
+    /// Somebody above.
+    Ask(AskId),
+    /// Another node, which passed it on under its own number.
+    Peer(NodeId, u64),
+}
+
+#[derive(Debug)]
 struct Write {
     origin: Origin,
-    /// When the asker put it into the queue.
-    queued: Micros,
+    /// When the asker put it into the queue; `None` of another node's.
+    queued: Option<Micros>,
     /// When it was taken from there.
     taken: Micros,
+    /// Each time it was passed on.
+    tries: Vec<Try>,
+}
+
+/// A write was passed on.
+#[derive(Debug)]
+struct Try {
+    to: NodeId,
+    number: u64,
+    /// What the other node hangs its part below.
+    span: SpanId,
+    from: Micros,
+    /// When the other node answered.
+    answered: Option<Micros>,
 }
 
 #[derive(Debug)]
 struct Answered {
     write: Write,
-    index: Index,
+    index: Option<Index>,
     at: Micros,
 }
 
-/// See the module's head. Invariants: at most [`WRITES_MAX`] writes and [`MARKS_MAX`] marks; no marks without writes.
-#[derive(Debug, Default)]
+/// See the module's head. Invariants: at most [`WRITES_MAX`] writes, [`TRIES_MAX`] tries of each, and [`MARKS_MAX`] marks; no marks
+/// without writes.
+#[derive(Debug)]
 pub struct Trail {
-    open: BTreeMap<AskId, Write>,
+    names: Names,
+    open: BTreeMap<Asker, Write>,
     answered: Vec<Answered>,
     marks: VecDeque<(Micros, Mark)>,
+    /// What each node said last of a write that it passes on next.
+    announced: BTreeMap<NodeId, (u64, Origin)>,
 }
 
 impl Trail {
+    /// `word`: a random word, from which the spans get their names.
+    pub fn new(word: u64) -> Trail {
+        let (open, announced) = (BTreeMap::new(), BTreeMap::new());
+        Trail { names: Names(word), open, answered: Vec::new(), marks: VecDeque::new(), announced }
+    }
+
     fn idle(&self) -> bool {
         self.open.is_empty() && self.answered.is_empty()
     }
@@ -138,8 +176,44 @@ impl Trail {
 
     /// A sampled write was taken from the queue, where it was put at `queued`.
     pub fn taken(&mut self, ask: AskId, origin: Origin, queued: Micros, now: Micros) {
+        self.open(Asker::Ask(ask), origin, Some(queued.min(now)), now);
+    }
+
+    fn open(&mut self, asker: Asker, origin: Origin, queued: Option<Micros>, now: Micros) {
         if self.open.len() + self.answered.len() < WRITES_MAX {
-            self.open.insert(ask, Write { origin, queued: queued.min(now), taken: now });
+            self.open.insert(asker, Write { origin, queued, taken: now, tries: Vec::new() });
+        }
+    }
+
+    /// A write is passed on, under this number. If it is followed: what the other node is to be told first.
+    pub fn passed_on(&mut self, ask: AskId, number: u64, to: &NodeId, now: Micros) -> Option<Frame> {
+        let write = self.open.get_mut(&Asker::Ask(ask))?;
+        if write.tries.len() >= TRIES_MAX {
+            return None;
+        }
+        let span = self.names.next();
+        write.tries.push(Try { to: to.clone(), number, span, from: now, answered: None });
+        Some(Frame::Followed { id: number, trace: write.origin.trace, parent: span.0 })
+    }
+
+    /// A write of another node is here. It may be a second copy, of which nobody hears again: so those are not kept for ever.
+    fn taken_over(&mut self, peer: &NodeId, number: u64, now: Micros) {
+        let Some((_, origin)) = self.announced.remove(peer).filter(|(announced, _)| *announced == number)
+        else {
+            return;
+        };
+        let waits = |asker: &Asker, write: &Write| {
+            matches!(asker, Asker::Ask(_)) || now < write.taken.after(FORWARDED_FOR)
+        };
+        self.open.retain(|asker, write| waits(asker, write));
+        self.open(Asker::Peer(peer.clone(), number), origin, None, now);
+    }
+
+    fn came_back(&mut self, peer: &NodeId, number: u64, now: Micros) {
+        let tries = self.open.values_mut().flat_map(|write| &mut write.tries);
+        let found = tries.into_iter().find(|each| each.number == number && each.to == *peer);
+        if let Some(found) = found {
+            found.answered.get_or_insert(now);
         }
     }
 
@@ -169,10 +243,21 @@ impl Trail {
 
     /// A frame of a peer is here.
     pub fn received(&mut self, peer: &NodeId, frame: &Frame, now: Micros) {
-        if let (false, Frame::Raft(message)) = (self.idle(), frame)
-            && let Body::AppendAccepted { matched, .. } = &message.body
-        {
-            self.mark(now, Mark::Accepted { peer: peer.clone(), matched: *matched });
+        match frame {
+            Frame::Followed { id, trace, parent } if *trace != 0 && *parent != 0 => {
+                let origin = Origin { trace: *trace, parent: SpanId(*parent) };
+                if self.announced.len() < NODES_MAX || self.announced.contains_key(peer) {
+                    self.announced.insert(peer.clone(), (*id, origin));
+                }
+            }
+            Frame::Forward { id, .. } => self.taken_over(peer, *id, now),
+            Frame::ForwardAnswer { id, .. } => self.came_back(peer, *id, now),
+            Frame::Raft(message) if !self.idle() => {
+                if let Body::AppendAccepted { matched, .. } = &message.body {
+                    self.mark(now, Mark::Accepted { peer: peer.clone(), matched: *matched });
+                }
+            }
+            _ => {}
         }
     }
 
@@ -191,30 +276,34 @@ impl Trail {
     }
 
     /// A write is answered; `index` is its place in the log, if it has one.
-    pub fn answered(&mut self, ask: AskId, index: Option<Index>, now: Micros) {
-        if let (Some(write), Some(index)) = (self.open.remove(&ask), index) {
-            self.answered.push(Answered { write, index, at: now });
+    pub fn answered(&mut self, asker: &Asker, index: Option<Index>, now: Micros) {
+        if let Some(write) = self.open.remove(asker) {
+            // Of one that came to nothing, only what another node may have hung its part below is told.
+            if index.is_some() || !write.tries.is_empty() {
+                self.answered.push(Answered { write, index, at: now });
+            }
         }
         if self.idle() {
             self.marks.clear();
         }
     }
 
-    /// The spans of the writes whose story is over. `word`: a random word, from which the spans get their names.
-    pub fn finished(&mut self, now: Micros, word: u64) -> Vec<Span> {
+    /// The spans of the writes whose story is over.
+    pub fn finished(&mut self, now: Micros) -> Vec<Span> {
         if self.answered.is_empty() {
             return Vec::new();
         }
         let (mut spans, mut waiting) = (Vec::new(), Vec::new());
-        let mut names = Names(word);
+        let mut names = self.names;
         for answered in std::mem::take(&mut self.answered) {
             let patient = now < answered.at.after(PEERS_PATIENCE);
-            if patient && self.lacks_peers(answered.index) {
+            if patient && answered.index.is_some_and(|index| self.lacks_peers(index)) {
                 waiting.push(answered);
             } else {
                 self.tell(&answered, &mut names, &mut spans);
             }
         }
+        self.names = names;
         self.answered = waiting;
         if self.idle() {
             self.marks.clear();
@@ -241,20 +330,32 @@ impl Trail {
 
     fn tell(&self, answered: &Answered, names: &mut Names, spans: &mut Vec<Span>) {
         let Answered { write, index, at } = answered;
-        let mut span = |name, parent, from: Micros, to: Micros, peer: Option<&NodeId>| {
-            let id = names.next();
+        let mut tell = |id, name, parent, from: Micros, to: Micros, peer: Option<&NodeId>| {
             let (trace, peer) = (write.origin.trace, peer.cloned());
             spans.push(Span { trace, id, parent, name, from, to: to.max(from), peer, index: *index });
-            id
         };
         let parent = write.origin.parent;
-        span("queue", parent, write.queued, write.taken, None);
+        let mut elsewhere = None;
+        for each in &write.tries {
+            let to = each.answered.unwrap_or(*at);
+            tell(each.span, "forward", parent, each.from, to, Some(&each.to));
+            elsewhere = each.answered;
+        }
+        let mut span = |name, parent, from, to, peer| {
+            let id = names.next();
+            tell(id, name, parent, from, to, peer);
+            id
+        };
+        if let Some(queued) = write.queued {
+            span("queue", parent, queued, write.taken, None);
+        }
+        let Some(index) = index else { return };
         let committed =
             self.first(|mark| matches!(mark, Mark::Committed { from, to } if within(*index, *from, *to)));
         let applied = self.first(|mark| matches!(mark, Mark::Applied(upto) if upto >= index));
-        // Another node led, and did what is missing here.
-        let Some(committed) = committed else {
-            span("answer", parent, write.taken, *at, None);
+        // Another node led, and tells what is missing here. (Its entry is committed and applied here, too: later, as a rule.)
+        let Some(committed) = committed.filter(|_| elsewhere.is_none()) else {
+            span("answer", parent, elsewhere.unwrap_or(write.taken), *at, None);
             return;
         };
         let consensus = span("consensus", parent, write.taken, committed, None);
@@ -304,6 +405,7 @@ fn range(entries: &[Entry]) -> Option<(Index, Index)> {
 }
 
 /// Names out of one random word (splitmix64).
+#[derive(Debug, Clone, Copy)]
 struct Names(u64);
 
 impl Names {
@@ -319,6 +421,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use crate::ledger::command::{Command, Request};
+    use crate::node::handle::Failure;
     use crate::raft::{Message, Payload, Position};
     use crate::types::Term;
 
@@ -346,6 +450,12 @@ mod tests {
         Persist { seq, hard_state: None, base: None, entries: indices.map(entry).collect() }
     }
 
+    fn told(spans: &[Span]) -> Vec<(&'static str, u64, u64, Option<&str>)> {
+        let row = |span: &'_ Span| (span.name, span.from.0, span.to.0);
+        let peers = spans.iter().map(|span| span.peer.as_ref().map(NodeId::as_str));
+        spans.iter().map(row).zip(peers).map(|((name, from, to), peer)| (name, from, to, peer)).collect()
+    }
+
     fn origin() -> Origin {
         Origin { trace: 7, parent: SpanId(9) }
     }
@@ -354,7 +464,7 @@ mod tests {
     #[test]
     fn a_write_is_told_from_the_queue_to_the_answer() {
         let (mut trail, n2, n3): (Trail, NodeId, NodeId) =
-            (Trail::default(), "n2".parse().unwrap(), "n3".parse().unwrap());
+            (Trail::new(1), "n2".parse().unwrap(), "n3".parse().unwrap());
         trail.taken(1, origin(), Micros(10), Micros(20));
         trail.persist(&persist(4, 5..=5), Micros(21));
         trail.persist(&persist(5, 6..=8), Micros(25));
@@ -366,16 +476,12 @@ mod tests {
         trail.persisted(5, Micros(45));
         trail.committed(&[entry(6), entry(7), entry(8)], Micros(50));
         trail.applied(Index(8), Micros(60));
-        trail.answered(1, Some(Index(7)), Micros(65));
-        assert_eq!(trail.finished(Micros(66), 1), [], "n3 may still confirm");
+        trail.answered(&Asker::Ask(1), Some(Index(7)), Micros(65));
+        assert_eq!(trail.finished(Micros(66)), [], "n3 may still confirm");
         trail.received(&n3, &accepted(8), Micros(90));
-        let spans = trail.finished(Micros(91), 1);
-        let told: Vec<(&str, u64, u64, Option<&str>)> = spans
-            .iter()
-            .map(|span| (span.name, span.from.0, span.to.0, span.peer.as_ref().map(NodeId::as_str)))
-            .collect();
+        let spans = trail.finished(Micros(91));
         assert_eq!(
-            told,
+            told(&spans),
             [
                 ("queue", 10, 20, None),
                 ("consensus", 20, 50, None),
@@ -395,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_answer_is_not_waited_for_for_ever_and_nothing_is_kept_without_a_write() {
-        let (mut trail, n2): (Trail, NodeId) = (Trail::default(), "n2".parse().unwrap());
+        let (mut trail, n2): (Trail, NodeId) = (Trail::new(1), "n2".parse().unwrap());
         trail.sent(&n2, &append(1..=1), Micros(1));
         trail.persist(&persist(1, 1..=1), Micros(1));
         assert!(trail.marks.is_empty());
@@ -403,24 +509,24 @@ mod tests {
         trail.sent(&n2, &append(2..=2), Micros(3));
         trail.committed(&[entry(2)], Micros(4));
         trail.applied(Index(2), Micros(5));
-        trail.answered(1, Some(Index(2)), Micros(6));
-        assert!(trail.finished(Micros(7), 1).is_empty());
+        trail.answered(&Asker::Ask(1), Some(Index(2)), Micros(6));
+        assert!(trail.finished(Micros(7)).is_empty());
         let late = Micros(6).after(PEERS_PATIENCE);
-        let names: Vec<&str> = trail.finished(late, 1).iter().map(|span| span.name).collect();
+        let names: Vec<&str> = trail.finished(late).iter().map(|span| span.name).collect();
         assert_eq!(names, ["queue", "consensus", "apply", "answer"]);
         // One that another node did, and one that was refused.
         trail.taken(2, origin(), Micros(1), Micros(2));
-        trail.answered(2, Some(Index(9)), Micros(8));
+        trail.answered(&Asker::Ask(2), Some(Index(9)), Micros(8));
         trail.taken(3, origin(), Micros(1), Micros(2));
-        trail.answered(3, None, Micros(8));
-        let names: Vec<&str> = trail.finished(Micros(9), 1).iter().map(|span| span.name).collect();
+        trail.answered(&Asker::Ask(3), None, Micros(8));
+        let names: Vec<&str> = trail.finished(Micros(9)).iter().map(|span| span.name).collect();
         assert_eq!(names, ["queue", "answer"]);
         assert!(trail.idle() && trail.marks.is_empty());
     }
 
     #[test]
     fn writes_and_marks_are_bounded() {
-        let mut trail = Trail::default();
+        let mut trail = Trail::new(1);
         for ask in 0..WRITES_MAX as u64 + 9 {
             trail.taken(ask, origin(), Micros(1), Micros(1));
         }
@@ -429,5 +535,86 @@ mod tests {
             trail.persisted(seq, Micros(1));
         }
         assert_eq!(trail.marks.len(), MARKS_MAX);
+    }
+
+    /// Claim: a write that another node leads is one trace: what that node tells hangs below the try that was passed on.
+    #[test]
+    fn a_write_that_is_passed_on_is_told_on_both_nodes() {
+        let (n1, n2): (NodeId, NodeId) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+        let request = || Request::new(Command::Add { a: 1, b: 2 });
+        let answer = |id| Frame::ForwardAnswer { id, result: Err(Failure::Overloaded) };
+        let (mut follower, mut leader) = (Trail::new(1), Trail::new(2));
+        follower.taken(1, origin(), Micros(10), Micros(20));
+        assert_eq!(follower.passed_on(2, 6, &n2, Micros(21)), None, "that one is not followed");
+        let lost = follower.passed_on(1, 7, &n1, Micros(22)).expect("it is followed");
+        let followed = follower.passed_on(1, 8, &n2, Micros(40)).expect("it is followed");
+        assert_ne!(lost, followed);
+        let forward = Frame::Forward { life: 1, id: 8, request: request() };
+        leader.received(&n1, &Frame::Forward { life: 1, id: 5, request: request() }, Micros(1_000));
+        assert!(leader.idle(), "nothing was said of that one");
+        leader.received(&n1, &followed, Micros(1_001));
+        leader.received(&n1, &forward, Micros(1_002));
+        leader.received(&n1, &forward, Micros(1_003));
+        leader.committed(&[entry(3)], Micros(1_010));
+        leader.applied(Index(3), Micros(1_020));
+        leader.answered(&Asker::Peer(n1.clone(), 8), Some(Index(3)), Micros(1_030));
+        let there = leader.finished(Micros(1_031));
+        assert_eq!(
+            told(&there),
+            [
+                ("consensus", 1_002, 1_010, None),
+                ("apply", 1_010, 1_020, None),
+                ("answer", 1_020, 1_030, None)
+            ]
+        );
+        // What is committed is so on the follower, too; that says nothing of who brought it about.
+        follower.committed(&[entry(3)], Micros(50));
+        follower.received(&n2, &answer(8), Micros(60));
+        follower.answered(&Asker::Ask(1), Some(Index(3)), Micros(61));
+        let here = follower.finished(Micros(62));
+        assert_eq!(
+            told(&here),
+            [
+                ("forward", 22, 61, Some("n1")),
+                ("forward", 40, 60, Some("n2")),
+                ("queue", 10, 20, None),
+                ("answer", 60, 61, None),
+            ]
+        );
+        assert!(there.iter().all(|span| span.trace == 7 && span.parent == here[1].id), "{there:?}");
+        assert!(here.iter().all(|span| span.parent == SpanId(9)), "{here:?}");
+        // One that the other node refused is told, since that node may have told its part.
+        follower.taken(3, origin(), Micros(70), Micros(71));
+        assert!(follower.passed_on(3, 9, &n2, Micros(72)).is_some());
+        follower.received(&n2, &answer(9), Micros(80));
+        follower.answered(&Asker::Ask(3), None, Micros(81));
+        let names: Vec<&str> = follower.finished(Micros(82)).iter().map(|span| span.name).collect();
+        assert_eq!(names, ["forward", "queue"]);
+        assert!(follower.idle() && leader.idle());
+    }
+
+    #[test]
+    fn what_other_nodes_announce_is_bounded_and_not_kept_for_ever() {
+        let (mut trail, n1): (Trail, NodeId) = (Trail::new(1), "n1".parse().unwrap());
+        let request = Request::new(Command::Add { a: 1, b: 2 });
+        for id in 0..WRITES_MAX as u64 + 9 {
+            trail.received(&n1, &Frame::Followed { id, trace: 7, parent: 9 }, Micros(1));
+            trail.received(&n1, &Frame::Forward { life: 0, id, request: request.clone() }, Micros(1));
+        }
+        assert_eq!((trail.open.len(), trail.announced.len()), (WRITES_MAX, 0));
+        let late = Micros(1).after(FORWARDED_FOR);
+        trail.received(&n1, &Frame::Followed { id: 1_000, trace: 7, parent: 9 }, late);
+        trail.received(&n1, &Frame::Forward { life: 0, id: 1_000, request }, late);
+        assert_eq!(trail.open.len(), 1);
+        for number in 0..NODES_MAX + 9 {
+            let peer = format!("p{number}").parse().unwrap();
+            trail.received(&peer, &Frame::Followed { id: 1, trace: 7, parent: 9 }, late);
+        }
+        trail.received(&n1, &Frame::Followed { id: 1, trace: 0, parent: 0 }, late);
+        assert_eq!(trail.announced.len(), NODES_MAX);
+        trail.taken(1, origin(), late, late);
+        let followed =
+            (0..TRIES_MAX as u64 + 9).filter(|number| trail.passed_on(1, *number, &n1, late).is_some());
+        assert_eq!(followed.count(), TRIES_MAX);
     }
 }

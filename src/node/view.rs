@@ -62,6 +62,8 @@ impl Node {
             disk_full: self.disk_full,
             lacks_state: self.lacks_state(),
             in_memory: self.settings.in_memory,
+            webhooks: self.webhooks.values().cloned().collect(),
+            receiving: self.incoming.receiving(),
         }
     }
 

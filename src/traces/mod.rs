@@ -94,6 +94,11 @@ impl Request {
         Traced { origin: self.origin, queued_ns: now_ns() }
     }
 
+    /// What the answer says of it: the value of a `traceparent` header that names this request's own span.
+    pub fn traceparent(&self) -> String {
+        format!("00-{:032x}-{:016x}-01", self.origin.trace, self.origin.parent.0)
+    }
+
     /// The request is answered.
     pub fn end(self, failure: Option<&str>) {
         let finished = Finished {
@@ -111,13 +116,17 @@ impl Request {
     }
 }
 
-/// Version 00: trace, caller's span, whether the caller follows it. Anything else says nothing.
+/// Trace, caller's span, whether the caller follows it. A later version may say more after that (W3C Trace Context, section 3.2.4);
+/// anything else says nothing.
 fn parse_traceparent(text: &str) -> Option<(u128, SpanId, bool)> {
     let mut parts = text.trim().split('-');
     let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let lengths = [(version, 2), (trace, 32), (span, 16), (flags, 2)];
-    if version != "00" || parts.next().is_some() || lengths.iter().any(|(part, length)| part.len() != *length)
-    {
+    let digits = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    if lengths.iter().any(|(part, length)| part.len() != *length || !digits(part)) {
+        return None;
+    }
+    if version == "ff" || (version == "00" && parts.next().is_some()) {
         return None;
     }
     let (trace, span) = (u128::from_str_radix(trace, 16).ok()?, u64::from_str_radix(span, 16).ok()?);
@@ -239,8 +248,11 @@ mod tests {
         for wrong in ["", "00", "zz", "00-1-2-3"] {
             assert_eq!(parse(wrong.to_string()), None, "{wrong}");
         }
+        assert_eq!(parse(format!("01-{trace}-00f067aa0ba902b7-01-and-more")), Some(found));
         for wrong in [
-            format!("01-{trace}-00f067aa0ba902b7-01"),
+            format!("ff-{trace}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", trace.to_uppercase()),
+            format!("00-+{}-00f067aa0ba902b7-01", &trace[1..]),
             format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)),
             format!("00-{trace}-0000000000000000-01"),
             format!("00-{trace}-00f067aa0ba902b7-01-x"),
@@ -257,6 +269,15 @@ mod tests {
         };
         let said = |flag: &str| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flag}");
         assert_eq!((begin(0, None), begin(WHOLE_PPM, None)), (0, 200));
+        let tracer = Tracer { ratio_ppm: 0, exports: mpsc::channel(1).0, metrics: Arc::new(Metrics::new()) };
+        let (caller, followed) = (said("01"), tracer.begin(Some(&said("01")), "/").expect("it is followed"));
+        let answered = followed.traceparent();
+        assert_eq!(
+            (&answered[..36], &answered[52..]),
+            (&caller[..36], "-01"),
+            "its trace, and a span of ours"
+        );
+        assert_ne!(answered, caller);
         assert_eq!((begin(0, Some(&said("01"))), begin(WHOLE_PPM, Some(&said("00")))), (200, 0));
         let some = begin(500_000, None);
         assert!((40..160).contains(&some), "{some}");

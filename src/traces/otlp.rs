@@ -40,7 +40,8 @@ pub fn finished(story: Story) -> Vec<Finished> {
     let origin_ns = story.origin_ns;
     let at = |micros: Micros| origin_ns.saturating_add(micros.0.saturating_mul(1_000));
     let one = |span: crate::node::trail::Span| {
-        let mut attributes = vec![("super_node.log.index", Value::from(span.index.0))];
+        let index = span.index.map(|index| ("super_node.log.index", Value::from(index.0)));
+        let mut attributes: Vec<(&'static str, Value)> = index.into_iter().collect();
         attributes.extend(span.peer.map(|peer| ("super_node.peer", Value::from(peer.as_str()))));
         Finished {
             trace: span.trace,

@@ -92,6 +92,8 @@ fn status() -> NodeStatus {
         disk_full: false,
         lacks_state: false,
         in_memory: false,
+        webhooks: Vec::new(),
+        receiving: None,
     }
 }
 
@@ -128,7 +130,7 @@ impl Player {
                     let index = Index(self.index.load(Ordering::Relaxed));
                     let _receiver_may_be_gone = reply.send(refusal(forward).map_or(Ok(index), Err));
                 }
-                Ask::Projection(_) => {}
+                Ask::Projection(_) | Ask::Webhook(_) => {}
                 Ask::Change { change, forward, reply, .. } => {
                     let result = refusal(forward).map_or_else(|| self.change(&change), Err);
                     let _receiver_may_be_gone = reply.send(result);

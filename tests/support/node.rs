@@ -57,6 +57,8 @@ fn status(id: &NodeId) -> NodeStatus {
         disk_full: false,
         lacks_state: false,
         in_memory: false,
+        webhooks: Vec::new(),
+        receiving: None,
     }
 }
 
@@ -93,7 +95,7 @@ impl FakeNode {
                         let _gone = reply.send(Ok(Index(1)));
                     }
                     // Nobody above the projector asks for these.
-                    Ask::Change { .. } | Ask::Transfer { .. } => {}
+                    Ask::Change { .. } | Ask::Transfer { .. } | Ask::Webhook(_) => {}
                 }
             }
         });
