@@ -83,6 +83,16 @@ async fn begun(cluster: &Cluster, at: usize, receiver: &Receiver) {
     }
 }
 
+/// The hook in a node's status, once it is so.
+async fn hook_once(cluster: &Cluster, at: usize, is_so: impl Fn(&Value) -> bool) -> Value {
+    cluster
+        .wait_for("the status tells", || async {
+            let hook = cluster.try_get(at, "/v1/status").await?["webhooks"][0].clone();
+            is_so(&hook).then_some(hook)
+        })
+        .await
+}
+
 fn reasons(deliveries: &[Delivery]) -> BTreeSet<String> {
     let reason =
         |delivery: &Delivery| delivery.body["data"]["reason"].as_str().unwrap_or_default().to_string();
@@ -176,6 +186,28 @@ async fn a_receiver_that_was_away_is_told_everything_when_it_is_back() {
     }
     // Who delivers says so.
     let url = cluster.nodes[leader].url();
+    let hook = hook_once(&cluster, leader, |hook| hook["failing"] == true).await;
+    assert_eq!(hook["hook"], "pager", "{hook}");
+    assert!(hook["last_error"]["what"].as_str().is_some_and(|what| what.contains("refused")), "{hook}");
+    assert!(hook["last_error"]["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{hook}");
+    assert_eq!((&hook["last_error"]["lost"], &hook["place"]), (&json!(false), &json!(receiver.place())));
+    let table = cluster.cli(&["--endpoints", &url, "-o", "table", "status"]);
+    let table = String::from_utf8_lossy(&table.stdout);
+    assert!(
+        table.contains(&format!("webhook     pager at {}: takes nothing: ", receiver.place())),
+        "{table}"
+    );
+    let page = cluster.http.get(format!("{url}/node")).send().await.expect("an answer");
+    let page = page.text().await.expect("text");
+    assert!(page.contains(&format!("pager at {}: takes nothing: ", receiver.place())), "{page}");
+    let doctor = cluster.cli(&["-o", "json", "doctor", "--online"]);
+    assert_eq!(doctor.status.code(), Some(1));
+    let findings: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    let finding = findings.as_array().and_then(|all| all.iter().find(|each| each["check"] == "webhook"));
+    let finding = finding.unwrap_or_else(|| panic!("{findings}"));
+    assert_eq!(finding["level"], "fail", "{finding}");
+    assert!(finding["remedy"].as_str().is_some_and(|remedy| remedy.contains("[[webhooks]]")), "{finding}");
+    assert!(!findings.to_string().contains("T0K3N") && !hook.to_string().contains("T0K3N"), "{findings}");
     let failing = cluster.cli_json(&["--endpoints", &url, "events", "--type", "webhook_failing"]);
     assert_eq!(failing["data"]["hook"], "pager");
     assert!(!failing.to_string().contains("T0K3N"), "{failing}");
@@ -204,6 +236,10 @@ async fn a_receiver_that_was_away_is_told_everything_when_it_is_back() {
             (!output.stdout.is_empty()).then_some(())
         })
         .await;
+    // What went wrong last is still told, and that it is over.
+    let hook = hook_once(&cluster, leader, |hook| hook["failing"] == false).await;
+    assert_eq!(hook["last_error"]["lost"], false, "{hook}");
+    assert!(hook["last_error"]["what"].as_str().is_some_and(|what| what.contains("302")), "{hook}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,6 +306,9 @@ async fn what_is_refused_or_too_old_is_given_up_and_said() {
         String::from_utf8_lossy(&output.stdout).lines().count()
     };
     until("both are given up", || given_up(&cluster) == 2).await;
+    let hook = hook_once(&cluster, 0, |hook| hook["last_error"]["lost"] == true).await;
+    assert_eq!(hook["failing"], true, "{hook}");
+    assert!(hook["last_error"]["what"].as_str().is_some_and(|what| what.contains("given up")), "{hook}");
     receiver.answer(204);
     adjust(&cluster, 0, 3).await;
     until("what follows is told", || {
@@ -278,6 +317,11 @@ async fn what_is_refused_or_too_old_is_given_up_and_said() {
     .await;
     let taken = reasons(&receiver.taken_of("adjustment"));
     assert!(!taken.contains("number 1 (operator test)") && !taken.contains("number 2 (operator test)"));
+    // Something was lost, and that does not pass by itself.
+    let doctor = cluster.cli(&["-o", "json", "doctor", "--online"]);
+    let findings: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
+    let finding = findings.as_array().and_then(|all| all.iter().find(|each| each["check"] == "webhook"));
+    assert_eq!(finding.map(|finding| &finding["level"]), Some(&json!("warn")), "{findings}");
 }
 
 /// What `config check` says against a file; `None`: nothing.

@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 use crate::network::peers::Link;
-use crate::node::status::ProjectionStatus;
+use crate::node::status::{ProjectionStatus, WebhookStatus};
 use crate::storage::probe::{SyncLatency, sync_latency};
 use crate::types::NodeId;
 
@@ -46,6 +46,9 @@ pub struct SelfReport {
     pub links: Vec<Link>,
     /// Its projection into MongoDB.
     pub projection: ProjectionStatus,
+    /// How its webhooks fare.
+    #[serde(default)]
+    pub webhooks: Vec<WebhookStatus>,
 }
 
 /// How many files this process may open; `None`: no limit.
@@ -85,6 +88,7 @@ pub async fn report(State(state): State<ApiState>, uri: Uri) -> Result<Json<Self
         election_min_ms: about.election_min_ms,
         links,
         projection: status.projection,
+        webhooks: status.webhooks,
         // Last: what it took to find the rest out must not look like a wrong clock.
         clock_ms: clock_ms(),
     }))

@@ -179,7 +179,7 @@ fn as_table(status: &NodeStatus) -> String {
 /// Members, interval, ledger, projection: a line each.
 fn counts(status: &NodeStatus) -> String {
     let members = status.members;
-    format!(
+    let mut text = format!(
         "members     {} ({} up, {} suspect, {} down, {} suspended)\n\
          interval    {} open, {} next to settle\n\
          ledger      {} records, head {}\n\
@@ -194,7 +194,11 @@ fn counts(status: &NodeStatus) -> String {
         status.ledger.records,
         status.ledger.head_hash.get(..12).unwrap_or(&status.ledger.head_hash),
         projection(status),
-    )
+    );
+    for hook in &status.webhooks {
+        text.push_str(&format!("\nwebhook     {} at {}: {}", hook.hook, hook.place, hook.in_words()));
+    }
+    text
 }
 
 fn as_plain(status: &NodeStatus) -> String {
@@ -215,5 +219,7 @@ fn as_plain(status: &NodeStatus) -> String {
     lines.push(format!("interval\t{}\t{}", status.interval.open, status.interval.next_settle));
     lines.push(format!("ledger\t{}\t{}", status.ledger.records, status.ledger.head_hash));
     lines.push(format!("projection\t{}", projection(status)));
+    let hooks = status.webhooks.iter();
+    lines.extend(hooks.map(|hook| format!("webhook\t{}\t{}\t{}", hook.hook, hook.place, hook.in_words())));
     lines.join("\n")
 }

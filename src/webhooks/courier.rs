@@ -22,7 +22,8 @@ use crate::ledger::query;
 use crate::ledger::records::Genesis;
 use crate::ledger::webhooks::{HookCursor, SINCE, newest};
 use crate::metrics::{HookLabel, HookResultLabels, Metrics};
-use crate::node::handle::Handle;
+use crate::node::handle::{Ask, Handle};
+use crate::node::status::{WebhookError, WebhookStatus};
 use crate::types::{Term, UnixMillis};
 
 use super::decisions::{self, Page};
@@ -55,6 +56,7 @@ pub async fn run(
     let courier = Courier {
         sights: Mutex::new(Sights::new(hook.kinds.clone())),
         seen: Notify::new(),
+        last_error: Mutex::new(None),
         hook,
         client,
         handle: handle.clone(),
@@ -75,6 +77,7 @@ struct Courier {
     metrics: Arc<Metrics>,
     sights: Mutex<Sights>,
     seen: Notify,
+    last_error: Mutex<Option<WebhookError>>,
 }
 
 /// One term's work, or the time between two.
@@ -141,6 +144,8 @@ impl Courier {
     }
 
     async fn serve(&self, term: Option<Term>) -> Infallible {
+        // What was failing was dropped with the term in which it was tried.
+        self.report(false);
         self.sights().lead(term.is_some());
         let mut round = Round::default();
         loop {
@@ -188,6 +193,7 @@ impl Courier {
         let Ok(Page { news, upto, forgotten }) = page else { return false };
         if forgotten > 0 {
             self.forgotten(forgotten);
+            self.report(round.failing);
         }
         let moved = upto != told;
         (round.page, round.upto) = (news.into(), upto);
@@ -257,6 +263,8 @@ impl Courier {
                 }
                 Verdict::Refused(why) => {
                     self.count("refused");
+                    self.note(format!("{} was refused: {why}", news.id), true);
+                    self.report(round.failing);
                     return self.give_up(news, &why);
                 }
                 Verdict::Failed { why, asked } => (why, asked),
@@ -267,6 +275,8 @@ impl Courier {
             let age = Duration::from_millis(u64::try_from(wall().0.saturating_sub(news.at.0)).unwrap_or(0));
             if age >= self.hook.age_max {
                 self.count("given_up");
+                self.note(format!("{} was given up: {why}", news.id), true);
+                self.report(true);
                 return self.give_up(news, &why);
             }
             let pause = patience::pause(failures, rand::random());
@@ -279,7 +289,22 @@ impl Courier {
         }
     }
 
+    /// Tells the status how this hook fares. A status that finds no room is renewed with the next error.
+    fn report(&self, failing: bool) {
+        let last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (hook, place) = (self.hook.name.clone(), self.hook.place());
+        let _room =
+            self.handle.asks.try_send(Ask::Webhook(WebhookStatus { hook, place, failing, last_error }));
+    }
+
+    fn note(&self, what: impl Into<String>, lost: bool) {
+        let error = WebhookError { at: wall(), what: what.into(), lost };
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
     fn failed(&self, round: &mut Round, why: &str) {
+        self.note(why, false);
+        self.report(true);
         if std::mem::replace(&mut round.failing, true) {
             return;
         }
@@ -291,6 +316,7 @@ impl Courier {
 
     fn recovered(&self, round: &mut Round) {
         if std::mem::replace(&mut round.failing, false) {
+            self.report(false);
             let name = &self.hook.name;
             let message = format!("webhook {name} ({}) takes what it is told again", self.hook.place());
             tracing::info!(event = "webhook_recovered", "{message}");
@@ -313,6 +339,7 @@ impl Courier {
              for how long its receiver was away"
         );
         tracing::error!(event = "webhook_gap", "{message}");
+        self.note(&message, true);
         self.publish("webhook_gap", message, json!({ "hook": name, "records": records }));
     }
 
@@ -326,6 +353,7 @@ impl Courier {
         self.metrics.webhook_deliveries.get_or_create(&labels).inc_by(dropped);
         let message = format!("webhook {name}: its queue is full, the {dropped} oldest were dropped");
         tracing::error!(event = "webhook_dropped", "{message}");
+        self.note(&message, true);
         self.publish("webhook_dropped", message, json!({ "hook": name, "count": dropped }));
     }
 

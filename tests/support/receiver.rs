@@ -58,6 +58,11 @@ impl Receiver {
         format!("http://127.0.0.1:{}/hooks/T0K3N", self.port)
     }
 
+    /// What a node may show of the URL.
+    pub fn place(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     pub async fn listen(&mut self) {
         let listener = TcpListener::bind(("127.0.0.1", self.port)).await.expect("the port is free");
         let router = Router::new().fallback(any(take)).with_state(Arc::clone(&self.shared));

@@ -162,7 +162,7 @@ fn facts(state: &ApiState, status: &NodeStatus, samples: &[Sample]) -> Vec<Fact>
     };
     let place = state.about.data_dir.as_ref().map_or("memory".to_string(), |path| path.display().to_string());
     let storage = u64::try_from(state.metrics.storage_bytes.get()).unwrap_or(0);
-    vec![
+    let mut facts = vec![
         fact(
             "Log window",
             format!("{} to {}", text::count(log.base_index.0 + 1), text::count(log.last_index.0)),
@@ -188,7 +188,12 @@ fn facts(state: &ApiState, status: &NodeStatus, samples: &[Sample]) -> Vec<Fact>
             ),
         ),
         fact("Version", format!("{}, peer protocol {protocol}", status.version)),
-    ]
+    ];
+    let hooks = status.webhooks.iter();
+    facts.extend(
+        hooks.map(|hook| fact("Webhook", format!("{} at {}: {}", hook.hook, hook.place, hook.in_words()))),
+    );
+    facts
 }
 
 /// `GET /node`

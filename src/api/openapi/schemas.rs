@@ -155,6 +155,8 @@ fn status() -> Value {
         ("disk_full", truth()),
         ("lacks_state", truth()),
         ("in_memory", truth()),
+        ("webhooks", list(webhook_status())),
+        ("receiving", or_null(object([("from", text()), ("index", count()), ("bytes", count())]))),
     ])
 }
 
@@ -199,7 +201,13 @@ fn self_report() -> Value {
         ("election_min_ms", count()),
         ("links", list(link)),
         ("projection", anything()),
+        ("webhooks", list(webhook_status())),
     ])
+}
+
+fn webhook_status() -> Value {
+    let error = object([("at", text()), ("what", text()), ("lost", truth())]);
+    object([("hook", text()), ("place", text()), ("failing", truth()), ("last_error", or_null(error))])
 }
 
 fn peer_status() -> Value {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::api::doctor::{SelfReport, clock_ms};
 use crate::client::{Call, Client};
-use crate::node::status::NodeStatus;
+use crate::node::status::{NodeStatus, WebhookError, WebhookStatus};
 
 use super::local::{disk, open_files};
 use super::{Finding, Level};
@@ -81,12 +81,29 @@ pub(super) fn judge(told: &[Told]) -> Vec<Finding> {
             let remedy = "see `super-node doctor --offline` with that node's MONGODB_URI";
             findings.push(Finding::bad(Level::Fail, "mongodb", id, error, remedy));
         }
+        findings.extend(report.webhooks.iter().filter_map(|hook| webhook(id, hook)));
     }
     findings.extend(clusters(told));
     findings.extend(versions(told));
     findings.extend(clocks(told));
     findings.extend(links(told));
     findings
+}
+
+/// What is wrong with a webhook of a node.
+fn webhook(node: &str, hook: &WebhookStatus) -> Option<Finding> {
+    let WebhookError { at, what, lost } = hook.last_error.as_ref()?;
+    let WebhookStatus { hook, place, failing, .. } = hook;
+    let subject = format!("{node}: {hook} at {place}");
+    if *failing {
+        let remedy = "mend the receiver, or correct its url, ca or secret_file in [[webhooks]]; what happens meanwhile is told \
+                      later, up to max_age";
+        let what = format!("the receiver takes nothing: {what} ({at})");
+        return Some(Finding::bad(Level::Fail, "webhook", subject, what, remedy));
+    }
+    let remedy = "look up what it is in the ledger (docs/webhooks.md, \"What is guaranteed\"); restarting the node clears this";
+    let what = format!("it was not told of something: {what} ({at})");
+    lost.then(|| Finding::bad(Level::Warn, "webhook", subject, what, remedy))
 }
 
 fn clusters(told: &[Told]) -> Option<Finding> {
@@ -221,7 +238,9 @@ fn links(told: &[Told]) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::network::peers::Link;
+    use crate::node::frame::PROTOCOL;
     use crate::storage::probe::SyncLatency;
+    use crate::types::UnixMillis;
 
     fn link(node: &str, outgoing: bool, incoming: bool, trouble: &str) -> Link {
         Link {
@@ -241,7 +260,7 @@ mod tests {
             identity: Some("0123456789abcdef".to_string()),
             version: "1.2.3".to_string(),
             peer_protocol: 2,
-            peer_protocol_max: 3,
+            peer_protocol_max: PROTOCOL,
             clock_ms: 1_000_000,
             open_files_max: Some(65_536),
             disk: Some(SyncLatency { median_us: 100, worst_us: 900 }),
@@ -249,6 +268,7 @@ mod tests {
             election_min_ms: 300,
             links: vec![link(if id == "n1" { "n2" } else { "n1" }, true, true, "")],
             projection: Default::default(),
+            webhooks: Vec::new(),
         };
         Told { report, at_ms: 1_000_000, margin_ms: 2 }
     }
@@ -266,20 +286,29 @@ mod tests {
             .collect()
     }
 
+    fn hook(failing: bool, lost: bool) -> WebhookStatus {
+        let what = "it answered 500".to_string();
+        let last_error = Some(WebhookError { at: UnixMillis(7_000), what, lost });
+        let (hook, place) = ("pager".to_string(), "https://example.org".to_string());
+        WebhookStatus { hook, place, failing, last_error }
+    }
+
     #[test]
     fn two_healthy_nodes_are_in_order() {
         assert_eq!(wrong(|_| {}), []);
+        // One that took everything in the end is no trouble.
+        assert_eq!(wrong(|n| n.report.webhooks = vec![hook(false, false)]), []);
     }
 
     #[test]
     fn each_trouble_is_found_alone() {
         type Change = fn(&mut Told);
-        let cases: [(Change, Level, &str, &str); 10] = [
+        let cases: [(Change, Level, &str, &str); 12] = [
             (|n| n.report.disk_degraded = true, Level::Fail, "disk", "half an election timeout"),
             (|n| n.report.clock_ms += 700, Level::Fail, "clock", "n2 is at least 696 ms ahead of that of n1"),
             (|n| n.report.clock_ms -= 700, Level::Fail, "clock", "n1 is at least 696 ms ahead of that of n2"),
             (|n| n.report.version = "1.3.0".to_string(), Level::Warn, "version", "n2 1.3.0"),
-            (|n| n.report.peer_protocol = 4, Level::Fail, "version", "refuse each other"),
+            (|n| n.report.peer_protocol = PROTOCOL + 1, Level::Fail, "version", "refuse each other"),
             (|n| n.report.cluster = "red".to_string(), Level::Fail, "cluster", "n2 in 'red'"),
             (|n| n.report.identity = Some("fedc".to_string()), Level::Fail, "cluster", "(fedc)"),
             (
@@ -300,6 +329,13 @@ mod tests {
                 "mongodb",
                 "MongoDB: away",
             ),
+            (
+                |n| n.report.webhooks = vec![hook(true, false)],
+                Level::Fail,
+                "webhook",
+                "takes nothing: it answered 500",
+            ),
+            (|n| n.report.webhooks = vec![hook(false, true)], Level::Warn, "webhook", "1970-01-01T00:00:07"),
         ];
         for (change, level, check, words) in cases {
             let found = wrong(change);

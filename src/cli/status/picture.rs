@@ -88,7 +88,8 @@ impl Picture {
                 let bad = match number {
                     0 => members.down + members.suspect > 0,
                     3 => status.projection.error.is_some(),
-                    _ => false,
+                    // After the four come the webhooks.
+                    more => status.webhooks.get(more.wrapping_sub(4)).is_some_and(|hook| hook.failing),
                 };
                 line(if bad { Tint::Bad } else { Tint::Plain }, text.to_string());
             }
