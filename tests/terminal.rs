@@ -231,3 +231,83 @@ fn histories_are_counted_on_a_terminal_and_nowhere_else() {
     let output = Command::new(BINARY).args(["sim", "--seeds", "4"]).output().expect("it runs");
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
+
+/// A node that fetches 4 MiB of state at 1 MiB a second, while the cluster goes on, and then a few entries.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_shows_how_far_it_is_and_logs_above_that() {
+    let setup = Setup::nodes(1)
+        .with("SUPER_NODE_STORAGE__SNAPSHOT_RATE", "1MiB")
+        .with("SUPER_NODE_RAFT__SNAPSHOT_ENTRIES", "100")
+        .with("SUPER_NODE_LOG__LEVEL", "info");
+    let mut cluster = Cluster::start(&setup);
+    cluster.leader().await;
+    for number in 0..64 {
+        cluster.put(0, &format!("large-{number}"), &json!("x".repeat(60_000))).await;
+    }
+    for number in 0..500 {
+        cluster.put(0, "small", &json!(number)).await;
+    }
+    cluster
+        .wait_for("the log's head is dropped", async || {
+            let status = cluster.get(0, "/v1/status").await;
+            status["log"]["base_index"].as_u64().filter(|index| *index > 200)
+        })
+        .await;
+    let at = cluster.add_node("n2", 0);
+    let mut command = cluster.command(at);
+    command.env("SUPER_NODE_LOG__LEVEL", "info");
+    let view = Terminal::run(&command, (24, 100), cluster.directory.path());
+    view.wait_for("a bar of the state", |printed| {
+        printed.contains("fetching the state") && printed.contains("MiB")
+    });
+    let writing = async {
+        for number in 0.. {
+            cluster.put(0, "small", &json!(number)).await;
+            if view.printed().contains("this node votes now") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), writing).await.expect("it votes in the end");
+    let printed = view.printed();
+    // Log lines stand at the beginning of a line of their own, and the bar is gone in the end.
+    for line in printed.lines().filter(|line| line.contains(" INFO ")) {
+        let seen = without_codes(line.rsplit('\r').next().unwrap_or_default());
+        assert!(seen.starts_with("20"), "{line:?}");
+    }
+    let after = printed.rsplit("this node votes now").next().unwrap_or_default();
+    assert!(!after.contains("fetching") && !after.contains("catching up"), "{after:?}");
+    assert!(!printed.contains("is a learner and has"), "numbers move in the bar: {printed}");
+
+    // Where nobody looks, lines tell.
+    let quiet = cluster.join_node("n3", 0);
+    cluster.wait_for("it votes", async || cluster.log_of(quiet).contains("votes now").then_some(())).await;
+    let log = cluster.log_of(quiet);
+    assert!(log.contains("fetches the state: ") && !log.contains('\x1b') && !log.contains("MiB"), "{log}");
+}
+
+#[test]
+fn what_nobody_can_measure_shows_that_time_passes() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // It takes connections and does not answer.
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    for (words, shown) in [
+        (&["policy", "simulate"][..], "rehearsing"),
+        (&["leader", "transfer"], "handing over"),
+        (&["member", "remove", "n9"], "changing the configuration"),
+        (&["doctor", "--online"], "looking"),
+    ] {
+        let mut command = Command::new(BINARY);
+        command.args(["--endpoints", &url, "--timeout", "2s"]).args(words);
+        let view = Terminal::run(&command, (24, 100), directory.path());
+        view.wait_for("something moves", |printed| printed.contains(shown));
+        let output = directory.path().join("terminal.out");
+        let (code, restored) = view.end();
+        assert!(code != 0 && restored, "{words:?}: {code}");
+        // The bar is gone before anything is printed in its place.
+        let printed = std::fs::read_to_string(output).expect("text");
+        let after = printed.rsplit(shown).next().unwrap_or_default();
+        assert!(after.contains("\x1b[2K") || after.contains("\x1b[K"), "{words:?}: {printed:?}");
+    }
+}

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::progress::Span;
+use super::progress::Moving;
 use super::signals::{self, ParentArgs};
 use super::{CliError, Environment, Format, Global, Output};
 use crate::bench::cluster::{self, Cluster};
@@ -231,7 +231,7 @@ fn plan(args: &BenchArgs, clients: usize, cluster: &Cluster, own: Option<&Own>) 
 }
 
 async fn measure(args: &BenchArgs, plan: Plan) -> Result<Figures, CliError> {
-    let _moving = Span::new("measuring", plan.load.warm_up + plan.load.window);
+    let _moving = Moving::over("measuring", plan.load.warm_up + plan.load.window);
     let figures = match args.protocol {
         Protocol::Http => on_one_thread(move || async move { bench::measure_http(&plan).await }).await,
         Protocol::Native => on_one_thread(move || async move { bench::measure_native(&plan).await }).await,
@@ -257,7 +257,7 @@ async fn measure_bare(plan: &Plan) -> Result<Figures, CliError> {
         metrics: Vec::new(),
         ..plan.clone()
     };
-    let moving = Span::new("measuring a bare server", plan.load.warm_up + plan.load.window);
+    let moving = Moving::over("measuring a bare server", plan.load.warm_up + plan.load.window);
     let measured = on_one_thread(move || async move { bench::measure_http(&plan).await }).await;
     drop((child, moving));
     Ok(Figures { protocol: "bare".to_string(), ..measured?? })

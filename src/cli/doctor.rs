@@ -10,6 +10,7 @@ mod online;
 use clap::Args;
 use serde_json::json;
 
+use super::progress::Moving;
 use super::start::SettingsArgs;
 use super::{CliError, Environment, Global, Output};
 
@@ -87,6 +88,7 @@ pub async fn run(
     output: &mut Output,
 ) -> Result<(), CliError> {
     let mut findings = Vec::new();
+    let waiting = Moving::waiting("looking");
     if !args.online {
         let settings = args.settings.load().map_err(CliError::Config)?.settings;
         findings.extend(local::look(&settings).await);
@@ -97,6 +99,7 @@ pub async fn run(
         let expected = named || args.online;
         findings.extend(online::look(&global.client(environment)?, expected).await);
     }
+    drop(waiting);
     let items: Vec<_> = findings
         .iter()
         .map(|finding| {

@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::client::{Call, Client};
 use crate::node::status::NodeStatus;
 
+use super::progress::Moving;
 use super::{CliError, Output};
 
 /// `leader …`
@@ -38,7 +39,10 @@ pub async fn run(command: LeaderCommand, client: &Client, output: &mut Output) -
             }))?)
         }
         LeaderCommand::Transfer { to } => {
-            Ok(output.record(&client.transfer_leader(to.as_deref()).await?.body)?)
+            let waiting = Moving::waiting("handing over");
+            let answer = client.transfer_leader(to.as_deref()).await;
+            drop(waiting);
+            Ok(output.record(&answer?.body)?)
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::server::ServerError;
 use crate::storage::{DataDirectory, Inspection, inspect};
 
 use super::output::field;
+use super::progress::Moving;
 use super::{CliError, Environment, Global, Output};
 
 /// Entries shown unless told otherwise.
@@ -51,7 +52,10 @@ pub async fn run(
     let Some(data_dir) = data_dir else {
         return online(&global.client(environment)?, output).await;
     };
-    let found = tokio::task::block_in_place(|| read(&data_dir)).map_err(|error| {
+    let waiting = Moving::waiting("reading the log");
+    let found = tokio::task::block_in_place(|| read(&data_dir));
+    drop(waiting);
+    let found = found.map_err(|error| {
         // A log that cannot be read is the answer that was asked for, with the exit code for damage.
         CliError::Server(ServerError::Storage(error))
     })?;

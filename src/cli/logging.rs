@@ -16,7 +16,7 @@ pub fn init(settings: &LogSettings) -> Result<(), CliError> {
     // file.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(super::progress::beside)
         .log_internal_errors(false);
     let result = match settings.format {
         LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),

@@ -4,9 +4,10 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Call, Client, NewSuperNode, segment};
+use crate::client::{Answer, Call, Client, ClientError, NewSuperNode, segment};
 
 use super::output::{field, points};
+use super::progress::Moving;
 use super::{CliError, Output};
 
 /// `member …`
@@ -111,10 +112,10 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
         }
         MemberCommand::Add { id, address, super_node: true, replaces, learner_only } => {
             let node = NewSuperNode { id, address, replaces, learner_only };
-            Ok(output.record(&client.add_super_node(&node).await?.body)?)
+            changed(client.add_super_node(&node), output).await
         }
-        MemberCommand::Promote { id } => Ok(output.record(&client.promote(&id).await?.body)?),
-        MemberCommand::Demote { id } => Ok(output.record(&client.demote(&id).await?.body)?),
+        MemberCommand::Promote { id } => changed(client.promote(&id), output).await,
+        MemberCommand::Demote { id } => changed(client.demote(&id), output).await,
         MemberCommand::Maintain { id, intervals, from } => {
             let call = Call::new(Method::POST, format!("{}:maintain", path_of(&id)?))
                 .body(&json!({ "intervals": intervals, "from": from }))
@@ -139,6 +140,17 @@ pub async fn run(command: MemberCommand, client: &Client, output: &mut Output) -
                 .find_out("super-node member waiting");
             Ok(output.record(&client.send(call).await?.body)?)
         }
-        MemberCommand::Remove { id } => Ok(output.record(&client.remove_member(&id).await?.body)?),
+        MemberCommand::Remove { id } => changed(client.remove_member(&id), output).await,
     }
+}
+
+/// Prints what came of a change of the configuration, which may have to wait for another one.
+async fn changed(
+    change: impl Future<Output = Result<Answer, ClientError>>,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let waiting = Moving::waiting("changing the configuration");
+    let answer = change.await;
+    drop(waiting);
+    Ok(output.record(&answer?.body)?)
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::client::{Call, Client};
 
 use super::output::{Format, field, points};
+use super::progress::Moving;
 use super::{CliError, Output};
 
 /// `policy …`
@@ -85,7 +86,10 @@ pub async fn run(command: PolicyCommand, client: &Client, output: &mut Output) -
                 }
             }
             let call = Call::new(Method::POST, "/v1/policy:simulate").body(&Value::Object(table));
-            rehearsed(&client.send(call).await?.body, own, output)
+            let waiting = Moving::waiting("rehearsing");
+            let answer = client.send(call).await;
+            drop(waiting);
+            rehearsed(&answer?.body, own, output)
         }
     }
 }

@@ -1,12 +1,16 @@
 //! `start`: one super-node; its flags, and the settings that follow from them.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use clap::Args;
 
+use super::progress::{Progress, Unit};
 use super::signals::{self, ParentArgs};
 use super::{CliError, Environment, Global};
 use crate::config::{Errors, Inputs, Loaded, resolve};
+use crate::server::{CatchUp, Watcher};
 
 /// Flags that stand for keys of the configuration.
 #[derive(Debug, Clone, Default, Args)]
@@ -71,9 +75,38 @@ pub async fn run(args: &StartArgs, global: &Global, environment: &Environment) -
     }
     super::logging::init(&settings.log)?;
     let stop = signals::stop(&args.parent)?;
-    let result = crate::server::run(settings, stop.token.clone()).await;
+    // Where nobody looks, lines in the log tell.
+    let watcher = std::io::stderr().is_terminal().then(catching_up);
+    let result = crate::server::run(settings, watcher, stop.token.clone()).await;
     stop.clean_up();
     result.map_err(CliError::Server)
+}
+
+/// Shows how far a node is that joins, until it is in.
+fn catching_up() -> Watcher {
+    let begun = Instant::now();
+    let (mut shown, mut first) = (None, None);
+    Box::new(move |step| {
+        let (what, unit, done, total) = match step {
+            CatchUp::Votes | CatchUp::Follows => return shown = None,
+            CatchUp::Waiting => ("waiting for the leader", Unit::Time, 0, 0),
+            CatchUp::State { bytes } => ("fetching the state", Unit::Bytes, bytes, 0),
+            CatchUp::Entries { applied, commit } => {
+                let first = *first.get_or_insert(applied);
+                let (done, total) = (applied.saturating_sub(first), commit.saturating_sub(first));
+                ("catching up", Unit::Things("entries"), done, total)
+            }
+            CatchUp::Stable => ("caught up, waiting to vote", Unit::Time, 0, 0),
+        };
+        if shown.as_ref().is_none_or(|(known, _)| *known != what) {
+            // The last bar goes before the next comes.
+            shown = None;
+            shown = Some((what, Progress::since(begun, what, unit)));
+        }
+        if let Some((_, progress)) = &mut shown {
+            progress.at(done, total);
+        }
+    })
 }
 
 impl SettingsArgs {

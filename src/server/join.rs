@@ -71,7 +71,7 @@ pub(super) fn client(
         refused(2, message, "--token-file names a file that holds one token of the cluster")
     })?;
     let ca = settings.tls.ca.clone();
-    let options = Options { endpoints: endpoints.to_vec(), timeout, token, ca };
+    let options = Options { endpoints: endpoints.to_vec(), timeout, token, ca, ..Options::default() };
     Client::new(options).map_err(|error| refused(1, error.message, "see the message"))
 }
 
@@ -269,22 +269,28 @@ pub(super) async fn ask(
     }
 }
 
-/// Tells how the node comes along, until it votes (or follows for good as a learner).
-pub(super) async fn tell_progress(handle: Handle, stop: CancellationToken) {
+/// Tells how the node comes along, until it votes (or follows for good as a learner): in the log, and to who watches.
+pub(super) async fn tell_progress(handle: Handle, mut watcher: Option<Watcher>, stop: CancellationToken) {
     let mut seen: watch::Receiver<NodeStatus> = handle.status;
     let mut told = String::new();
     loop {
-        let line = progress(&seen.borrow_and_update().clone());
-        let (line, done) = match line {
-            Progress::Waiting => ("waits to be found by the leader".to_string(), false),
-            Progress::Behind { applied, commit } => {
+        let progress = progress(&seen.borrow_and_update().clone());
+        let (line, done) = match progress {
+            CatchUp::Waiting => ("waits to be found by the leader".to_string(), false),
+            CatchUp::State { bytes } => (format!("is a learner and fetches the state: {bytes} bytes"), false),
+            CatchUp::Entries { applied, commit } => {
                 (format!("is a learner and has {applied} of {commit} entries"), false)
             }
-            Progress::Stable => ("has caught up and is about to vote".to_string(), false),
-            Progress::Follows => ("has caught up and follows as a learner".to_string(), true),
-            Progress::Votes => ("votes now".to_string(), true),
+            CatchUp::Stable => ("has caught up and is about to vote".to_string(), false),
+            CatchUp::Follows => ("has caught up and follows as a learner".to_string(), true),
+            CatchUp::Votes => ("votes now".to_string(), true),
         };
-        if line != told {
+        if let Some(watcher) = &mut watcher {
+            watcher(progress);
+        }
+        // Whoever watches sees numbers move, and needs no line for each.
+        let moves = matches!(progress, CatchUp::State { .. } | CatchUp::Entries { .. });
+        if line != told && !(moves && watcher.is_some()) {
             tracing::info!(event = "join", "this node {line}");
             told = line;
         }
@@ -303,28 +309,51 @@ pub(super) async fn tell_progress(handle: Handle, stop: CancellationToken) {
     }
 }
 
-enum Progress {
+/// How far a node is that joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The leader has not spoken to it yet.
     Waiting,
-    Behind { applied: u64, commit: u64 },
+    /// It is too far behind for the log, and fetches the state.
+    State {
+        /// So much is here. How much there is, nobody knows before the end.
+        bytes: u64,
+    },
+    /// It follows the log.
+    Entries {
+        /// It has this entry.
+        applied: u64,
+        /// The cluster has this one.
+        commit: u64,
+    },
+    /// It has caught up, and is made a voter once it has kept up for a while.
     Stable,
+    /// It has caught up, and stays a learner.
     Follows,
+    /// It votes.
     Votes,
 }
 
-fn progress(status: &NodeStatus) -> Progress {
+/// Is told how a node that joins comes along.
+pub type Watcher = Box<dyn FnMut(CatchUp) + Send>;
+
+fn progress(status: &NodeStatus) -> CatchUp {
     let (applied, commit) = (status.applied.0, status.commit.0);
     if !status.voters.is_empty() && status.role != RoleName::Learner {
-        return Progress::Votes;
+        return CatchUp::Votes;
+    }
+    if let Some(receiving) = &status.receiving {
+        return CatchUp::State { bytes: receiving.bytes };
     }
     if commit == 0 {
-        return Progress::Waiting;
+        return CatchUp::Waiting;
     }
     let me = status.nodes.iter().find(|node| node.id == status.id);
     let added = status.learners.contains(&status.id);
     match me {
-        Some(me) if added && applied >= commit && me.joining => Progress::Stable,
-        Some(_) if added && applied >= commit => Progress::Follows,
-        _ => Progress::Behind { applied, commit },
+        Some(me) if added && applied >= commit && me.joining => CatchUp::Stable,
+        Some(_) if added && applied >= commit => CatchUp::Follows,
+        _ => CatchUp::Entries { applied, commit },
     }
 }
 
@@ -361,9 +390,10 @@ pub(super) async fn enter(
     settings: Arc<Settings>,
     address: String,
     handle: Handle,
+    watcher: Option<Watcher>,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
     ask(&invitation, &settings, &address, &stop).await?;
-    tell_progress(handle, stop).await;
+    tell_progress(handle, watcher, stop).await;
     Ok(())
 }

@@ -45,6 +45,8 @@ use crate::raft;
 use crate::storage::directory::{DataDirectory, condemn_state};
 use crate::traces;
 
+pub use join::{CatchUp, Watcher};
+
 use opened::Opened;
 
 /// Frames from peers that wait for the node; then the connections wait.
@@ -119,8 +121,12 @@ impl ServerError {
     }
 }
 
-/// Runs a node until `asked` is cancelled, or until it has to stop.
-pub async fn run(mut settings: Settings, asked: CancellationToken) -> Result<(), ServerError> {
+/// Runs a node until `asked` is cancelled, or until it has to stop. `watcher`: who is told how it catches up, if it joins.
+pub async fn run(
+    mut settings: Settings,
+    watcher: Option<Watcher>,
+    asked: CancellationToken,
+) -> Result<(), ServerError> {
     let tls = settings.tls.files().map(|files| Tls::load(&files)).transpose();
     let tls = tls.map_err(|error| ServerError::Security(error.to_string()))?;
     let guard = settings.auth.tokens.as_deref().map_or_else(|| Ok(Guard::default()), Guard::read);
@@ -226,7 +232,8 @@ pub async fn run(mut settings: Settings, asked: CancellationToken) -> Result<(),
         asking.spawn(lost::inquire(inquiry, joiner.clone(), stop.child_token()));
     }
     if let Some(invitation) = invitation {
-        asking.spawn(join::enter(invitation, Arc::new(settings), address, joiner, stop.child_token()));
+        let settings = Arc::new(settings);
+        asking.spawn(join::enter(invitation, settings, address, joiner, watcher, stop.child_token()));
     }
     let result = wait(running.ended, serving, asking, &stop).await;
     stop.cancel();

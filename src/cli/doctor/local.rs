@@ -172,6 +172,7 @@ async fn who_runs(settings: &Settings) -> Option<NodeStatus> {
         timeout: CONNECT_TIMEOUT,
         token: settings.auth.token_file.as_deref().and_then(|file| token_in(file).ok()),
         ca: settings.tls.ca.clone(),
+        ..Options::default()
     };
     Client::new(options).ok()?.ask(&endpoint, &Call::get("/v1/status")).await.ok()?.read().ok()
 }
