@@ -22,8 +22,10 @@ const LANE: f64 = 42.0;
 const BAR: f64 = 18.0;
 /// Colours of terms; they come again after so many.
 const COLOURS: u64 = 6;
-/// Labels closer than this would lie on each other.
+/// Labels are at least so wide.
 const LABEL_WIDTH: f64 = 96.0;
+/// How wide a letter of a label and of its reason is, about: 13 and 11 pixels high.
+const LETTER_WIDTH: (f64, f64) = (7.4, 5.7);
 /// Marks of what this node saw that are drawn at most.
 const MARKS_MAX: usize = 400;
 
@@ -73,6 +75,8 @@ pub struct Gap {
     x: f64,
     width: f64,
     middle: f64,
+    /// Half of what its texts take.
+    half: f64,
     label: String,
     reason: String,
     title: String,
@@ -288,9 +292,12 @@ impl Scene<'_> {
     ) -> Gap {
         let (x, end) = (self.x(from), self.x(to));
         let width = tenth((end - x).max(3.0));
-        // Labels stay within the drawing.
-        let middle = tenth((x + width / 2.0).clamp(LEFT + 40.0, RIGHT - 44.0));
-        Gap { x: tenth(end - width).min(x), width, middle, label, reason, title }
+        // Labels stay within the drawing, as long as they can.
+        let letters = |text: &str| text.chars().count() as f64;
+        let text = (letters(&label) * LETTER_WIDTH.0).max(letters(&reason) * LETTER_WIDTH.1);
+        let half = (text.max(LABEL_WIDTH) / 2.0).min((RIGHT - LEFT) / 2.0 - 1.0);
+        let middle = tenth((x + width / 2.0).clamp(LEFT + half, RIGHT - half));
+        Gap { x: tenth(end - width).min(x), width, middle, half, label, reason, title }
     }
 
     fn vote(&self, election: &Election, voter: &NodeId, middle: &dyn Fn(&NodeId) -> f64) -> Vote {
@@ -349,11 +356,11 @@ fn began(election: &Election) -> UnixMillis {
 fn hide_crowded(gaps: &mut [Gap]) {
     let mut next: Option<f64> = None;
     for gap in gaps.iter_mut().rev() {
-        if next.is_some_and(|next| next - gap.middle < LABEL_WIDTH) {
+        if next.is_some_and(|next| next < gap.middle + gap.half) {
             gap.label.clear();
             gap.reason.clear();
         } else {
-            next = Some(gap.middle);
+            next = Some(gap.middle - gap.half);
         }
     }
 }
@@ -417,6 +424,19 @@ mod tests {
             drawn.contains("n3 voted for n2 in term 2") && drawn.contains("n2 voted for itself in term 2")
         );
         assert!(drawn.contains("312 ms") && drawn.contains("UTC"));
+    }
+
+    #[test]
+    fn a_label_at_the_edge_stays_within_the_drawing() {
+        let long = "a-name-that-somebody-thought-of-for-a-machine";
+        for (leader, at) in [("n2", 99_900), ("n2", 700), (long, 99_900)] {
+            let elections = [election(1, "n1", None, 0, 10), election(2, leader, Some("n1"), 312, at)];
+            let lanes = draw(&elections, &[], &[]);
+            let gap = lanes.gaps.last().expect("a gap");
+            // Places are rounded to tenths.
+            let letters = gap.reason.chars().count() as f64 * LETTER_WIDTH.1 - 0.2;
+            assert!(gap.middle - letters / 2.0 >= LEFT && gap.middle + letters / 2.0 <= RIGHT, "{gap:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::ApiState;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1rem;color:#1c2430;background:#fff}\
-h1{margin-bottom:0}h2{border-bottom:1px solid #ccd;margin-top:2.5rem}h3{font:600 1rem ui-monospace,monospace;margin:2rem 0 .3rem}\
+h1{margin-bottom:0}h2{border-bottom:1px solid #ccd;margin-top:2.5rem}h3{font:600 1rem ui-monospace,monospace;margin:2rem 0 .3rem}h3,td{overflow-wrap:anywhere}\
 .m{background:#234;color:#fff;border-radius:3px;padding:.1rem .4rem;margin-right:.5rem}\
 table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;border-bottom:1px solid #e4e7ee;padding:.2rem .6rem .2rem 0}\
 pre{background:#f4f6fa;padding:.6rem;overflow:auto}code{font:13px ui-monospace,monospace}nav a{margin-right:.8rem}\
