@@ -217,8 +217,31 @@ pub fn driver_text(error: &Error) -> String {
             let message = command.message.split(" to execute command").next().unwrap_or_default();
             format!("{message} (code {})", command.code)
         }
+        ErrorKind::ServerSelection { message, .. } => selection_text(message),
         kind => kind.to_string(),
     }
+}
+
+/// The driver tells its whole picture of the deployment; people need to know which server is what, or why not.
+fn selection_text(message: &str) -> String {
+    let server = |part: &str| {
+        let (address, rest) = part.split_once(',')?;
+        let error = rest.split_once("Error: Kind: ").map(|(_, error)| error);
+        let what = match error {
+            Some(error) => error.split(", labels:").next()?.trim_start_matches("I/O error: ").to_string(),
+            None => {
+                let kind = rest.split_once("Type: ")?.1.split([',', ' ']).next()?;
+                if kind == "Unknown" { "not heard of yet".to_string() } else { format!("is {kind}") }
+            }
+        };
+        Some(format!("{address} {what}"))
+    };
+    let servers: Vec<String> = message.split("Address: ").skip(1).filter_map(server).collect();
+    // With servers that are too old or too new, the driver's own words say it best.
+    if servers.is_empty() || message.contains("wire version") {
+        return message.to_string();
+    }
+    format!("no server that can be used: {}", servers.join("; "))
 }
 
 /// Hides the passwords of a connection string wherever they appear in a text.
@@ -323,6 +346,26 @@ mod tests {
             (2, Class::Bug),
         ] {
             assert_eq!(classify_code(code), class, "{code}");
+        }
+    }
+
+    /// As the driver 3.9 says it.
+    #[test]
+    fn servers_that_cannot_be_used_are_named_with_the_reason() {
+        let refused = "Server selection timeout: No available servers. Topology: { Type: Unknown, Servers: [ { Address: 127.0.0.1:1, \
+                       Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: {\"RetryableError\"}, source: \
+                       None, server response: None } ] }";
+        let told = "no server that can be used: 127.0.0.1:1 Connection refused (os error 111)";
+        assert_eq!(selection_text(refused), told);
+        let set = "Server selection timeout: No available servers. Topology: { Type: ReplicaSetNoPrimary, Set Name: rs, Servers: [ { Address: \
+                   a:27017, Type: RsSecondary, Average RTT: 1ms }, { Address: b:27017, Type: Unknown } ] }";
+        let told = "no server that can be used: a:27017 is RsSecondary; b:27017 not heard of yet";
+        assert_eq!(selection_text(set), told);
+        for kept in [
+            "something new",
+            "Topology: { Servers: [ { Address: a:1, Compatiblity Error: it reports wire version 2 } ] }",
+        ] {
+            assert_eq!(selection_text(kept), kept);
         }
     }
 
