@@ -16,7 +16,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 
 /// A name was refused; the message says what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{name}' is not a valid name: use 1 to {NAME_BYTES_MAX} of a-z A-Z 0-9 . _ -")]
+#[error("'{name}' is not a valid name: use 1 to {NAME_BYTES_MAX} of a-z A-Z 0-9 . _ -, other than . and ..")]
 pub struct NameError {
     /// The text that was refused, cut to 80 characters.
     pub name: String,
@@ -67,6 +67,18 @@ macro_rules! name_type {
             /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
+            }
+
+            /// A name that somebody is to have from now on. Names stand in URLs and paths, where `.` and `..` mean something
+            /// else: so nobody gets these, although a log may hold them from before they were refused.
+            ///
+            /// # Errors
+            /// It is one of the two, or no name at all.
+            pub fn given(text: &str) -> Result<Self, NameError> {
+                match text {
+                    "." | ".." => Err(NameError { name: text.to_string() }),
+                    _ => text.parse(),
+                }
             }
         }
 
@@ -394,9 +406,13 @@ mod tests {
 
     #[test]
     fn names_are_bounded() {
-        assert!("n1".parse::<NodeId>().is_ok());
+        assert!(["n1", "...", "a.b", ".n"].iter().all(|good| NodeId::given(good).is_ok()));
+        for place in [".", ".."] {
+            assert!(NodeId::given(place).is_err() && MemberId::given(place).is_err(), "{place}");
+            assert!(place.parse::<MemberId>().is_ok(), "a log may hold it");
+        }
         for bad in ["", "a b", "ä", &"x".repeat(65)] {
-            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+            assert!(bad.parse::<NodeId>().is_err() && NodeId::given(bad).is_err(), "{bad}");
         }
     }
 

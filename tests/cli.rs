@@ -30,6 +30,8 @@ fn mistakes_on_the_command_line_end_with_2_and_say_so_on_stderr() {
         &["status", "--endpoints", "nonsense"],
         &["config", "check", "--config", "absent.toml"],
         &["config", "check", "--id", "not a name"],
+        &["config", "check", "--id", ".."],
+        &["agent", "--id", "..", "--join", "http://127.0.0.1:9"],
         &["config", "check", "--listen", "0.0.0.0:7400"],
     ] {
         let (code, stdout, stderr) = result(words);

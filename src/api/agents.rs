@@ -16,7 +16,7 @@ use crate::types::{AgentKey, MemberId, Version};
 
 use super::extract::{Params, parse_json, read_body};
 use super::problem::{Code, Problem};
-use super::{ApiState, ReadWish, unexpected};
+use super::{ApiState, ReadWish, members, unexpected};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +39,7 @@ pub async fn enrol(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
     let Enrol { id, address, key, version, token } = parse_json(&bytes)?;
+    let id = members::given(&id)?;
     remote_address(&address)
         .map_err(|problem| Problem::bad_request(format!("the agent {}", problem.what)).hint(problem.hint))?;
     let key = AgentKey::from_hex(&key).ok_or_else(|| {

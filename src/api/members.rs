@@ -76,6 +76,11 @@ pub async fn balances(State(state): State<ApiState>, uri: Uri) -> Result<Json<Pa
     Ok(Json(page(&state, &uri).await?.map(balance)))
 }
 
+/// The name of somebody who comes in.
+pub(super) fn given(id: &MemberId) -> Result<MemberId, Problem> {
+    MemberId::given(id.as_str()).map_err(|error| Problem::bad_request(error.to_string()))
+}
+
 /// Reads a member's name from a path.
 pub(super) fn member_of(text: &str) -> Result<MemberId, Problem> {
     text.parse().map_err(|error: crate::types::NameError| Problem::bad_request(error.to_string()))
@@ -127,6 +132,7 @@ pub async fn join(
 ) -> Result<Json<Value>, Problem> {
     let bytes = read_body(&headers, body, state.http.body_bytes_max).await?;
     let Join { id, address, kind, replaces, learner_only } = parse_json(&bytes)?;
+    let id = given(&id)?;
     remote_address(&address)
         .map_err(|problem| Problem::bad_request(format!("the member {}", problem.what)).hint(problem.hint))?;
     if kind == Some(Kind::SuperNode) {

@@ -96,7 +96,7 @@ fn key(path: &Path) -> Result<AgentKey, CliError> {
 }
 
 fn member(text: &str) -> Result<MemberId, String> {
-    text.parse().map_err(|error: crate::types::NameError| error.to_string())
+    MemberId::given(text).map_err(|error| error.to_string())
 }
 
 fn url(text: &str) -> Result<String, String> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::ledger::policy::PolicyKind;
 use crate::ledger::retention::KEPT_INTERVALS_MIN;
 use crate::node::frame::{PROTOCOL, PROTOCOL_MIN};
+use crate::types::NodeId;
 
 use super::value::{self, Problem, Raw};
 use super::{Lease, LogFormat, Settings, WriteConcern};
@@ -249,8 +250,11 @@ pub fn find(name: &str) -> Option<&'static Key> {
 
 fn set_node_id(settings: &mut Settings, raw: &Raw) -> Result<(), Problem> {
     let text = value::plain_text(raw, 80)?;
-    settings.node.id = text.parse().map_err(|_| {
-        Problem::new("is not a usable name", "write 1 to 64 of a-z A-Z 0-9 . _ -, such as n1")
+    settings.node.id = NodeId::given(&text).map_err(|_| {
+        Problem::new(
+            "is not a usable name",
+            "write 1 to 64 of a-z A-Z 0-9 . _ -, other than . and .., such as n1",
+        )
     })?;
     Ok(())
 }

@@ -345,7 +345,7 @@ pub fn peers(raw: &Raw) -> Result<BTreeMap<NodeId, String>, Problem> {
             return Err(Problem::new(what, hint));
         };
         let id: NodeId =
-            id.trim().parse().map_err(|error| Problem::new(format!("has a bad id: {error}"), hint))?;
+            NodeId::given(id.trim()).map_err(|error| Problem::new(format!("has a bad id: {error}"), hint))?;
         let address = address.trim();
         remote_address(address)?;
         if let Some((other, _)) = peers.iter().find(|(_, known)| *known == address) {

@@ -158,6 +158,14 @@ async fn members_join_show_and_leave() {
     let fake = Fake::start().await;
     let joined = fake.post("/v1/members", "{\"id\":\"w1\",\"address\":\"127.0.0.1:7500\"}").await;
     assert_eq!((joined.status, &joined.json["kind"]), (200, &json!("agent")), "{}", joined.text);
+    // These are places in a URL: whoever had such a name could not be asked for, nor removed.
+    for place in [".", ".."] {
+        let body =
+            json!({ "id": place, "address": "127.0.0.1:7500", "key": "0".repeat(64), "version": "0.1.0" });
+        fake.post("/v1/members:enrol", &body.to_string()).await.problem(400, "bad_request");
+        let body = json!({ "id": place, "address": "127.0.0.1:7500" });
+        fake.post("/v1/members", &body.to_string()).await.problem(400, "bad_request");
+    }
     let member = fake.get("/v1/members/w1").await;
     assert_eq!(member.json["address"], "127.0.0.1:7500");
     assert!(member.json["joined_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{}", member.text);
