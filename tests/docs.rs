@@ -203,6 +203,10 @@ fn every_code_and_every_exit_code_has_a_paragraph() {
     for code in codes.iter().chain(&words) {
         let found = paragraphs.iter().find(|paragraph| paragraph.starts_with(&format!("**{code}**")));
         assert!(found.is_some_and(|found| found.len() > 40), "docs/errors.md has no paragraph on {code}");
+        // What an error ends with leads there.
+        let output = Command::new(BINARY).args(["explain", &format!("[{code}]")]).output().expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && text.starts_with(code) && text.len() > 40, "{code}: {text}");
     }
     for exit in ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "130"] {
         assert!(

@@ -16,6 +16,15 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("super-node start", "one node on loopback"),
             ("super-node status --watch", "a live view"),
             ("super-node doctor", "what is wrong, and what to do"),
+            ("super-node explain no_leader", "what an error means: the word in its brackets"),
+        ],
+    ),
+    (
+        "explain",
+        &[
+            ("super-node explain no_leader", "the word in brackets at the end of an error"),
+            ("super-node explain 8", "an exit code"),
+            ("super-node explain | less", "all of them"),
         ],
     ),
     (

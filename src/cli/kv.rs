@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Call, Client, Listing, segment};
 use crate::config::value::parse_duration;
 
-use super::output::{Format, field};
+use super::output::{Format, field, harmless, json_text};
 use super::{CliError, Output};
 
 /// How long one long poll of `kv watch` waits on the node.
@@ -149,7 +149,7 @@ pub async fn run(command: KvCommand, client: &Client, output: &mut Output) -> Re
             let call = read.apply(Call::get("/v1/kv").query("prefix", prefix)).query_if("after", after);
             let Listing { items, node, leader } = client.listing(call, limit).await?;
             let row = |item: &Value| {
-                let value = item.get("value").unwrap_or(&Value::Null).to_string();
+                let value = json_text(item.get("value").unwrap_or(&Value::Null));
                 vec![field(item, "key"), value, field(item, "revision")]
             };
             let rows: Vec<_> = items.iter().map(row).collect();
@@ -175,11 +175,13 @@ fn print_entry(entry: &Value, output: &mut Output) -> Result<(), CliError> {
     match output.format() {
         Format::Json => output.json(entry)?,
         Format::Plain => match value {
+            // A terminal is commanded by what it is sent; a file or a program gets the text as it is.
+            Value::String(text) if output.is_terminal() => output.line(&harmless(text))?,
             Value::String(text) => output.line(text)?,
-            other => output.line(&other.to_string())?,
+            other => output.line(&json_text(other))?,
         },
         Format::Table => {
-            let row = vec![field(entry, "key"), value.to_string(), field(entry, "revision")];
+            let row = vec![field(entry, "key"), json_text(value), field(entry, "revision")];
             output.list(&["KEY", "VALUE", "REVISION"], &[row], &[])?;
         }
     }
@@ -230,7 +232,7 @@ async fn watch_prefix(prefix: &str, client: &Client, output: &mut Output) -> Res
                 output.line(&format!("{}\tdeleted", field(&change, "key")))?;
             }
             _ => {
-                let value = change.get("value").unwrap_or(&Value::Null);
+                let value = json_text(change.get("value").unwrap_or(&Value::Null));
                 let (key, revision) = (field(&change, "key"), field(&change, "revision"));
                 output.line(&format!("{key}\t{value}\t{revision}"))?;
             }

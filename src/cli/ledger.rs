@@ -38,6 +38,7 @@ pub enum LedgerCommand {
         /// Whose.
         member: String,
         /// How many points, such as 2.5
+        #[arg(allow_negative_numbers = true)]
         amount: String,
         /// The claim's number: one more than that of the last. Say it when you repeat a claim [default: the next]
         #[arg(long, value_name = "N")]

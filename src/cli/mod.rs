@@ -15,6 +15,7 @@ pub mod election;
 pub mod error;
 pub mod events;
 mod examples;
+pub mod explain;
 pub mod export;
 pub mod interval;
 pub mod kv;
@@ -173,6 +174,8 @@ pub enum Command {
     Recover(recover::RecoverArgs),
     /// Find what is wrong with this machine's set-up and with the running nodes, and say what to do
     Doctor(Box<doctor::DoctorArgs>),
+    /// What the word in brackets at the end of an error means, and what to do
+    Explain(explain::ExplainArgs),
     /// Be a replica of the course's key-value store, behind its simulator
     Replica(replica::ReplicaArgs),
     /// Run replicas of the course protocol through scenarios, and judge them
@@ -234,7 +237,9 @@ impl Global {
         let endpoints = endpoints.split(',').map(url).collect::<Result<Vec<_>, _>>()?;
         let timeout = self.timeout(environment)?;
         let token = self.token_file(environment).map(|path| read_token(&path)).transpose()?;
-        Ok(Client::new(Options { endpoints, timeout, token, ca: self.ca(environment) })?)
+        // As other tools do that are started within a trace.
+        let traceparent = environment.get("TRACEPARENT").map(str::to_string);
+        Ok(Client::new(Options { endpoints, timeout, token, ca: self.ca(environment), traceparent })?)
     }
 
     /// The file with the token to show, if there is one.
@@ -356,6 +361,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Config { command } => return config::run(command, output),
         Command::Certs(args) => return certs::run(&args, output),
         Command::Completions(args) => return completions::run(&args, output),
+        Command::Explain(args) => return explain::run(&args, output),
         Command::Man(args) => return man::run(&args, output),
         Command::Sim(args) => return tokio::task::block_in_place(|| sim::run_command(&args, output)),
         Command::Bench(args) => return bench::run(args, &cli.global, environment, output).await,
@@ -384,6 +390,7 @@ async fn dispatch(cli: Cli, environment: &Environment, output: &mut Output) -> R
         Command::Config { .. }
         | Command::Certs(_)
         | Command::Completions(_)
+        | Command::Explain(_)
         | Command::Man(_)
         | Command::Bench(_)
         | Command::Snapshot { .. }

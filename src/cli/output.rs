@@ -109,9 +109,34 @@ pub fn table(headers: &[&str], rows: &[Vec<String>]) -> String {
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_string(),
-        Value::String(text) => text.replace(['\t', '\n', '\r'], " "),
-        other => other.to_string(),
+        Value::String(text) => harmless(&text.replace(['\t', '\n', '\r'], " ")),
+        other => json_text(other),
     }
+}
+
+/// A value as JSON that a terminal shows as it is: what JSON may leave unescaped, and terminals obey, is escaped, too.
+pub fn json_text(value: &Value) -> String {
+    let mut text = String::new();
+    for char in value.to_string().chars() {
+        match u32::from(char) {
+            code @ 0x7f..=0x9f => text.push_str(&format!("\\u{code:04x}")),
+            _ => text.push(char),
+        }
+    }
+    text
+}
+
+/// A text that somebody else has written, for a terminal: it may not move the cursor, colour what follows, or name the window. Its
+/// control characters are shown by their pictures; lines and tabs stay.
+pub fn harmless(text: &str) -> String {
+    let one = |char: char| match u32::from(char) {
+        0x09 | 0x0a => char,
+        code @ ..0x20 => char::from_u32(0x2400 + code).unwrap_or(char::REPLACEMENT_CHARACTER),
+        0x7f => '\u{2421}',
+        0x80..=0x9f => char::REPLACEMENT_CHARACTER,
+        _ => char,
+    };
+    text.chars().map(one).collect()
 }
 
 /// A field of an object as a cell.
@@ -132,5 +157,21 @@ pub fn percent(item: &Value, name: &str) -> String {
     match item.get(name).and_then(Value::as_u64) {
         Some(ppm) => format!("{}.{:04}%", ppm / 10_000, ppm % 10_000),
         None => "-".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_not_command_the_terminal() {
+        let written = "a\u{1b}[31mred\u{1b}]0;name\u{7}\u{9b}2J\u{7f}\u{0}";
+        assert_eq!(harmless(written), "a␛[31mred␛]0;name␇\u{fffd}2J␡␀");
+        assert_eq!(harmless("two\nlines\tä 漢"), "two\nlines\tä 漢");
+        let value = serde_json::json!({ "k": "a\u{1b}\u{9b}\u{7f}ä" });
+        assert_eq!(json_text(&value), r#"{"k":"a\u001b\u009b\u007fä"}"#);
+        assert_eq!(serde_json::from_str::<Value>(&json_text(&value)).expect("the same value"), value);
+        assert_eq!(cell(&Value::from("a\tb\nc\rd\u{1b}")), "a b c d␛");
     }
 }
