@@ -3,8 +3,8 @@
 //! One pass over every fault is part of the suite. As many rounds as wanted, with faults drawn by a seed:
 //!
 //! ```text
-//! MONGODB_KILL_ROUNDS=200 cargo nextest run --profile kills
-//! MONGODB_KILL_ROUNDS=200 MONGODB_KILL_SEED=7 cargo nextest run --profile kills random_kills
+//! MONGODB_KILL_ROUNDS=200 cargo nextest run --profile kills --test mongodb_kills
+//! MONGODB_KILL_ROUNDS=200 MONGODB_KILL_SEED=7 cargo nextest run --profile kills --test mongodb_kills random_kills
 //! ```
 
 #[path = "mongodb_kills/backup.rs"]
@@ -46,7 +46,9 @@ async fn random_kills_leave_nothing_missing_and_nothing_double() {
     let seed = number(SEED).unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let mut dice = Dice(seed);
     let mut field = Field::lay(&mut dice).await;
-    let again = format!("{SEED}={seed} {ROUNDS}=N cargo nextest run --profile kills random_kills");
+    let again = format!(
+        "{SEED}={seed} {ROUNDS}=N cargo nextest run --profile kills --test mongodb_kills random_kills"
+    );
     println!("again: {again}");
     // Each of them once, then whatever the dice say.
     let mut rounds: Vec<Fault> = Fault::ALL.to_vec();

@@ -151,8 +151,21 @@ impl Field {
                 self.own().server.restart().await;
             }
         }
-        while self.load.join_next().await.is_some() {}
         self.drained().await;
+        self.arrived().await;
+    }
+
+    /// Waits until MongoDB itself says that it has what the ledger holds now: a projector that has not written since the
+    /// database was emptied does not know it yet.
+    async fn arrived(&mut self) {
+        let projection = self.database().await.collection::<bson::Document>("projection");
+        let ledger = async || self.cluster.leader_status().await?["ledger"]["records"].as_i64();
+        let records = self.cluster.wait_for("a leader", ledger).await;
+        let there = async || {
+            let found = projection.find_one(bson::doc! {}).await.ok()??;
+            (found.get_i64("checkpoint").ok()? >= records).then_some(())
+        };
+        self.cluster.wait_for("MongoDB has what the ledger held", there).await;
     }
 
     async fn interrupt(&mut self, line: Line, dice: &mut Dice) {
