@@ -16,7 +16,7 @@ use super_node::node::handle::{Changed, Failure, Transferred};
 use super_node::node::io::{Effect, Input, Notice};
 use super_node::node::moment::Moment;
 use super_node::node::ports::{
-    AddressBook, LogStore, Network, NewRows, OpenedLog, Pinger, StateStore, StorageError,
+    AddressBook, AgentPing, LogStore, Network, NewRows, OpenedLog, Pinger, StateStore, StorageError,
 };
 use super_node::node::requests::{
     Finished, Origin, Outcome, PARKED_FOR, PARKED_MAX, Requests, Started, WATCHED_FOR, Want,
@@ -26,7 +26,7 @@ use super_node::raft::{
     self, Body, Change, Configuration, Entry, Message, Payload, Persist, Position, Recovered,
 };
 use super_node::storage::MemoryState;
-use super_node::types::{AgentKey, Index, MemberId, Micros, NodeId, Term, UnixMillis};
+use super_node::types::{Index, Micros, NodeId, Term, UnixMillis};
 use tokio_util::sync::CancellationToken;
 
 fn id(name: &str) -> NodeId {
@@ -409,7 +409,7 @@ fn parts<L: LogStore>(log: L, state: Arc<dyn StateStore>) -> Parts<L, Input, Inp
         fn set_book(&self, _book: &AddressBook) {}
     }
     impl Pinger for Nowhere {
-        fn ping(&self, _member: &MemberId, _address: &str, _key: &AgentKey, _seq: u64) {}
+        fn ping(&self, _pings: &[AgentPing]) {}
     }
     fn inlet() -> Inlet<Input> {
         Inlet { receiver: tokio::sync::mpsc::channel(1).1, translate: Some }

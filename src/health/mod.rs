@@ -3,7 +3,7 @@
 //! # Schedule
 //! Each member is pinged once per `ping_every`, at an offset within the period that a hash of both names gives. So
 //! the pings of one observer are spread over the period, the observers of one member are spread too, and a restart
-//! changes nothing. Offsets lie on a grid of [`GRID`]: in a large fleet some members are due at the same moment, and their
+//! changes nothing. Offsets lie on a grid of `GRID`: in a large fleet some members are due at the same moment, and their
 //! pings leave together, for the price of one wake-up and few system calls. One ordered queue holds all due times; there is
 //! no timer per member. A slot that was slept through is left out, not made up for.
 //!
@@ -21,7 +21,7 @@
 //! # Levels
 //! Each try that is not answered in time goes to the detector of its member, in `suspicion`: up, suspect, down, and back. After the first
 //! miss further tries follow each other without a pause (`ping_timeout` apart, 500 ms by default), until the member
-//! answers or is held dead, and two other super-nodes are asked to try it, in `help`. At most [`PROBES_MAX`] of these *probes* are
+//! answers or is held dead, and two other super-nodes are asked to try it, in `help`. At most `PROBES_MAX` of these *probes* are
 //! under way at once. They count in no interval: only the
 //! schedule does, or a silent member would be asked more often than others and be paid for another number of pings.
 //! A member that has never answered is [`Level::Suspect`]: nobody knows that it lives. Levels drive display, alerts and
