@@ -82,8 +82,10 @@ fn is_there(leader: &Host, term: Term, peer: &Host, disk: &Recovered, matched: I
             leader.id, peer.id
         ))
     };
-    if disk.hard_state.term < term {
-        return breach(format!("that one has only come to term {}", disk.hard_state.term));
+    // A snapshot that was installed just before a crash tells of a term that the log may not know.
+    let come_to = disk.hard_state.term.max(peer.flushed_term);
+    if come_to < term {
+        return breach(format!("that one has only come to term {come_to}"));
     }
     let (held, own) = (disk.term_at(matched), leader.issued.term_at(matched));
     match own.is_none() || held == own {
