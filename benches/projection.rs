@@ -24,6 +24,8 @@ mod mongod;
 mod node;
 #[path = "projection/rate.rs"]
 mod rate;
+#[path = "support/reports.rs"]
+mod reports;
 
 use std::time::Duration;
 

@@ -7,20 +7,21 @@
 //! Members, and how many intervals; three super-nodes report on all of them, in parts as a node sends them. Printed are the
 //! times of the reports, of the settlement (until its result is visible) and of making it durable.
 
+#[path = "support/reports.rs"]
+mod reports;
+
 use std::time::{Duration, Instant};
 
 use super_node::ledger::apply::apply;
-use super_node::ledger::command::{
-    Answer, Command, Envelope, ObserverHealth, REPORT_ROWS_MAX, Report, Request, Row,
-};
+use super_node::ledger::command::{Answer, Command, Envelope, Request};
 use super_node::ledger::keyspace::Keyspace;
 use super_node::ledger::policy::Policy;
 use super_node::ledger::records::MemberKind;
 use super_node::node::ports::StateStore;
 use super_node::storage::{State, StateOptions};
-use super_node::types::{Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
+use super_node::types::{Index, IntervalId, Term, UnixMillis};
 
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
+use reports::{NODES, agent, node, reports};
 
 struct Machine {
     state: State,
@@ -47,43 +48,6 @@ impl Machine {
         self.index = index;
         begun.elapsed()
     }
-}
-
-fn node(name: &str) -> NodeId {
-    name.parse().expect("a valid name")
-}
-
-fn agent(number: usize) -> MemberId {
-    format!("worker-{number:06}").parse().expect("a valid name")
-}
-
-/// What a super-node saw: one in fifty members missed a few pings.
-fn reports(interval: IntervalId, observer: &str, members: usize) -> Vec<Command> {
-    let row = |number: usize| {
-        let missed = if number.is_multiple_of(50) { 3 } else { 0 };
-        Row {
-            member: agent(number),
-            sent: 12,
-            answered: 12 - missed,
-            late: 0,
-            missed,
-            bad: 0,
-            unsolicited: 0,
-            min_us: 200,
-            p50_us: 400,
-            p90_us: 900,
-            max_us: 4_000,
-            version: Some(Version::current()),
-        }
-    };
-    let rows: Vec<Row> = (0..members).map(row).collect();
-    let chunks: Vec<Vec<Row>> = rows.chunks(REPORT_ROWS_MAX).map(<[Row]>::to_vec).collect();
-    let parts = u32::try_from(chunks.len()).expect("few parts");
-    let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
-    let report = |(part, rows)| {
-        Command::Report(Report { interval, observer: node(observer), part, parts, health, rows })
-    };
-    (0..parts).zip(chunks).map(report).collect()
 }
 
 fn main() {

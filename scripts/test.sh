@@ -54,11 +54,12 @@ step_demo() {
 step_demo-mongodb() {
   cargo build --quiet --bin super-node
   local last
+  # Not `tee /dev/stderr`: where that is a file, it is opened anew and what the steps before wrote is gone.
   # The variable is for the command that the script starts, not for this shell.
   # shellcheck disable=SC2016
   last=$(scripts/with-mongod.sh sh -c \
     'exec "${CARGO_TARGET_DIR:-target}/debug/super-node" demo --fast -o json --mongodb "$MONGODB_URI"' \
-    | tee /dev/stderr | tail -n 1)
+    | tee >(cat >&2) | tail -n 1)
   case $last in
     *'"step":"summary"'*'"ok":true'*) ;;
     *) echo "the last object is not a summary that is ok" >&2; return 1 ;;

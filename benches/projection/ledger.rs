@@ -5,20 +5,17 @@ use std::sync::Arc;
 
 use super_node::bench::BenchError;
 use super_node::ledger::apply::apply;
-use super_node::ledger::command::{
-    Answer, Command, Envelope, ObserverHealth, REPORT_ROWS_MAX, Report, Request, Row,
-};
+use super_node::ledger::command::{Answer, Command, Envelope, Request};
 use super_node::ledger::keyspace::Keyspace;
 use super_node::ledger::policy::Policy;
 use super_node::ledger::query;
 use super_node::ledger::records::MemberKind;
 use super_node::node::ports::StateStore;
 use super_node::storage::{State, StateOptions};
-use super_node::types::{Amount, Index, IntervalId, MemberId, NodeId, Term, UnixMillis, Version};
+use super_node::types::{Amount, Index, IntervalId, Term, UnixMillis};
 
 use crate::failed;
-
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
+use crate::reports::{NODES, agent, node, reports};
 
 /// See the module's head.
 pub struct Ledger {
@@ -26,14 +23,6 @@ pub struct Ledger {
     members: usize,
     index: u64,
     interval: IntervalId,
-}
-
-fn node(name: &str) -> NodeId {
-    name.parse().expect("a valid name")
-}
-
-fn agent(number: usize) -> MemberId {
-    format!("worker-{number:06}").parse().expect("a valid name")
 }
 
 impl Ledger {
@@ -82,7 +71,7 @@ impl Ledger {
         let interval = self.interval;
         let mut commands = vec![Command::Cut { interval }];
         for observer in NODES {
-            commands.extend(self.reports(observer));
+            commands.extend(reports(interval, observer, self.members));
         }
         commands.push(Command::Settle { interval });
         self.run(commands);
@@ -104,37 +93,5 @@ impl Ledger {
     pub fn records(&self) -> u64 {
         let view = self.state.view().expect("the disk works");
         query::totals(&*view).expect("readable").records
-    }
-
-    /// What a super-node saw: one in fifty members missed a few pings.
-    fn reports(&self, observer: &str) -> Vec<Command> {
-        let row = |number: usize| {
-            let missed = if number.is_multiple_of(50) { 3 } else { 0 };
-            Row {
-                member: agent(number),
-                sent: 12,
-                answered: 12 - missed,
-                late: 0,
-                missed,
-                bad: 0,
-                unsolicited: 0,
-                min_us: 200,
-                p50_us: 400,
-                p90_us: 900,
-                max_us: 4_000,
-                version: Some(Version::current()),
-            }
-        };
-        let rows: Vec<Row> = (0..self.members).map(row).collect();
-        let parts = u32::try_from(rows.len().div_ceil(REPORT_ROWS_MAX)).expect("few parts");
-        let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
-        let (interval, observer) = (self.interval, node(observer));
-        (0..parts)
-            .zip(rows.chunks(REPORT_ROWS_MAX))
-            .map(|(part, rows)| {
-                let (observer, rows) = (observer.clone(), rows.to_vec());
-                Command::Report(Report { interval, observer, part, parts, health, rows })
-            })
-            .collect()
     }
 }

@@ -58,10 +58,11 @@ impl Intervals {
 mod tests {
     use crate::codec;
     use crate::ledger::apply::apply;
-    use crate::ledger::command::{Command, Envelope, ObserverHealth, Report, Request, Row};
+    use crate::ledger::command::{Command, Envelope, ObserverHealth, Report, Request};
     use crate::ledger::keyspace::MemoryKeyspace;
     use crate::ledger::policy::Policy;
     use crate::ledger::records::{MemberKind, Movement};
+    use crate::ledger::tests::row;
     use crate::types::{Index, NodeId, Term, UnixMillis};
 
     use super::*;
@@ -69,24 +70,17 @@ mod tests {
     /// The ledger of one super-node that has paid one agent for the first of two intervals.
     fn ledger() -> MemoryKeyspace {
         let node: NodeId = "n1".parse().expect("a name");
-        let row = Row {
-            member: "a1".parse().expect("a name"),
-            sent: 12,
-            answered: 12,
-            late: 0,
-            missed: 0,
-            bad: 0,
-            unsolicited: 0,
-            min_us: 1,
-            p50_us: 1,
-            p90_us: 1,
-            max_us: 1,
-            version: None,
-        };
         let health = ObserverHealth { whole_interval: true, longest_stall_ms: 0, score: 0 };
         let interval = IntervalId(1);
         let (part, parts) = (0, 1);
-        let report = Report { interval, observer: node.clone(), part, parts, health, rows: vec![row] };
+        let report = Report {
+            interval,
+            observer: node.clone(),
+            part,
+            parts,
+            health,
+            rows: vec![row("a1", 12, 12, 1)],
+        };
         let commands = [
             Command::Genesis {
                 cluster: "c".to_string(),
