@@ -1,11 +1,12 @@
 //! Progress of what takes long, on stderr, for people: nothing is shown where stderr is no terminal, nor before a second
 //! has passed. Bars have no colours. What is logged meanwhile goes above the bar ([`beside`]).
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::task::JoinHandle;
 
 /// Whoever waits less needs no bar.
@@ -87,9 +88,7 @@ impl Progress {
         if self.bar.is_hidden() && self.begun.elapsed() >= AFTER {
             let target = ProgressDrawTarget::stderr();
             self.bar = ProgressBar::with_draw_target(Some(total), target).with_elapsed(self.begun.elapsed());
-            self.bar.set_style(
-                ProgressStyle::with_template(&template(self.unit, total)).expect("a valid template"),
-            );
+            self.bar.set_style(style(self.unit, total));
             self.bar.set_message(self.what);
             if !self.bar.is_hidden() {
                 *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.bar.clone());
@@ -104,14 +103,44 @@ impl Progress {
     }
 }
 
+/// Rate and rest come from the mean since the beginning: a bar that appears after a second begins far from 0, and what it sees
+/// then is no rate.
+fn style(unit: Unit, total: u64) -> ProgressStyle {
+    ProgressStyle::with_template(&template(unit, total))
+        .expect("a valid template")
+        .with_key("mean_rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _shown = write!(out, "{}/s", HumanBytes(mean_rate(state.pos(), state.elapsed())));
+        })
+        .with_key("mean_rest", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let rest = mean_rest(state.pos(), state.len().unwrap_or(0), state.elapsed());
+            let _shown = match rest {
+                Some(rest) => write!(out, "{:#}", HumanDuration(rest)),
+                None => write!(out, "?"),
+            };
+        })
+}
+
+/// So many a second.
+fn mean_rate(done: u64, elapsed: Duration) -> u64 {
+    let millis = elapsed.as_millis().max(1);
+    u64::try_from(u128::from(done) * 1_000 / millis).unwrap_or(u64::MAX)
+}
+
+/// How long the rest takes at the mean rate; nobody knows before anything is done.
+fn mean_rest(done: u64, total: u64, elapsed: Duration) -> Option<Duration> {
+    let left = u128::from(total.saturating_sub(done));
+    let millis = (elapsed.as_millis() * left).checked_div(u128::from(done))?;
+    Some(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+}
+
 fn template(unit: Unit, total: u64) -> String {
     match (unit, total > 0) {
         (Unit::Bytes, true) => {
-            "{msg} {bar:30} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left".to_string()
+            "{msg} {bar:30} {bytes} of {total_bytes}  {mean_rate}  {mean_rest} left".to_string()
         }
-        (Unit::Bytes, false) => "{msg} {spinner} {bytes}  {bytes_per_sec}".to_string(),
+        (Unit::Bytes, false) => "{msg} {spinner} {bytes}  {mean_rate}".to_string(),
         (Unit::Things(things), true) => {
-            format!("{{msg}} {{bar:30}} {{pos}} of {{len}} {things}  {{eta}} left")
+            format!("{{msg}} {{bar:30}} {{pos}} of {{len}} {things}  {{mean_rest}} left")
         }
         (Unit::Things(things), false) => format!("{{msg}} {{spinner}} {{pos}} {things}"),
         (Unit::Time, _) => "{msg} {spinner} {elapsed}".to_string(),
@@ -176,9 +205,18 @@ mod tests {
     fn every_template_is_valid() {
         for unit in [Unit::Bytes, Unit::Things("records"), Unit::Time] {
             for total in [0, 7] {
-                assert!(ProgressStyle::with_template(&template(unit, total)).is_ok(), "{unit:?} {total}");
+                let _style = style(unit, total);
             }
         }
+    }
+
+    #[test]
+    fn rate_and_rest_are_those_of_the_whole_time() {
+        let second = Duration::from_secs(1);
+        assert_eq!((mean_rate(3 << 20, 2 * second), mean_rate(7, Duration::ZERO)), (3 << 19, 7_000));
+        assert_eq!(mean_rest(25, 100, 2 * second), Some(6 * second));
+        assert_eq!(mean_rest(100, 70, second), Some(Duration::ZERO), "what it catches up with may shrink");
+        assert_eq!(mean_rest(0, 70, second), None);
     }
 
     #[test]
