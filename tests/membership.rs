@@ -170,6 +170,12 @@ async fn a_dead_node_is_replaced_in_one_change() {
     // Asked for again, it is so; the same name elsewhere is somebody else.
     let again = cluster.cli_json(&["member", "add", "n4", &address, "--super-node", "--replaces", &name]);
     assert_eq!(again["already"], json!(true), "{again}");
+    let stays = cluster.nodes[well].id.clone();
+    let denied = cluster.cli(&["member", "add", "n4", &address, "--super-node", "--replaces", &stays]);
+    let told = String::from_utf8_lossy(&denied.stderr).into_owned();
+    assert_eq!(denied.status.code(), Some(5), "{told}");
+    assert!(told.contains(&format!("{stays} does not leave for it")), "{told}");
+    assert!(told.contains(&format!("member remove {stays}")), "{told}");
     let other = cluster.cli(&["member", "add", "n4", "127.0.0.1:9", "--super-node"]);
     assert_eq!(other.status.code(), Some(5), "{}", String::from_utf8_lossy(&other.stderr));
     // Added before it was started: it finds that out and just waits to be dialled.

@@ -81,8 +81,18 @@ pub(super) async fn add(
         }
         Ok(Err(Failure::Change(ChangeError::AlreadyMember))) => {
             let status = state.handle.status.borrow().clone();
+            let stays = |leaver: &&NodeId| status.voters.contains(*leaver);
             match status.nodes.iter().find(|peer| peer.id == id) {
-                Some(peer) if peer.address == address => Ok(Json(already(&status, peer))),
+                Some(peer) if peer.address == address => match replaces.as_ref().filter(stays) {
+                    // It came by another word, which did not say so: to call that done would be wrong.
+                    Some(leaver) if peer.replaces.as_ref() != Some(leaver) => {
+                        let detail =
+                            format!("{id} is a super-node already, and {leaver} does not leave for it");
+                        let remedy = format!("once {id} votes: super-node member remove {leaver}");
+                        Err(Problem::new(Code::Conflict, detail).hint(remedy))
+                    }
+                    _ => Ok(Json(already(&status, peer))),
+                },
                 found => {
                     let place = found.map_or(String::new(), |peer| format!(" at {}", peer.address));
                     Err(Problem::new(Code::Conflict, format!("{id} is a super-node already{place}"))

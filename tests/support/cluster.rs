@@ -81,6 +81,8 @@ pub struct Node {
     pub directory: PathBuf,
     /// The client URL of a running cluster that it joins; `None`: it is one of the first.
     pub join: Option<String>,
+    /// Whose place it takes when it joins.
+    pub replaces: Option<String>,
     child: Option<Child>,
 }
 
@@ -179,6 +181,7 @@ impl Cluster {
                 agent_port: free_port(),
                 directory: directory.path().join(format!("n{number}")),
                 join: None,
+                replaces: None,
                 child: None,
             })
             .collect();
@@ -220,6 +223,9 @@ impl Cluster {
             Some(url) => command.args(["--join", url]),
             None => command.args(["--peers", &self.peers()]),
         };
+        if let Some(leaver) = &node.replaces {
+            command.args(["--replaces", leaver]);
+        }
         for (name, value) in &self.setup.environment {
             command.env(name, value);
         }
@@ -259,6 +265,7 @@ impl Cluster {
             agent_port: free_port(),
             directory: self.directory.path().join(id),
             join: Some(self.nodes[through].url()),
+            replaces: None,
             child: None,
         });
         self.nodes.len() - 1

@@ -97,10 +97,12 @@ impl Torment {
         if let Some(leaver) = &leaver {
             wanted.remove(leaver);
             words.extend(["--replaces", leaver]);
+            self.cluster.nodes[at].replaces = Some(leaver.clone());
         }
         self.start(at);
         self.ask(at);
-        // A node that is only added joins by its own word; one that replaces is added by the operator's.
+        // A node that is only added joins by its own word; one that replaces by that or by the operator's, whichever comes
+        // first: they say the same.
         let words = replaces.map(|_| &words[..]);
         self.change(words, Some(at), replaces, &wanted).await;
     }
